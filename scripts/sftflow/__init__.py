@@ -1,0 +1,1 @@
+"""What the steps share. Standard library only, unless a module says otherwise: three environments import it."""
