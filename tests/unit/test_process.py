@@ -1,0 +1,120 @@
+"""No tool outlives its job, however the job ends."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from sftflow import process
+
+# A tool that ignores TERM if asked to, with a worker of its own that left the process group.
+TOOL = """
+import os, signal, subprocess, sys, time
+if "deaf" in sys.argv: signal.signal(signal.SIGTERM, signal.SIG_IGN)
+worker = subprocess.Popen(["sleep", "300"], start_new_session=True)
+print("started", os.getpid(), worker.pid, flush=True)
+time.sleep(300)
+"""
+
+
+def alive(pid):
+    return process._stat(pid) is not None
+
+
+def wait_for(condition, seconds=15.0):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if value := condition():
+            return value
+        time.sleep(0.05)
+    raise AssertionError("not within the time allowed")
+
+
+def pids(log):
+    def read():
+        words = log.read_text().split() if log.exists() else []
+        return [int(word) for word in words[1:3]] if len(words) >= 3 else None
+
+    return wait_for(read)
+
+
+@pytest.mark.parametrize("manner", ["polite", "deaf"])
+def test_stop_ends_the_tool_and_its_workers(tmp_path, manner):
+    log = tmp_path / "log"
+    tool = process.start([sys.executable, "-c", TOOL, manner], log=log)
+    started = pids(log)
+    begun = time.monotonic()
+    process.stop(tool, grace=1)
+    assert time.monotonic() - begun < 5
+    assert not any(alive(pid) for pid in [tool.pid, *started])
+
+
+def test_status_and_output_are_the_tools(tmp_path):
+    log = tmp_path / "log"
+    assert process.start(["sh", "-c", "echo out; echo err >&2; exit 7"], log=log).wait() == 7
+    assert log.read_text() == "out\nerr\n"
+    assert process.start(["sh", "-c", "kill -9 $$"], log=log).wait() == 128 + signal.SIGKILL
+    assert process.start(["/does/not/exist"], log=log).wait() == 127
+    assert "cannot start /does/not/exist" in log.read_text()
+
+
+JOB = """
+import sys, time
+sys.path.insert(0, {scripts!r})
+from sftflow import process
+process.follow_snakemake()
+process.start([sys.executable, "-c", {tool!r}, "deaf"], log={log!r})
+time.sleep(300)
+"""
+
+
+def job(tmp_path, scripts):
+    log = tmp_path / "log"
+    return log, JOB.format(scripts=str(scripts), tool=TOOL, log=str(log))
+
+
+@pytest.fixture
+def scripts():
+    return os.path.dirname(os.path.dirname(process.__file__))
+
+
+def test_nothing_is_left_when_the_job_is_killed(tmp_path, scripts):
+    log, code = job(tmp_path, scripts)
+    killed = subprocess.Popen([sys.executable, "-c", code])
+    started = pids(log)
+    killed.kill()
+    killed.wait()
+    wait_for(lambda: not any(alive(pid) for pid in started))
+
+
+def test_nothing_is_left_when_the_guard_is_killed(tmp_path):
+    log = tmp_path / "log"
+    guard = process.start([sys.executable, "-c", TOOL, "deaf"], log=log)
+    tool, worker = pids(log)
+    guard.kill()
+    guard.wait()
+    wait_for(lambda: not alive(tool))
+    os.kill(worker, signal.SIGKILL)  # left the group and lost both: nobody can know it
+
+
+def test_nothing_is_left_when_snakemake_is_killed(tmp_path, scripts):
+    log, code = job(tmp_path, scripts)
+    (tmp_path / "job.py").write_text(code)
+    snakemake = tmp_path / "snakemake"  # a shell by that name, with a shell between it and the job
+    snakemake.write_text(f"bash -c '{sys.executable} {tmp_path}/job.py; true' 2>/dev/null\n")
+    top = subprocess.Popen(["bash", snakemake])
+    started = pids(log)
+    below = process.descendants(top.pid)
+    assert set(started) <= set(below)
+    top.kill()
+    top.wait()
+    wait_for(lambda: not any(alive(pid) for pid in below if pid != below[0]))
+
+
+def test_tail(tmp_path):
+    log = tmp_path / "log"
+    assert process.tail(log) == ""
+    log.write_text("".join(f"line {number}\n" for number in range(100)))
+    assert process.tail(log, 2) == "line 98\nline 99"
