@@ -4,8 +4,9 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 
 def read_json(path: str | Path) -> Any:
@@ -13,19 +14,28 @@ def read_json(path: str | Path) -> Any:
         return json.load(file)
 
 
-def write_text(path: str | Path, text: str) -> None:
-    """Write atomically: a reader, or a killed job, sees the old file or the new one, never half."""
+@contextmanager
+def writing(path: str | Path) -> Iterator[TextIO]:
+    """A text file to stream into; it takes its place when complete.
+
+    A reader, or a killed job, sees the old file or the new one, never half.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
+        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    with writing(path) as file:
+        file.write(text)
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -41,7 +51,8 @@ def read_jsonl(path: str | Path) -> Iterator[Any]:
 
 
 def write_jsonl(path: str | Path, rows: Iterable[Any]) -> None:
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    with writing(path) as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def canonical(value: Any) -> bytes:
@@ -63,9 +74,10 @@ def file_digest(path: str | Path) -> str:
 
 
 def tree_files(folder: str | Path) -> list[dict]:
-    """Every file below `folder`, links followed, as {path, size (bytes), sha256}, sorted by path."""
+    """Every file below `folder`, links followed: {path, size (bytes), sha256}, sorted by path."""
     folder = Path(folder)
-    paths = (Path(base) / name for base, _, names in os.walk(folder, followlinks=True) for name in names)
+    walk = os.walk(folder, followlinks=True)
+    paths = (Path(base) / name for base, _, names in walk for name in names)
     return [
         {
             "path": path.relative_to(folder).as_posix(),
