@@ -11,7 +11,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from sftflow import cli, statistics
+from sftflow import cli, stats
 from sftflow.cli import UserError
 from sftflow.jsonio import digest, file_digest, read_json, read_jsonl, write_json
 
@@ -174,7 +174,7 @@ def estimate(items: list[dict], confidence: float) -> dict:
     clusters = None
     if len(answers) > len(items) or any(item["cluster"] for item in items):
         clusters = [item["cluster"] or item["key"] for item, _ in answers]
-    mean = statistics.mean(scores, clusters, confidence)
+    mean = stats.mean(scores, clusters, confidence)
     return {
         "score": mean.mean,
         "stderr": mean.stderr,
@@ -186,7 +186,7 @@ def macro_f1(answers: list[dict]) -> float | None:
     """Over the options of a multiple choice; None where answers are not options."""
     if any(answer["choices"] is None for answer in answers):
         return None
-    return statistics.macro_f1(
+    return stats.macro_f1(
         [answer["target"] for answer in answers],
         [answer["extracted"] if answer["parsed"] else None for answer in answers],
     )
