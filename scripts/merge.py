@@ -1,0 +1,194 @@
+"""Merge a run's adapter into its base model with ms-swift, and prove the result the same model.
+
+Reads the run's adapter.json and adapter/, the base model's manifest and weights. Writes, into
+--output (results/runs/<run>):
+
+    merged/      complete weights, loadable without the adapter
+    merged.json  their manifest with digests, and the merge check
+
+The merge check puts fixed texts through base + adapter and through the merged weights and compares
+the next-token distributions at every position: the job fails when they are further apart than
+rounding explains (`tolerance`, by dtype), or when the tuned model does not differ from its base.
+A merge is always made afresh in a new folder that then takes the old one's place. After full
+fine-tuning there is nothing to merge: the trained weights are taken as they are.
+
+SETTINGS is one JSON object:
+    run          the run's name
+    torch_dtype  of the merged weights: float32, float16 or bfloat16 (the training's)
+    model        {"name", "model_type", "template"} of the base model
+    device       auto (default), cpu or cuda
+    prompts      texts for the check (default: the script's own)
+"""
+
+import argparse
+import contextlib
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from sftflow import cli, gpu, process
+from sftflow.cli import UserError, note
+from sftflow.jsonio import read_json, tree_digest, tree_files, write_json
+
+PROMPTS = [
+    "你好",
+    "What should I do if I cannot sleep at night?",
+    "我最近总是感到焦虑，该怎么办？可以先试着慢慢呼吸，再把担心的事情写下来。",
+    "Question: which memory holds about seven items?\nA. sensory\nB. short-term\nANSWER: B",
+]
+
+# Largest mean Kullback-Leibler divergence (nats per token) that rounding may cause. Merging rounds
+# W + s·B·A once to the dtype, where base + adapter rounds the two products apart: the logits then
+# differ by about their size times the dtype's epsilon (2^-23, 2^-10, 2^-7), the divergence by its
+# square. The bounds leave room for deep networks.
+TOLERANCE = {"float32": 1e-8, "float16": 1e-3, "bfloat16": 1e-2}
+# A merge with a wrong scale or a lost matrix is about as far from base + adapter as the base is.
+NEARER = 4  # times nearer than the base, at least
+
+
+def divergence(p, q) -> list[float]:
+    """KL(p ‖ q) in nats per position; p, q: float64 log-probabilities (positions, vocabulary)."""
+    return (p.exp() * (p - q)).sum(-1).clamp(min=0).tolist()
+
+
+def judge(merged: list[float], base: list[float], dtype: str) -> dict:
+    """The merge check's verdict from the divergences of merged and base from base + adapter."""
+    mean = lambda values: sum(values) / len(values)  # noqa: E731
+    check = {
+        "measure": "KL(base + adapter ‖ x) in nats, over next-token distributions",
+        "positions": len(merged),
+        "dtype": dtype,
+        "tolerance": TOLERANCE[dtype],
+        "merged_mean": mean(merged),
+        "merged_max": max(merged),
+        "base_mean": mean(base),
+        "base_max": max(base),
+    }
+    if not check["merged_mean"] <= check["tolerance"]:
+        check["problem"] = "the merged weights are not base + adapter"
+    elif not check["base_mean"] > NEARER * check["merged_mean"]:
+        check["problem"] = "the merged weights are hardly nearer to base + adapter than the base is"
+    return check
+
+
+def distributions(model, tokenizer, prompts: list[str]):
+    """Log-probabilities in float64 of the next token at every position of every prompt."""
+    import torch
+
+    rows = []
+    with torch.inference_mode():
+        for text in prompts:
+            ids = tokenizer(text, return_tensors="pt").input_ids.to(model.device)
+            logits = model(input_ids=ids).logits[0].double().cpu()
+            rows.append(torch.log_softmax(logits, -1))
+    return torch.cat(rows)
+
+
+def compare(
+    base: Path, adapter: Path | None, merged: Path, dtype: str, device: str, prompts: list[str]
+) -> dict:
+    """Load base, base + adapter and merged one after the other; the verdict of the merge check."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    def load(folder):
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
+        return model.to(device).eval()
+
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    model = load(base)
+    at_base = distributions(model, tokenizer, prompts)
+    if adapter is None:  # full fine-tuning: the trained weights are the merged weights
+        at_tuned = distributions(load(merged), tokenizer, prompts)
+        return judge([0.0] * len(at_tuned), divergence(at_tuned, at_base), dtype)
+    model = PeftModel.from_pretrained(model, adapter).eval()
+    at_adapter = distributions(model, tokenizer, prompts)
+    del model
+    at_merged = distributions(load(merged), tokenizer, prompts)
+    return judge(divergence(at_adapter, at_merged), divergence(at_adapter, at_base), dtype)
+
+
+def export(base: Path, adapter: Path, target: Path, dtype: str, model: dict, device: str) -> None:
+    """`swift export --merge_lora true` into `target`, which must not exist."""
+    from swift.pipelines import export_main
+
+    export_main(
+        [
+            "--model", str(base), "--adapters", str(adapter), "--load_args", "false",
+            "--model_type", model["model_type"], "--template", model["template"],
+            "--torch_dtype", dtype, "--merge_lora", "true", "--output_dir", str(target),
+            "--device_map", device, "--use_hf", "true",
+        ]
+    )  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--adapter", type=Path, required=True, help="the run's adapter.json")
+    parser.add_argument("--manifest", type=Path, required=True, help="of the base model")
+    parser.add_argument("--weights", type=Path, required=True, help="folder, of the base model")
+    parser.add_argument("--settings", type=cli.settings, required=True, help="JSON or @file")
+    parser.add_argument("--output", type=Path, required=True, help="results/runs/<run>")
+    args = parser.parse_args()
+    process.follow_snakemake()
+    begun = time.time()
+
+    settings, adapter, manifest = args.settings, read_json(args.adapter), read_json(args.manifest)
+    run, dtype = settings["run"], settings["torch_dtype"]
+    if adapter["base"]["digest"] != manifest["digest"]:
+        raise UserError(f"the adapter of {run} was trained on other weights of {manifest['model']}")
+    trained = args.adapter.parent / "adapter"
+    if tree_digest(tree_files(trained)) != adapter["digest"]:
+        raise UserError(f"{trained} is not what {args.adapter} describes: train {run} again")
+
+    fresh, target = args.output / "merged.new", args.output / "merged"
+    shutil.rmtree(fresh, ignore_errors=True)
+    full = adapter["form"] == "full"
+    with gpu.claim(0 if settings.get("device", "auto") == "cpu" else 1) as gpus:
+        device = "cuda:0" if gpus else "cpu"
+        with contextlib.redirect_stdout(sys.stderr):
+            if full:
+                shutil.copytree(trained, fresh, copy_function=shutil.copyfile)
+            else:
+                export(args.weights.resolve(), trained.resolve(), fresh.resolve(), dtype,
+                       settings["model"], device)  # fmt: skip
+            check = compare(
+                args.weights, None if full else trained, fresh, dtype, device,
+                settings.get("prompts") or PROMPTS,
+            )  # fmt: skip
+    if "problem" in check:
+        raise UserError(
+            f"merge of {run}: {check['problem']} (mean divergence from base + adapter: merged "
+            f"{check['merged_mean']:.2g}, base {check['base_mean']:.2g}, tolerance "
+            f"{check['tolerance']:.2g} nats); the weights are left in {fresh}"
+        )
+    shutil.rmtree(target, ignore_errors=True)
+    fresh.rename(target)
+    files = tree_files(target)
+    write_json(
+        args.output / "merged.json",
+        {
+            "schema": 1,
+            "run": run,
+            "form": "full" if full else "merged",
+            "files": files,
+            "digest": tree_digest(files),
+            "base": adapter["base"],
+            "adapter": adapter["digest"],
+            "torch_dtype": dtype,
+            "check": check,
+            "seconds": round(time.time() - begun, 3),
+        },
+    )
+    note(
+        f"merge {run}  checked: {check['merged_mean']:.1e} nats from base + adapter, "
+        f"the base {check['base_mean']:.1e}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

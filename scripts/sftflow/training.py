@@ -1,0 +1,375 @@
+"""What a training is: its settings, its cost, its checkpoints, its record. Pure functions.
+
+Words: a *micro-batch* is what one forward pass sees; an *optimizer step* accumulates several, and
+always holds the same dialogues, however they are cut into micro-batches. *Tokens* are real ones;
+*positions* also count padding.
+"""
+
+import math
+from pathlib import Path
+
+from sftflow.cli import UserError
+from sftflow.jsonio import digest, read_json
+
+GIB = 2**30
+COMPLETE = "complete.json"  # written beside a checkpoint's files once all of them are there
+
+RENAMED = {  # flags of older ms-swift versions → today's
+    "train_type": "tuner_type",
+    "sft_type": "tuner_type",
+    "lora_target_modules": "target_modules",
+    "lora_dropout_p": "lora_dropout",
+    "batch_size": "per_device_train_batch_size",
+    "eval_batch_size": "per_device_eval_batch_size",
+    "dtype": "torch_dtype",
+    "model_id_or_path": "model",
+    "template_type": "template",
+    "deepspeed_config_path": "deepspeed",
+    "swanlab_token": "the environment variable SWANLAB_API_KEY",
+}
+
+# Settings that are ours; every other key of `training` is a flag of ms-swift under its own name.
+OURS = {"too_long", "device", "gpus", "max_memory_gib", "extra"}
+# What ms-swift is told by this workflow alone: a different value would break what is built on it.
+RESERVED = {
+    "model", "dataset", "val_dataset", "output_dir", "add_version", "external_plugins", "callbacks",
+    "resume_from_checkpoint", "report_to", "swanlab_token",
+}  # fmt: skip
+# Settings that cannot change a weight: they are no part of a training's identity.
+NEUTRAL = {"dataloader_num_workers", "max_memory_gib"}
+
+LIGER_TYPES = {"llama", "mistral", "mixtral", "qwen2", "qwen3", "gemma", "gemma2", "phi3"}
+
+# Dense bf16 matrix rate in FLOP/s without sparsity, NVIDIA's data sheets (SXM parts).
+PEAK_FLOPS = {
+    "H200": 989e12,
+    "H100": 989e12,
+    "H800": 989e12,
+    "H20": 148e12,
+    "A100": 312e12,
+    "A800": 312e12,
+    "L40S": 362e12,
+    "A10": 125e12,
+    "RTX 4090": 165e12,
+    "RTX 3090": 71e12,
+}
+
+
+def peak_flops(gpu_name: str) -> float | None:
+    """Data-sheet bf16 rate (FLOP/s) of a GPU by its NVML name; None when it is not in the table."""
+    found = [rate for part, rate in PEAK_FLOPS.items() if part in gpu_name.replace("-", " ")]
+    return max(found, default=None) if found else None
+
+
+def useful_flops(matmul_parameters: int, trainable_parameters: int, tokens: int) -> float:
+    """FLOPs that training on `tokens` real tokens needs at least.
+
+    2 per parameter and token forward, 2 for the gradient of the inputs, and 2 more for the
+    gradient of each trainable parameter (Kaplan et al. 2020, arXiv:2001.08361, section 2.1, whose
+    6 N D is the case where everything is trained). Attention scores, padding and recomputation are
+    left out: they are cost, not use.
+    """
+    return (4.0 * matmul_parameters + 2.0 * trainable_parameters) * tokens
+
+
+# --- sizes ---------------------------------------------------------------------------------------
+
+
+def linear_sizes(shape: dict) -> list[tuple[int, int]]:
+    """(inputs, outputs) of the linear maps in one decoder layer of Llama's layout (config.json)."""
+    hidden, inner = shape["hidden_size"], shape["intermediate_size"]
+    heads = shape["num_attention_heads"]
+    head = shape.get("head_dim") or hidden // heads
+    kv = (shape.get("num_key_value_heads") or heads) * head
+    queries = heads * head
+    return [
+        (hidden, queries), (hidden, kv), (hidden, kv), (queries, hidden),
+        (hidden, inner), (hidden, inner), (inner, hidden),
+    ]  # fmt: skip
+
+
+def trainable_parameters(shape: dict, parameters: int, training: dict) -> int:
+    """Parameters that get a gradient: all of them, or LoRA's two matrices for each linear map."""
+    if training["tuner_type"] == "full":
+        return parameters
+    each = sum(n_in + n_out for n_in, n_out in linear_sizes(shape))
+    return each * training["lora_rank"] * shape["num_hidden_layers"]
+
+
+def memory_gib(
+    shape: dict, parameters: int, training: dict, positions: int, *,
+    checkpointing: bool, liger: bool, fused_lora: bool,
+) -> float:  # fmt: skip
+    """Estimated peak GPU memory (GiB) with `positions` tokens in one micro-batch.
+
+    Weights, gradients and AdamW states, and what the backward pass of a Llama-like decoder keeps
+    in 16 bits: per layer and token both norms' inputs and outputs, q, k, v, the attention's output,
+    gate, up and their product. PEFT's own LoRA also keeps every layer input once more after
+    dropout, with its mask. With checkpointing one layer at a time is alive, plus its input for
+    every layer. Without Liger the logits exist four times, in 32 bits.
+    """
+    trainable = trainable_parameters(shape, parameters, training)
+    width = {"float32": 4}.get(training["torch_dtype"], 2)
+    state = parameters * width + trainable * (4 + 4 + 8)
+    hidden, inner = shape["hidden_size"], shape["intermediate_size"]
+    kv = linear_sizes(shape)[1][1]
+    layer = width * (6 * hidden + 2 * kv + 3 * inner)
+    if training["tuner_type"] == "lora" and not fused_lora:
+        layer += (width + 1) * sum(n_in for n_in, _ in linear_sizes(shape))
+    layers = shape["num_hidden_layers"]
+    kept = layer + layers * width * hidden if checkpointing else layers * layer
+    head = width * hidden * 2 if liger else 16 * shape["vocab_size"]
+    return (state + positions * (kept + head)) / GIB + 1.5  # context, workspaces, fragmentation
+
+
+def largest_micro_batch(receipt: dict, batch: int, padded: bool) -> int:
+    """Positions to expect in the largest micro-batch of `batch` dialogues of this run."""
+    mean, longest = receipt["tokens"]["mean"], receipt["tokens"]["max"]
+    if padded:
+        return batch * longest
+    # a sum of `batch` draws: its spread grows with the square root
+    return min(batch * longest, round(batch * mean + math.sqrt(batch) * (longest - mean)))
+
+
+def steps_per_epoch(rows: int, effective_batch: int) -> int:
+    return max(1, math.ceil(rows / effective_batch))
+
+
+def split_batch(training: dict, gpus: int) -> tuple[int, int]:
+    """(micro-batch per GPU, accumulation): a step holds the same dialogues on any machine."""
+    micro, accumulation = (
+        training["per_device_train_batch_size"],
+        training["gradient_accumulation_steps"],
+    )
+    if accumulation % gpus:
+        raise UserError(
+            f"gradient_accumulation_steps {accumulation} cannot be shared by {gpus} GPUs: "
+            "make it a multiple, so that an optimizer step keeps its dialogues"
+        )
+    return micro, accumulation // gpus
+
+
+# --- decisions -----------------------------------------------------------------------------------
+
+
+def choose(training: dict, shape: dict, parameters: int, receipt: dict, hardware: dict) -> dict:
+    """Decide every setting that says "auto": {name: {"value": …, "why": …}}.
+
+    hardware: {"kind": "cuda" | "cpu", "memory_gib": of one GPU, "cores": usable CPU cores}.
+    A value that the user gave stands. The memory estimate decides about checkpointing: it costs a
+    second forward pass (half as much again), so it is used only where the activations do not fit.
+    """
+    cuda = hardware["kind"] == "cuda"
+    given = lambda name: training.get(name, "auto")  # noqa: E731
+    out: dict[str, dict] = {}
+
+    def decide(name: str, value, why: str) -> None:
+        asked = given(name)
+        out[name] = (
+            {"value": asked, "why": "asked for"}
+            if asked != "auto"
+            else {"value": value, "why": why}
+        )
+
+    known = shape.get("model_type") in LIGER_TYPES
+    decide(
+        "use_liger_kernel",
+        cuda and known,
+        "fused norms, rotary, SwiGLU and cross-entropy on CUDA"
+        if cuda and known
+        else ("no CUDA" if not cuda else f"no kernels for {shape.get('model_type')}"),
+    )
+    decide("attn_impl", "sdpa", "torch's own kernels")
+    padded = receipt.get("padded_share", 0.0)
+    decide("group_by_length", False, "keeps the shuffled order of the padded reference")
+    fused = False
+    positions = largest_micro_batch(receipt, training["per_device_train_batch_size"], padded > 0)
+    if not cuda:
+        decide("gradient_checkpointing", False, "no CUDA: time counts more than memory")
+    else:
+        budget = training.get("max_memory_gib") or 0.9 * hardware["memory_gib"]
+        need = memory_gib(
+            shape, parameters, training, positions,
+            checkpointing=False, liger=out["use_liger_kernel"]["value"], fused_lora=fused,
+        )  # fmt: skip
+        decide(
+            "gradient_checkpointing",
+            need > budget,
+            f"about {need:.0f} GiB without it, {budget:.0f} GiB to use",
+        )
+    workers = min(training["dataloader_num_workers"], max(0, hardware["cores"] - 1)) if cuda else 0
+    out["dataloader_num_workers"] = {
+        "value": workers,
+        "why": f"{training['dataloader_num_workers']} asked for, {hardware['cores']} cores"
+        if cuda
+        else "no GPU to keep busy",
+    }
+    return out
+
+
+def command(
+    training: dict, choices: dict, *, model: dict, weights: str, train: str, validation: str | None,
+    output: str, plugin: str, gpus: int, hardware: dict, micro_batch: int | None = None,
+) -> dict:  # fmt: skip
+    """The ms-swift configuration file of one training, as a dict (see `swift sft FILE.yaml`).
+
+    `micro_batch` lowers the dialogues per forward pass; accumulation rises, the step stays.
+    """
+    extra = training.get("extra") or {}
+    if taken := sorted(set(extra) & RESERVED):
+        raise UserError(f"training.extra: {', '.join(taken)} is set by the workflow itself")
+    batch, accumulation = split_batch(training, gpus)
+    if micro_batch and micro_batch != batch:
+        accumulation = accumulation * batch // micro_batch
+        batch = micro_batch
+    flags = {k: v for k, v in training.items() if k not in OURS and v is not None}
+    flags |= {name: choice["value"] for name, choice in choices.items()}
+    lora = training["tuner_type"] != "full"
+    if not lora:
+        flags = {k: v for k, v in flags.items() if not k.startswith("lora_")}
+        for name in ("target_modules", "use_dora", "use_rslora"):
+            flags.pop(name, None)
+    flags |= {
+        "model": weights,
+        "model_type": model["model_type"],
+        "template": model["template"],
+        "system": model.get("system"),
+        "dataset": [train],
+        "val_dataset": [validation] if validation else None,
+        "output_dir": output,
+        "per_device_train_batch_size": batch,
+        "gradient_accumulation_steps": accumulation,
+        "data_seed": training["seed"],
+        "truncation_strategy": "right" if training.get("too_long") == "truncate" else "delete",
+        "strict": True,  # a row that fails to encode is an error, not silently another row
+        "check_model": False,
+        "add_version": False,
+        "save_strategy": "steps",
+        "eval_strategy": "steps" if validation else "no",
+        "logging_nan_inf_filter": False,  # a loss that is not a number must be seen
+        "report_to": ["none"],
+        "external_plugins": [plugin],
+        "callbacks": ["sftflow"],
+    }
+    if hardware["kind"] == "cpu":
+        flags["use_cpu"] = True
+    if training["torch_dtype"] == "float32":
+        flags |= {"fp16": False, "bf16": False}
+    return {k: v for k, v in {**flags, **extra}.items() if v is not None}
+
+
+def identity(
+    training: dict, model: dict, manifest: dict, receipt: dict, kind: str, versions: dict
+) -> str:
+    """What a checkpoint may be resumed for: everything that can change a weight, nothing else."""
+    return digest(
+        {
+            "training": {k: v for k, v in training.items() if k not in NEUTRAL},
+            "model": {k: model.get(k) for k in ("model_type", "template", "system")},
+            "weights": manifest["digest"],
+            "data": receipt["digest"],
+            "device": kind,
+            "versions": {k: versions[k] for k in ("ms-swift", "transformers", "peft", "torch")},
+        }
+    )
+
+
+# --- checkpoints ---------------------------------------------------------------------------------
+
+
+def file_sizes(folder: Path) -> dict[str, int]:
+    """{path: bytes} of the files in a checkpoint, its marker apart."""
+    return {
+        path.relative_to(folder).as_posix(): path.stat().st_size
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != COMPLETE and not path.name.startswith(".")
+    }
+
+
+def checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """(step, folder) of every complete checkpoint below `folder`, oldest first.
+
+    Complete: its marker exists and every file that it lists still has the size it had.
+    """
+    found = []
+    for path in folder.glob("checkpoint-*"):
+        try:
+            marker = read_json(path / COMPLETE)
+        except (OSError, ValueError):
+            continue
+        if marker["files"] == file_sizes(path):
+            found.append((marker["step"], path))
+    return sorted(found)
+
+
+# --- the record ----------------------------------------------------------------------------------
+
+
+def history(events: list[dict]) -> list[dict]:
+    """The events as one uninterrupted training saw them.
+
+    A resumed training repeats the steps after its checkpoint; the later record of a step counts.
+    """
+    kept: dict[tuple[str, int], dict] = {}
+    for entry in events:
+        if entry["event"] in ("step", "validation"):
+            kept[entry["event"], entry["step"]] = entry
+    return sorted(kept.values(), key=lambda entry: (entry["step"], entry["event"] != "step"))
+
+
+def summary(events: list[dict], gpu_names: list[str]) -> dict:
+    """The figures of a finished training from its events (see swift_plugin): training.json's core.
+
+    A figure that this machine cannot give (GPU memory without a GPU) is absent.
+    """
+    last = lambda name: next((e for e in reversed(events) if e["event"] == name), {})  # noqa: E731
+    begin, end = last("start"), last("end")
+    curve = history(events)
+    steps = [e for e in curve if e["event"] == "step"]
+    checks = [e for e in curve if e["event"] == "validation"]
+    seconds = sum(e["seconds"] for e in steps)
+    tokens, positions = sum(e["tokens"] for e in steps), sum(e["positions"] for e in steps)
+    samples = begin["train_rows"] * steps[-1]["epoch"]
+    useful = useful_flops(begin["matmul_parameters"], begin["trainable_parameters"], tokens)
+    out = {
+        "steps": steps[-1]["step"],
+        "epochs": round(steps[-1]["epoch"], 4),
+        "train_rows": begin["train_rows"],
+        "validation_rows": begin.get("validation_rows", 0),
+        "parameters": begin["parameters"],
+        "trainable_parameters": begin["trainable_parameters"],
+        "tokens": tokens,
+        "positions": positions,
+        "padded_share": round(1 - tokens / positions, 4),
+        "final_loss": steps[-1]["loss"],
+        "best_loss": min(e["loss"] for e in steps),
+        "train_seconds": round(seconds, 3),
+        "samples_per_second": round(samples / seconds, 4),
+        "tokens_per_second": round(tokens / seconds, 2),
+        "useful_flops": useful,
+        "useful_flops_formula": "(4 × matmul parameters + 2 × trainable parameters) × tokens",
+        "curve": {
+            name: [e[name] for e in steps] for name in ("step", "loss", "learning_rate")
+        },
+    }  # fmt: skip
+    if checks:
+        out["validation_loss"] = checks[-1]["loss"]
+        out["best_validation_loss"] = min(e["loss"] for e in checks)
+        out["validation_curve"] = {
+            name: [e[name] for e in checks] for name in ("step", "loss", "token_accuracy")
+            if all(name in e for e in checks)
+        }  # fmt: skip
+        if "token_accuracy" in checks[-1]:
+            out["token_accuracy"] = checks[-1]["token_accuracy"]
+    peaks = [peak_flops(name) for name in gpu_names]
+    if peaks and all(peaks):
+        out["flop_utilisation"] = round(useful / seconds / sum(peaks), 4)
+        out["flop_utilisation_formula"] = (
+            "useful FLOPs / (train seconds × data-sheet bf16 rate of the GPUs: "
+            f"{sum(peaks) / 1e12:.0f} TFLOP/s)"
+        )
+    if "host_memory_gib" in end:
+        out["host_memory_gib"] = round(end["host_memory_gib"], 3)
+    if "gpu_reserved_gib" in end:
+        out["gpu_memory_gib"] = round(end["gpu_reserved_gib"], 2)
+    return out

@@ -1,0 +1,280 @@
+"""Fine-tune a model on a run's dialogues with ms-swift, resuming where an earlier job was killed.
+
+Reads the run's rows and receipt, the base model's manifest and weights. Writes, into --output
+(results/runs/<run>):
+
+    adapter/ and adapter.json   the weights of the last step, and their manifest with digests
+    training.json               what happened: steps, losses, tokens, time, memory, speed, choices
+    command.yaml                the exact ms-swift file: `swift sft command.yaml` does it again
+    checkpoints/<identity>/     outlives kills and failures; only ever resumed for this identity
+
+SETTINGS is one JSON object:
+    run       the run's name
+    training  every key of the config's `training`, resolved (see config/README.md)
+    model     {"name", "model_type", "template", "system"} of the base model
+    swanlab   {"mode": disabled|offline|local|cloud, "project", "workspace"}; the key comes from the
+              environment variable SWANLAB_API_KEY only
+"""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import yaml
+from sftflow import cli, gpu, process, training
+from sftflow.cli import UserError, note
+from sftflow.jsonio import file_digest, read_json, tree_digest, tree_files, write_json, write_text
+from sftflow.progress import Progress
+
+PLUGIN = Path(__file__).resolve().parent / "sftflow" / "swift_plugin.py"
+PACKAGES = ("ms-swift", "transformers", "peft", "torch", "accelerate", "liger-kernel")
+MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt")
+NOT_WEIGHTS = {"args.json", "trainer_state.json", training.COMPLETE}
+
+
+def versions() -> dict[str, str]:
+    out = {"python": sys.version.split()[0]}
+    for name in PACKAGES:
+        try:
+            out[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return out
+
+
+def read_events(path: Path) -> list[dict]:
+    """All whole lines of the event log; a line cut short by a kill is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    out = []
+    for line in lines:
+        try:
+            out.append(json.loads(line))
+        except ValueError:
+            continue
+    return out
+
+
+def environment(events: Path, receipt: dict, cache: str) -> dict[str, str]:
+    """For ms-swift: no hub, no caches in the home folder, and no key."""
+    env = {k: v for k, v in os.environ.items() if k != "SWANLAB_API_KEY"}
+    expected = {k: receipt[k] for k in ("train_rows", "validation_rows") if receipt.get(k)}
+    return env | {
+        "SFTFLOW_MONITOR": json.dumps({"events": str(events), **expected}),
+        "HF_HUB_OFFLINE": "1",
+        "HF_DATASETS_CACHE": cache,
+        "MODELSCOPE_CACHE": cache,
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTORCH_ALLOC_CONF": env.get("PYTORCH_ALLOC_CONF", "expandable_segments:True"),
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def watch(child, path: Path, label: str) -> dict:
+    """Show progress until ms-swift ends; returns its `failed` event, {} when there is none."""
+    progress, failed = None, {}
+    with open(path, encoding="utf-8") as log:
+        log.seek(0, os.SEEK_END)
+        rest = ""
+        while True:
+            ended = child.poll() is not None
+            *lines, rest = (rest + log.read()).split("\n")
+            for entry in map(json.loads, lines):
+                if entry["event"] == "start":
+                    progress = Progress(f"train {label}", entry["steps"], "steps")
+                    progress.update(entry["first_step"])
+                elif entry["event"] == "step" and progress:
+                    progress.update(entry["step"])
+                elif entry["event"] == "failed":
+                    failed = entry
+            if ended:
+                return failed
+            time.sleep(0.2)
+
+
+def run_swift(command: dict, folder: Path, gpus: int, receipt: dict, label: str) -> dict:
+    """One attempt. Returns {} when it finished, else its `failed` event."""
+    events = folder / "events.jsonl"
+    file = folder.parents[1] / "command.yaml"  # not in `folder`: ms-swift copies it there
+    events.touch()
+    write_text(file, yaml.safe_dump(command, allow_unicode=True, sort_keys=True))
+    launch = [sys.executable]
+    if gpus > 1:
+        launch += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={gpus}"]
+    with tempfile.TemporaryDirectory(prefix="sftflow-train-") as cache:
+        child = process.start(
+            [*launch, str(PLUGIN), str(file)], environment(events, receipt, cache)
+        )
+        try:
+            failed = watch(child, events, label)
+        finally:
+            process.stop(child)
+    if child.returncode and not failed:
+        return {"kind": "ended", "message": f"ms-swift ended with status {child.returncode}"}
+    return failed
+
+
+def train(folder: Path, build, gpus: int, micro: int, receipt: dict, label: str) -> list[dict]:
+    """Train to the end, with smaller micro-batches when memory runs out.
+
+    `build(micro_batch, checkpoint)` gives the ms-swift command. Returns the lowered micro-batches
+    as [{"micro_batch", "accumulation", "message"}], remembered in the folder for the next start.
+    """
+    memory = folder / "out_of_memory.json"
+    lowered = read_json(memory) if memory.exists() else []
+    if lowered:
+        micro = lowered[-1]["micro_batch"]
+    while True:
+        found = training.checkpoints(folder)
+        step, checkpoint = found[-1] if found else (0, None)
+        last = [e for e in read_events(folder / "events.jsonl") if e["event"] == "end"]
+        if last and last[-1]["step"] == step:
+            return lowered
+        if checkpoint:
+            note(f"train {label}  goes on from step {step}")
+        for path in folder.glob("checkpoint-*"):  # half written ones would be in ms-swift's way
+            if path not in [each for _, each in found]:
+                shutil.rmtree(path)
+        failed = run_swift(build(micro, checkpoint), folder, gpus, receipt, label)
+        if not failed:
+            continue  # the loop's first lines see the end event and the checkpoint
+        if failed["kind"] == "out_of_memory" and micro > 1:
+            micro //= 2
+            accumulation = build(micro, None)["gradient_accumulation_steps"]
+            note(f"train {label}  out of memory: micro-batch {micro} × {accumulation} from here on")
+            lowered.append(
+                {"micro_batch": micro, "accumulation": accumulation, "message": failed["message"]}
+            )
+            write_json(memory, lowered)
+            continue
+        kept = training.checkpoints(folder)
+        where = f"; the checkpoint of step {kept[-1][0]} is kept in {kept[-1][1]}" if kept else ""
+        raise UserError(f"training of {label} stopped: {failed['message']}{where}")
+
+
+def take_weights(checkpoint: Path, target: Path, base: str, full: bool) -> None:
+    """Take a checkpoint's weights (as links where possible): no optimizer state, no host paths."""
+    fresh = target.with_name(target.name + ".new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    patterns = MODEL_FILES if full else ("adapter_*", "*.safetensors")
+    for path in {p for pattern in patterns for p in checkpoint.glob(pattern)}:
+        if path.name in NOT_WEIGHTS:
+            continue
+        try:
+            os.link(path, fresh / path.name)
+        except OSError:
+            shutil.copyfile(path, fresh / path.name)
+    config = fresh / "adapter_config.json"
+    if config.exists():  # PEFT writes the path of this machine; the name says as much
+        write_json(config, read_json(config) | {"base_model_name_or_path": base})
+    shutil.rmtree(target, ignore_errors=True)
+    fresh.rename(target)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--train", type=Path, required=True, help="the run's train.jsonl")
+    parser.add_argument("--validation", type=Path, required=True, help="the run's validation.jsonl")
+    parser.add_argument("--receipt", type=Path, required=True, help="the run's receipt.json")
+    parser.add_argument("--manifest", type=Path, required=True, help="of the base model")
+    parser.add_argument("--weights", type=Path, required=True, help="folder, of the base model")
+    parser.add_argument("--settings", type=cli.settings, required=True, help="JSON or @file")
+    parser.add_argument("--output", type=Path, required=True, help="results/runs/<run>")
+    args = parser.parse_args()
+    process.follow_snakemake()
+    begun = time.time()
+
+    run, settings = args.settings["run"], args.settings["training"]
+    model = args.settings["model"]
+    receipt, manifest = read_json(args.receipt), read_json(args.manifest)
+    shape = read_json(args.weights / "config.json")
+    wanted = 0 if settings["device"] == "cpu" else settings.get("gpus", 1)
+    with gpu.claim(wanted) as gpus:
+        if settings["device"] == "cuda" and not gpus:
+            raise UserError("training.device is cuda, but this machine shows no GPU")
+        hardware = {
+            "kind": "cuda" if gpus else "cpu",
+            "cores": len(os.sched_getaffinity(0)),
+            **({"memory_gib": min(g["memory_gib"] for g in gpus)} if gpus else {}),
+        }
+        choices = training.choose(settings, shape, manifest["parameters"], receipt, hardware)
+        key = training.identity(settings, model, manifest, receipt, hardware["kind"], versions())
+        folder = args.output.resolve() / "checkpoints" / key[:16]
+        folder.mkdir(parents=True, exist_ok=True)
+
+        def build(micro: int, checkpoint: Path | None) -> dict:
+            command = training.command(
+                settings, choices, model=model, weights=str(args.weights.resolve()),
+                train=str(args.train.resolve()), output=str(folder), plugin=str(PLUGIN),
+                validation=str(args.validation.resolve()) if receipt["validation_rows"] else None,
+                gpus=max(1, len(gpus)), hardware=hardware, micro_batch=micro,
+            )  # fmt: skip
+            return command | ({"resume_from_checkpoint": str(checkpoint)} if checkpoint else {})
+
+        micro, _ = training.split_batch(settings, max(1, len(gpus)))
+        with gpu.Sampler() as sampler:
+            lowered = train(folder, build, max(1, len(gpus)), micro, receipt, run)
+
+    step, checkpoint = training.checkpoints(folder)[-1]
+    events = read_events(folder / "events.jsonl")
+    full = settings["tuner_type"] == "full"
+    take_weights(checkpoint, args.output / "adapter", manifest["model"], full)
+    files = tree_files(args.output / "adapter")
+    if lowered:
+        micro = lowered[-1]["micro_batch"]
+    command = build(micro, None)
+    write_text(
+        args.output / "command.yaml", yaml.safe_dump(command, allow_unicode=True, sort_keys=True)
+    )
+    write_json(
+        args.output / "training.json",
+        {
+            "schema": 1,
+            "run": run,
+            "model": manifest["model"],
+            "identity": key,
+            "settings": settings,
+            "choices": choices,
+            "micro_batch": command["per_device_train_batch_size"],
+            "accumulation": command["gradient_accumulation_steps"],
+            "out_of_memory": lowered,
+            "resumed": sum(e["event"] == "start" and e["first_step"] > 0 for e in events),
+            **training.summary(events, [g["name"] for g in gpus]),
+            **sampler.summary(),
+            "seconds": round(time.time() - begun, 3),
+            "hardware": {
+                "device": hardware["kind"],
+                "cores": hardware["cores"],
+                **({"gpus": [g["name"] for g in gpus]} if gpus else {}),
+            },
+            "versions": versions(),
+        },
+    )
+    write_json(
+        args.output / "adapter.json",
+        {
+            "schema": 1,
+            "run": run,
+            "form": "full" if full else "adapter",
+            "files": files,
+            "digest": tree_digest(files),
+            "training": key,
+            "step": step,
+            "base": {"model": manifest["model"], "digest": manifest["digest"]},
+            "command_sha256": file_digest(args.output / "command.yaml"),
+        },
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))
