@@ -38,38 +38,45 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     args = arguments()
     evaluation = read_json(args.evaluation)
-    wanted = args.benchmark or list(evaluation["benchmarks"])
     overlaps = read_json(args.contamination)["benchmarks"] if args.contamination else {}
-    scores = {}
-    for benchmark in wanted:
-        entry = evaluation["benchmarks"].get(benchmark)
-        if entry is None:
-            raise UserError(
-                f"{args.evaluation} holds no benchmark {benchmark}; it has "
-                f"{', '.join(evaluation['benchmarks'])}"
-            )
-        samples = load_samples(args.results, benchmark, entry)
-        overlap = overlaps.get(benchmark)
-        scores[benchmark] = {
-            "schema": 1,
-            "subject": evaluation["subject"],
-            "benchmark": benchmark,
-            "suite": evaluation["suite"],
-            "metric": entry["metric"],
-            "confidence": args.confidence,
-            **score(samples, overlap and set(overlap["ids"]), args.confidence),
-            "evalscope": entry["evalscope"]["score"],
-            "samples": entry["samples"],
-            "identity": entry["identity"],
-            "provenance": {**entry["parts"], **entry["provenance"]},
-        }
-        check_against_evalscope(scores[benchmark], entry["evalscope"])
-    for benchmark, result in scores.items():
-        write_json(args.output / f"{benchmark}.json", result)
+    scores = [
+        score_file(args.results, evaluation, benchmark, overlaps.get(benchmark), args.confidence)
+        for benchmark in args.benchmark or evaluation["benchmarks"]
+    ]
+    for result in scores:
+        write_json(args.output / f"{result['benchmark']}.json", result)
         cli.note(
-            f"score {result['subject']} {benchmark}  {100 * result['score']:.1f} %  "
+            f"score {result['subject']} {result['benchmark']}  {100 * result['score']:.1f} %  "
             f"n = {result['n']}"
         )
+
+
+def score_file(
+    results: Path, evaluation: dict, benchmark: str, overlap: dict | None, confidence: float
+) -> dict:
+    """Content of scores/<subject>/<benchmark>.json, proven against evalscope's own figure."""
+    entry = evaluation["benchmarks"].get(benchmark)
+    if entry is None:
+        raise UserError(
+            f"{evaluation['subject']} {evaluation['suite']}: the session holds no benchmark "
+            f"{benchmark}; it has {', '.join(evaluation['benchmarks'])}"
+        )
+    samples = load_samples(results, benchmark, entry)
+    made = {
+        "schema": 1,
+        "subject": evaluation["subject"],
+        "benchmark": benchmark,
+        "suite": evaluation["suite"],
+        "metric": entry["metric"],
+        "confidence": confidence,
+        **score(samples, overlap and set(overlap["ids"]), confidence),
+        "evalscope": entry["evalscope"]["score"],
+        "samples": entry["samples"],
+        "identity": entry["identity"],
+        "provenance": {**entry["parts"], **entry["provenance"]},
+    }
+    check_against_evalscope(made, entry["evalscope"])
+    return made
 
 
 def load_samples(results: Path, benchmark: str, entry: dict) -> list[dict]:

@@ -1,0 +1,35 @@
+"""Write every table but the plan: results/tables/<name>.md for people, <name>.csv for programs.
+
+Names: training, inference, one per suite, comparison, chat, data, sweep. Reads what the study asks
+for from results/; what is missing, stale or not comparable says so in its place.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from sftflow import cli, config, tables
+from sftflow.jsonio import write_text
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--results", type=Path, default=Path("results"), help="folder of all outputs"
+    )
+    parser.add_argument(
+        "--settings", type=cli.settings, required=True, help="resolved config: JSON, or @FILE"
+    )
+    parser.add_argument("--output", type=Path, required=True, help="folder for the tables")
+    args = parser.parse_args()
+    results = tables.Results(args.results)
+    for table in tables.all_tables(args.settings, results, config.references()):
+        write_text(args.output / f"{table.name}.md", tables.render(table))
+        write_text(args.output / f"{table.name}.csv", table.data.to_csv(index=False))
+        cli.note(f"table {table.name}  {len(table.data)} rows")
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))
