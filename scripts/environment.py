@@ -1,0 +1,100 @@
+"""Make one tool environment ready and record what is in it.
+
+in:   --project   envs/<env>/ with pyproject.toml and uv.lock
+      --software  managed: `uv sync` the environment beside the lock, exactly as locked
+                  active:  inspect the Python that is active (container, module, conda); install nothing
+out:  --output    <results>/environments/<env>.json
+                  {schema, env, software, python, packages {name: version}, lock (sha256 of uv.lock | null)}
+env:  the workflow's own; standard library alone.
+net:  only where uv's cache does not hold a package yet.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from sftflow import cli, jsonio
+from sftflow.cli import UserError
+
+INSPECT = """
+import json, platform
+from importlib.metadata import distributions
+packages = {d.metadata["Name"].lower().replace("_", "-"): d.version for d in distributions()}
+print(json.dumps({"python": platform.python_version(), "packages": dict(sorted(packages.items()))}))
+"""
+
+
+def sync(project: Path) -> Path:
+    """Bring the environment beside the lock to the lock; give its interpreter."""
+    if shutil.which("uv") is None:
+        raise UserError(
+            "uv is not installed, and it builds the tool environments: `pip install uv`, "
+            "or set `software: active` to use the Python environment that is active"
+        )
+    command = ["uv", "sync", "--frozen", "--no-dev", "--project", str(project)]
+    check_lock(project)
+    # A virtual environment that is active (the workflow's own) is not the one to sync.
+    environment = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
+    done = subprocess.run(command, stdout=sys.stderr, env=environment)
+    if done.returncode:
+        raise UserError(
+            f"`{' '.join(command)}` failed; its output is above. Without network, fill uv's cache "
+            "first on a machine that has it (UV_CACHE_DIR), or set `software: active`"
+        )
+    return project / ".venv/bin/python"
+
+
+def check_lock(project: Path) -> None:
+    """A lock that no longer fits pyproject.toml would be installed silently by --frozen.
+
+    A lock that fits is recognised without network and without cache, so --offline is safe.
+    """
+    if not (project / "uv.lock").is_file():
+        raise UserError(f"{project}/uv.lock is missing: `uv lock --project {project}`")
+    command = ["uv", "lock", "--check", "--offline", "--project", str(project)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        print(done.stderr, file=sys.stderr)
+        raise UserError(
+            f"{project}/uv.lock is out of date: run `uv lock --project {project}` and commit it"
+        )
+
+
+def inspect(python: Path | str) -> dict:
+    """{python, packages} of an interpreter, as installed and not as locked."""
+    done = subprocess.run([python, "-c", INSPECT], capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"{python} does not start: {done.stderr.strip()}")
+    return json.loads(done.stdout)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--env", required=True, help="its name: the folder below envs/")
+    parser.add_argument("--project", type=Path, required=True)
+    parser.add_argument("--software", choices=("managed", "active"), default="managed")
+    parser.add_argument("--output", type=Path, required=True)
+    args = parser.parse_args()
+    managed = args.software == "managed"
+    python = sync(args.project) if managed else shutil.which("python") or sys.executable
+    record = {
+        "schema": 1,
+        "env": args.env,
+        "software": args.software,
+        **inspect(python),
+        "lock": jsonio.file_digest(args.project / "uv.lock") if managed else None,
+    }
+    jsonio.write_json(args.output, record)
+    cli.note(
+        f"environment {args.env}: Python {record['python']}, {len(record['packages'])} packages"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

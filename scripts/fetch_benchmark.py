@@ -1,0 +1,204 @@
+"""Fetch one benchmark: exactly the splits and subsets that will be asked, as local data.
+
+in:   settings    the benchmark with its preset: {"dataset" (evalscope's name), "source", "hub", "revision",
+                  "sources" {hub: id}, "config", "subset_field", "eval_split", "few_shot_split", "shots",
+                  "fields", "subsets" [asked] | {published: count} | null}; other keys are not read
+out:  --folder    <results>/benchmarks/<benchmark>/: data/ (what evalscope gets as local_path), source/
+      --manifest  {schema, benchmark, dataset, source, hub, revision, subsets {name: n}, shots, subset_field,
+                   questions [[subset | null, file]], files [{path, size, sha256}], digest}
+env:  envs/evalscope (datasets, the hub clients). general_mcq and general_qa need no library.
+net:  only for hub sources. No later step of a benchmark needs the network.
+
+Questions keep the published order, and `limit` is not applied here: evalscope asks the first `limit`
+of each subset, so the same data and limit always give the same questions, and a limited and a full
+evaluation share one data digest. data/ is written anew as JSON lines, because evalscope deletes
+files (dataset_infos.json) in the folder that it loads.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+from sftflow import benchmarks, cli, jsonio, sources
+from sftflow.benchmarks import PER_SUBSET, asked_subsets, check_counts, check_rows
+from sftflow.cli import UserError
+
+PLAIN_FORMATS = (".jsonl", ".csv", ".tsv")
+
+
+class Published:
+    """A source in any form that `datasets` loads, as evalscope itself would load it."""
+
+    def __init__(self, folder: Path, cache: str):
+        os.environ.update(HF_DATASETS_CACHE=cache, HF_DATASETS_DISABLE_PROGRESS_BARS="1")
+        import datasets
+
+        self.datasets, self.folder = datasets, str(folder)
+
+    def configs(self) -> list[str]:
+        return self.datasets.get_dataset_config_names(self.folder)
+
+    def rows(self, config: str, split: str) -> list[dict]:
+        name = None if config == "default" else config
+        try:
+            return self.datasets.load_dataset(self.folder, name, split=split).to_list()
+        except Exception as error:  # the library raises many types; each means "not loadable"
+            raise UserError(
+                f"cannot read config {config!r}, split {split!r}: {type(error).__name__}: {error}"
+            ) from error
+
+
+def write_rows(path: Path, rows: list[dict]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with jsonio.writing(path) as file:
+        file.writelines(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
+
+
+def copy_published(published: Published, data: Path, settings: dict) -> dict:
+    """Write data/ for a benchmark that evalscope loads by config and split; give subsets, questions."""
+    per_subset, field = settings["config"] == PER_SUBSET, settings.get("subset_field")
+    splits = {"questions": settings["eval_split"]}
+    if settings["shots"] and settings.get("few_shot_split"):
+        splits["examples"] = settings["few_shot_split"]
+    names = asked_subsets(settings, published.configs()) if per_subset else None
+    files: dict[str, dict[str, str]] = {}
+    counts: dict[str, Counter] = {}
+    for use, split in splits.items():
+        counts[use] = Counter()
+        for config in names if per_subset else [settings["config"]]:
+            rows = published.rows(config, split)
+            where = f"{config}/{split}"
+            check_rows(rows, settings, where)
+            if field:
+                if names is None:
+                    found = dict.fromkeys(benchmarks.subset_name(row, settings) for row in rows)
+                    names = asked_subsets(settings, found)
+                rows = [row for row in rows if benchmarks.subset_name(row, settings) in names]
+                counts[use].update(benchmarks.subset_name(row, settings) for row in rows)
+            else:
+                names = names or asked_subsets(settings, [config])
+                counts[use][config] = len(rows)
+            write_rows(data / f"{where}.jsonl", rows)
+            files.setdefault(config, {})[split] = f"{where}.jsonl"
+    jsonio.write_text(data / "README.md", benchmarks.front_matter(files))
+    subsets = {name: counts["questions"][name] for name in names}
+    check_counts(subsets, settings["eval_split"])
+    if "examples" in splits:
+        examples = {name: counts["examples"][name] for name in names}
+        check_counts(examples, settings["few_shot_split"], settings["shots"])
+    questions = [
+        [None if field else config, split_files[settings["eval_split"]]]
+        for config, split_files in files.items()
+    ]
+    return {"subsets": subsets, "questions": questions}
+
+
+def copy_plain(source: Path, data: Path, settings: dict) -> dict:
+    """Write data/ for general_mcq and general_qa: one file per subset (and split)."""
+    files = {path.name: path for path in sorted(source.iterdir()) if path.suffix in PLAIN_FORMATS}
+    splits = [settings["eval_split"], settings.get("few_shot_split")]
+    found: dict[str, dict[str, Path]] = {}
+    for path in files.values():
+        subset, split = path.stem, settings["eval_split"]
+        for known in filter(None, splits):
+            if path.stem.endswith(f"_{known}"):
+                subset, split = path.stem.removesuffix(f"_{known}"), known
+        found.setdefault(subset, {})[split] = path
+    available = [name for name, by_split in found.items() if settings["eval_split"] in by_split]
+    names = asked_subsets(settings, available)
+    subsets, questions = {}, []
+    for name in names:
+        for split, path in found[name].items():
+            if split != settings["eval_split"] and not settings["shots"]:
+                continue
+            rows = plain_rows(path)
+            check_rows(rows, settings, path.name)
+            write_rows(data / f"{name}_{split}.jsonl", rows)
+            if split == settings["eval_split"]:
+                subsets[name] = len(rows)
+                questions.append([name, f"{name}_{split}.jsonl"])
+            else:
+                check_counts({name: len(rows)}, split, settings["shots"])
+    check_counts(subsets, settings["eval_split"])
+    return {"subsets": subsets, "questions": questions}
+
+
+def plain_rows(path: Path) -> list[dict]:
+    if path.suffix == ".jsonl":
+        return list(jsonio.read_jsonl(path))
+    import csv
+
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        return list(csv.DictReader(file, delimiter="," if path.suffix == ".csv" else "\t"))
+
+
+def hub_source(settings: dict) -> tuple[str, str | None]:
+    """What to fetch and from where: the benchmark's own source, else the preset's for that hub."""
+    hub = settings.get("hub")
+    if settings.get("source"):
+        return settings["source"], hub
+    hub = hub or "modelscope"
+    source = (settings.get("sources") or {}).get(hub)
+    if not source:
+        raise UserError(
+            f"no source: {settings['dataset']} is not published on {hub}; set `source:`"
+        )
+    return source, hub
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--benchmark", required=True, help="its name in the config")
+    parser.add_argument("--settings", type=cli.settings, required=True, help="JSON, or @FILE")
+    parser.add_argument("--folder", type=Path, required=True, help="holds data/ and source/")
+    parser.add_argument("--manifest", type=Path, required=True)
+    args = parser.parse_args()
+    settings, data = args.settings, args.folder / "data"
+    source, hub = hub_source(settings)
+    origin = sources.fetch(
+        args.folder / "source",
+        source,
+        hub,
+        settings.get("revision"),
+        kind="dataset",
+        leave=["*.py", "dataset_infos.json", "*.tar", "*.zip"],
+    )
+    shutil.rmtree(data, ignore_errors=True)
+    data.mkdir(parents=True)
+    try:
+        if settings.get("config") is None:
+            copied = copy_plain(args.folder / "source", data, settings)
+        else:
+            with tempfile.TemporaryDirectory() as cache:
+                published = Published(args.folder / "source", cache)
+                copied = copy_published(published, data, settings)
+    except UserError as error:
+        raise UserError(f"benchmark {args.benchmark} ({source}): {error}") from None
+    files = jsonio.tree_files(data)
+    jsonio.write_json(
+        args.manifest,
+        {
+            "schema": 1,
+            "benchmark": args.benchmark,
+            "dataset": settings["dataset"],
+            **origin,
+            **copied,
+            "shots": settings["shots"],
+            "subset_field": settings.get("subset_field"),
+            "files": files,
+            "digest": jsonio.tree_digest(files),
+        },
+    )
+    total = sum(copied["subsets"].values())
+    cli.note(f"benchmark {args.benchmark}: {total} questions in {len(copied['subsets'])} subset(s)")
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

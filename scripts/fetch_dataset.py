@@ -1,0 +1,51 @@
+"""Fetch one dataset of dialogues: link a local file or folder, or download from a hub once.
+
+in:   settings {"source", "hub": local|modelscope|huggingface|null, "revision"}
+out:  --folder   <results>/datasets/<dataset>/source/  (links to local files, or the download)
+      --output   <results>/datasets/<dataset>/source.json
+                 {schema, dataset, source, hub, revision (a commit), files [{path, size, sha256}], digest}
+env:  envs/evalscope for hub sources (its hub clients); a local source needs the standard library alone.
+net:  only for hub sources. No later step of a dataset needs the network.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from sftflow import cli, jsonio, sharegpt, sources
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--dataset", required=True, help="its name in the config")
+    parser.add_argument("--settings", type=cli.settings, required=True, help="JSON, or @FILE")
+    parser.add_argument("--folder", type=Path, required=True, help="where the files go")
+    parser.add_argument("--output", type=Path, required=True, help="source.json")
+    args = parser.parse_args()
+    origin = sources.fetch(
+        args.folder,
+        args.settings["source"],
+        args.settings.get("hub"),
+        args.settings.get("revision"),
+        kind="dataset",
+        keep=[f"*{suffix}" for suffix in sharegpt.SUFFIXES],
+    )
+    files = sources.files(args.folder)
+    jsonio.write_json(
+        args.output,
+        {
+            "schema": 1,
+            "dataset": args.dataset,
+            **origin,
+            "files": files,
+            "digest": jsonio.tree_digest(files),
+        },
+    )
+    size = sum(file["size"] for file in files) / 1e6
+    cli.note(f"dataset {args.dataset}: {len(files)} file(s), {size:.1f} MB from {origin['source']}")
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

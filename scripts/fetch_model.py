@@ -1,0 +1,60 @@
+"""Fetch one base model: link a local folder, or download from a hub once.
+
+in:   settings {"source", "hub": local|modelscope|huggingface|null, "revision", "allow_remote_code": false}
+out:  --folder   <results>/models/<model>/source/  (links to local files, or the download)
+      --output   <results>/models/<model>/source.json
+                 {schema, model, source, hub, revision (a commit), files [{path, size, sha256}], digest}
+env:  envs/evalscope for hub sources (its hub clients); a local source needs the standard library alone.
+net:  only for hub sources. No later step of a model needs the network.
+
+Weights are taken as safetensors. Pickle weights and Python files run code when they are loaded: they
+are left out, unless allow_remote_code is true.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from sftflow import cli, jsonio, sources
+
+KEEP = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "*.md", "LICENSE*", "NOTICE*"]
+CODE = ["*.py", "*.bin", "*.pt", "*.pth"]  # runs, or may run, when it is loaded
+# The same weights once more in another format (Llama's original/, consolidated files of Mistral).
+LEAVE = ["original/*", "consolidated*", "training_args.bin", "optimizer.*", "onnx/*"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", required=True, help="its name in the config")
+    parser.add_argument("--settings", type=cli.settings, required=True, help="JSON, or @FILE")
+    parser.add_argument("--folder", type=Path, required=True, help="where the files go")
+    parser.add_argument("--output", type=Path, required=True, help="source.json")
+    args = parser.parse_args()
+    origin = sources.fetch(
+        args.folder,
+        args.settings["source"],
+        args.settings.get("hub"),
+        args.settings.get("revision"),
+        kind="model",
+        keep=KEEP + CODE * bool(args.settings.get("allow_remote_code")),
+        leave=LEAVE,
+    )
+    files = sources.files(args.folder)
+    jsonio.write_json(
+        args.output,
+        {
+            "schema": 1,
+            "model": args.model,
+            **origin,
+            "files": files,
+            "digest": jsonio.tree_digest(files),
+        },
+    )
+    size = sum(file["size"] for file in files) / 1e9
+    cli.note(f"model {args.model}: {len(files)} files, {size:.2f} GB from {origin['source']}")
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

@@ -1,0 +1,268 @@
+"""Give one base model the form that every later step loads: safetensors in a layout that the
+libraries know, and no code from a hub. Write its manifest.
+
+in:   --source    <results>/models/<model>/source.json (the files lie in source/ beside it)
+      settings    {"native_form": "auto"|"none"|"llama", "allow_remote_code": false}
+out:  --weights   <results>/models/<model>/weights/: files linked where they can stay as they are;
+                  InternLM2 and InternLM2.5 are rewritten into Llama's layout (auto, llama)
+      --manifest  {schema, model, source, hub, revision, native_form (llama | null), license, parameters,
+                   torch_dtype, remote_code, files [{path, size, sha256}], digest}
+env:  envs/swift for InternLM2 (tokenizers); a model that is native already needs numpy alone.
+
+Refused, unless allow_remote_code is true: no safetensors (pickle weights run code when loaded), and
+classes of the model's own (auto_map) where no native form is known. Memory: one tensor at a time.
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import sys
+from importlib.util import find_spec
+from math import prod
+from pathlib import Path
+
+from sftflow import cli, internlm2, jsonio, weights
+from sftflow.cli import UserError
+
+INDEX = "model.safetensors.index.json"
+
+
+def optional_json(path: Path) -> dict:
+    return jsonio.read_json(path) if path.is_file() else {}
+
+
+def shards(source: Path) -> list[Path]:
+    """The files with weights: those of the index if there is one, else all."""
+    if (source / INDEX).is_file():
+        names = sorted(set(jsonio.read_json(source / INDEX)["weight_map"].values()))
+        if missing := [name for name in names if not (source / name).is_file()]:
+            raise UserError(f"{source}: {INDEX} names {', '.join(missing)}, which are not there")
+        return [source / name for name in names]
+    return sorted(source.glob("*.safetensors"))
+
+
+def has_code(source: Path, config: dict) -> bool:
+    """Whether loading this folder as it is would run code that came with it."""
+    return (
+        "auto_map" in config
+        or any(source.rglob("*.py"))
+        or not any(source.glob("*.safetensors"))
+        or "auto_map" in optional_json(source / "tokenizer_config.json")
+    )
+
+
+def known_to_transformers(model_type: str) -> bool:
+    """Whether the library itself has this architecture. Needs an environment that has the library."""
+    return bool(find_spec("transformers")) and bool(
+        find_spec(f"transformers.models.{model_type.replace('-', '_')}")
+    )
+
+
+def chosen_form(source: Path, config: dict, settings: dict) -> str | None:
+    """ "llama" to rewrite, None to keep. Raises UserError for what must not be loaded."""
+    form, model_type = settings["native_form"], config.get("model_type", "")
+    convertible = model_type in internlm2.MODEL_TYPES
+    if form == "llama" and not convertible:
+        raise UserError(
+            f"native_form: llama is known for InternLM2 only, and this is {model_type!r}"
+        )
+    rewrite = convertible and form in ("auto", "llama")
+    if rewrite and not shards(source):
+        raise UserError(f"{source}: no *.safetensors to rewrite; convert the pickle weights first")
+    if not rewrite and not settings["allow_remote_code"]:
+        if not shards(source):
+            raise UserError(
+                f"{source}: no *.safetensors. Pickle weights run code when they are loaded: convert "
+                "them, or set allow_remote_code: true for this model"
+            )
+        if "auto_map" in config and not known_to_transformers(model_type):
+            raise UserError(
+                f"{source}: config.json's auto_map loads code from the model's folder, and "
+                f"transformers has no {model_type!r} of its own. Set allow_remote_code: true for "
+                "this model if you trust it"
+            )
+        if (
+            "auto_map" in optional_json(source / "tokenizer_config.json")
+            and not (source / "tokenizer.json").is_file()
+        ):
+            raise UserError(
+                f"{source}: its tokenizer is code (auto_map) and there is no tokenizer.json. Set "
+                "allow_remote_code: true for this model if you trust it"
+            )
+    return "llama" if rewrite else None
+
+
+def link(file: Path, target: Path) -> None:
+    """The same file under another name, without a copy."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(file.resolve(), target)
+    except OSError:  # another disk
+        target.symlink_to(file.resolve())
+
+
+def keep(
+    source: Path, folder: Path, known: dict[str, str], allow_remote_code: bool
+) -> dict[str, str]:
+    """Link a native model's files; give {path: sha256}. auto_map is taken out of its configs."""
+    hashes = {}
+    for name, sha in known.items():
+        file = source / name
+        entries = optional_json(file) if name in ("config.json", "tokenizer_config.json") else {}
+        if "auto_map" in entries and not allow_remote_code:
+            entries = {key: value for key, value in entries.items() if key != "auto_map"}
+            jsonio.write_json(folder / name, entries)
+            sha = jsonio.file_digest(folder / name)
+        elif file.suffix == ".py" and not allow_remote_code:
+            continue
+        else:
+            link(file, folder / name)
+        hashes[name] = sha
+    return hashes
+
+
+def rewrite(source: Path, folder: Path, config: dict) -> dict[str, str]:
+    """InternLM2 in Llama's layout, one shard after the other; give {path: sha256}."""
+    shape = internlm2.Shape.of(config)
+    files = shards(source)
+    by_file = {file: weights.read_header(file) for file in files}
+    tensors = {name: tensor for found in by_file.values() for name, tensor in found.items()}
+    internlm2.check(tensors, shape)
+    hashes, places, size = {}, {}, 0
+    for number, (file, found) in enumerate(by_file.items(), start=1):
+        outputs = list(internlm2.outputs(found, shape))
+        name = f"model-{number:05}-of-{len(files):05}.safetensors"
+        name = name if len(files) > 1 else "model.safetensors"
+        hashes[name] = weights.write_file(folder / name, outputs)
+        places |= {output.name: name for output in outputs}
+        size += sum(prod(o.shape) * weights.BYTES[o.dtype] for o in outputs)
+        cli.note(f"{file.name} -> {name}  {number}/{len(files)} files")
+    tokens = optional_json(source / "tokenizer_config.json")
+    special = internlm2.markers(tokens, shape.vocabulary)
+    written = {
+        "config.json": internlm2.llama_config(config, dtype_of(tensors)),
+        "generation_config.json": internlm2.generation_config(
+            optional_json(source / "generation_config.json"), config
+        ),
+        "tokenizer_config.json": internlm2.tokenizer_config(tokens, special, config),
+    }
+    if len(files) > 1:
+        written[INDEX] = {
+            "metadata": {"total_size": size},
+            "weight_map": dict(sorted(places.items())),
+        }
+    for name, value in written.items():
+        jsonio.write_json(folder / name, value)
+    write_tokenizer(source, folder, special)
+    for name in ("README.md", "LICENSE"):
+        if (source / name).is_file():
+            link(source / name, folder / name)
+    return hashes
+
+
+def write_tokenizer(source: Path, folder: Path, special: dict[int, str]) -> None:
+    if (source / "tokenizer.model").is_file():
+        internlm2.tokenizer(source / "tokenizer.model", special).save(
+            str(folder / "tokenizer.json")
+        )
+    elif (source / "tokenizer.json").is_file():
+        link(source / "tokenizer.json", folder / "tokenizer.json")
+    else:
+        raise UserError(f"{source}: neither tokenizer.model nor tokenizer.json")
+
+
+def dtype_of(tensors: dict[str, weights.Tensor]) -> str:
+    """The type that most parameters have, as torch names it."""
+    counts: dict[str, int] = {}
+    for tensor in tensors.values():
+        counts[tensor.dtype] = counts.get(tensor.dtype, 0) + prod(tensor.shape)
+    most = max(counts, key=counts.get)
+    return weights.TORCH_NAMES.get(most, most)
+
+
+def license_of(source: Path) -> str | None:
+    """What the model's card states, else the first line of its licence file."""
+    card = source / "README.md"
+    if card.is_file():
+        front = re.match(r"---\n(.*?)\n---", card.read_text("utf-8", "replace"), re.DOTALL)
+        stated = front and re.search(r"^license:\s*(\S.*)$", front[1], re.MULTILINE)
+        if stated:
+            return stated[1].strip().strip("'\"")
+    for file in sorted(source.glob("LICENSE*")):
+        lines = (line.strip() for line in file.read_text("utf-8", "replace").splitlines())
+        return next((line for line in lines if line), None)
+    return None
+
+
+def manifest_files(folder: Path, hashes: dict[str, str]) -> list[dict]:
+    """As jsonio.tree_files, but what has been hashed already is not read again."""
+    names = sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+    )
+    return [
+        {
+            "path": name,
+            "size": (folder / name).stat().st_size,
+            "sha256": hashes.get(name) or jsonio.file_digest(folder / name),
+        }
+        for name in names
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", required=True, help="its name in the config")
+    parser.add_argument("--source", type=Path, required=True, help="source.json")
+    parser.add_argument("--settings", type=cli.settings, required=True, help="JSON, or @FILE")
+    parser.add_argument("--weights", type=Path, required=True, help="folder")
+    parser.add_argument("--manifest", type=Path, required=True)
+    args = parser.parse_args()
+    origin = jsonio.read_json(args.source)
+    source = args.source.parent / "source"
+    settings = {"native_form": "auto", "allow_remote_code": False} | args.settings
+    if not (source / "config.json").is_file():
+        raise UserError(f"{origin['source']}: no config.json, so no model")
+    config = jsonio.read_json(source / "config.json")
+    form = chosen_form(source, config, settings)
+    shutil.rmtree(args.weights, ignore_errors=True)
+    args.weights.mkdir(parents=True)
+    if form == "llama":
+        hashes = rewrite(source, args.weights, config)
+    else:
+        known = {file["path"]: file["sha256"] for file in origin["files"]}
+        hashes = keep(source, args.weights, known, settings["allow_remote_code"])
+    files = manifest_files(args.weights, hashes)
+    tensors = {
+        name: tensor
+        for shard in shards(args.weights)
+        for name, tensor in weights.read_header(shard).items()
+    }
+    manifest = {
+        "schema": 1,
+        "model": args.model,
+        "source": origin["source"],
+        "hub": origin["hub"],
+        "revision": origin["revision"],
+        "native_form": form,
+        "license": license_of(source),
+        "parameters": sum(prod(tensor.shape) for tensor in tensors.values()) or None,
+        "torch_dtype": dtype_of(tensors) if tensors else config.get("torch_dtype"),
+        "remote_code": form is None and settings["allow_remote_code"] and has_code(source, config),
+        "files": files,
+        "digest": jsonio.tree_digest(files),
+    }
+    jsonio.write_json(args.manifest, manifest)
+    parameters = f"{(manifest['parameters'] or 0) / 1e9:.3f} B parameters"
+    cli.note(
+        f"model {args.model}: {parameters}, {manifest['torch_dtype']}"
+        + (", rewritten into Llama's layout" if form else "")
+        + (", RUNS CODE FROM ITS FOLDER" if manifest["remote_code"] else "")
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

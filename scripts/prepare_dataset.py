@@ -1,0 +1,173 @@
+"""Bring the dialogues of one dataset into one form, and account for every row that was read.
+
+in:   --source    <results>/datasets/<dataset>/source.json (the files lie in source/ beside it)
+      settings    {"on_bad_rows": "drop"|"error", "max_bad_share": 0.01, "validation_share": 0.05, "split_seed": 42}
+out:  --train, --validation
+                  {"messages": [{"role", "content"}, ...], "id": sha256, "tools"?: JSON text}, one a line
+      --receipt   {schema, dataset, source, revision, rows_read, rows_kept,
+                   dropped {reason: {count, lines [first 20]}}, shortened {count, lines},
+                   train_rows, validation_rows, roles, turns, characters, digest (of the kept rows and the split)}
+env:  envs/evalscope for .parquet sources (pyarrow); others need the standard library alone.
+
+Every row read is either kept or dropped with a reason. A share of bad rows above max_bad_share, or
+any with on_bad_rows: error, ends the job with the reasons. Which side of the split a dialogue falls
+on depends on the seed and on itself alone, so appended rows never move it.
+"""
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from hashlib import sha256
+from json import dumps
+from pathlib import Path
+
+from sftflow import cli, jsonio, sharegpt
+from sftflow.cli import UserError
+from sftflow.histogram import Histogram
+
+SHOWN = 20  # line numbers per reason
+
+
+class Lines:
+    """How many rows, and where the first of them are."""
+
+    def __init__(self) -> None:
+        self.count, self.lines = 0, []
+
+    def add(self, where: int | str) -> None:
+        self.count += 1
+        if len(self.lines) < SHOWN:
+            self.lines.append(where)
+
+    def record(self) -> dict:
+        return {"count": self.count, "lines": self.lines}
+
+
+def located_rows(folder: Path, names: list[str]) -> Iterator[tuple[int | str, object]]:
+    """Every row with its line number, or with file:number where there are several files."""
+    for name in names:
+        for number, row in sharegpt.read_rows(folder / name):
+            yield (f"{name}:{number}" if len(names) > 1 else number), row
+
+
+def prepare(rows: Iterable, train: Path, validation: Path, settings: dict) -> dict:
+    """Stream the (where, row) pairs into the two files; give the counts for the receipt."""
+    share, seed = settings["validation_share"], settings["split_seed"]
+    dropped: dict[str, Lines] = {}
+    shortened, seen, kept_digest = Lines(), set(), sha256()
+    read, sides, roles = 0, Counter(), Counter()
+    turns, characters = Histogram(), Histogram()
+    with ExitStack() as stack:
+        files = {
+            "train": stack.enter_context(jsonio.writing(train)),
+            "validation": stack.enter_context(jsonio.writing(validation)),
+        }
+        for where, raw in rows:
+            read += 1
+            try:
+                row, cut = sharegpt.normalise(raw)
+                identity = bytes.fromhex(row["id"])
+                if identity in seen:
+                    raise sharegpt.BadRow("exact duplicate")
+            except sharegpt.BadRow as bad:
+                dropped.setdefault(bad.reason, Lines()).add(where)
+                continue
+            seen.add(identity)
+            if cut:
+                shortened.add(where)
+            side = "validation" if sharegpt.in_validation(row["id"], seed, share) else "train"
+            sides[side] += 1
+            kept_digest.update(side[:1].encode() + identity)
+            files[side].write(dumps(row, ensure_ascii=False) + "\n")
+            spoken = [message for message in row["messages"] if message["role"] != "system"]
+            turns.add(len(spoken))
+            characters.add(sum(len(message["content"]) for message in row["messages"]))
+            roles.update(message["role"] for message in row["messages"])
+        check(read, dropped, sides, settings, seen)
+    return {
+        "rows_read": read,
+        "rows_kept": sum(sides.values()),
+        "dropped": {reason: dropped[reason].record() for reason in sorted(dropped)},
+        "shortened": shortened.record(),
+        "train_rows": sides["train"],
+        "validation_rows": sides["validation"],
+        "roles": dict(sorted(roles.items())),
+        "turns": turns.record(),
+        "characters": characters.record(),
+        "digest": kept_digest.hexdigest(),
+    }
+
+
+def check(
+    read: int, dropped: dict[str, Lines], sides: Counter, settings: dict, seen: set[bytes]
+) -> None:
+    """Raise UserError where this dataset should not be trained on as it is."""
+    bad = sum(lines.count for lines in dropped.values())
+    reasons = "".join(
+        f"\n  {lines.count:>8}  {reason} ({sharegpt.REASONS[reason]}): "
+        f"lines {', '.join(map(str, lines.lines))}{' …' if lines.count > SHOWN else ''}"
+        for reason, lines in sorted(dropped.items(), key=lambda item: -item[1].count)
+    )
+    if read == 0:
+        raise UserError("the dataset has no rows")
+    if bad and settings["on_bad_rows"] == "error":
+        raise UserError(f"{bad} of {read} rows are bad, and on_bad_rows is error:{reasons}")
+    if bad > settings["max_bad_share"] * read:
+        raise UserError(
+            f"{bad} of {read} rows ({bad / read:.1%}) are bad, more than max_bad_share "
+            f"({settings['max_bad_share']:.1%}) allows. Repair them, or raise max_bad_share:{reasons}"
+        )
+    if not sides["train"]:
+        raise UserError("all rows fell into validation: lower validation_share")
+    if settings["validation_share"] > 0 and not sides["validation"]:
+        raise UserError(
+            f"validation_share {settings['validation_share']} of {len(seen)} rows gave no validation "
+            f"row. Raise it, {other_seed(settings, seen)}or set it to 0 to train without validation"
+        )
+
+
+def other_seed(settings: dict, seen: set[bytes]) -> str:
+    """A dialogue's side is fixed by its hash, so a small set can only be helped by another seed."""
+    for seed in range(settings["split_seed"] + 1, settings["split_seed"] + 101):
+        sides = {
+            sharegpt.in_validation(row.hex(), seed, settings["validation_share"]) for row in seen
+        }
+        if sides == {True, False}:
+            return f"set split_seed: {seed}, "
+    return ""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--dataset", required=True, help="its name in the config")
+    parser.add_argument("--source", type=Path, required=True, help="source.json")
+    parser.add_argument("--settings", type=cli.settings, required=True, help="JSON, or @FILE")
+    parser.add_argument("--train", type=Path, required=True)
+    parser.add_argument("--validation", type=Path, required=True)
+    parser.add_argument("--receipt", type=Path, required=True)
+    args = parser.parse_args()
+    origin = jsonio.read_json(args.source)
+    names = [file["path"] for file in origin["files"]]
+    rows = located_rows(args.source.parent / "source", names)
+    counts = prepare(rows, args.train, args.validation, args.settings)
+    receipt = {
+        "schema": 1,
+        "dataset": args.dataset,
+        "source": origin["source"],
+        "revision": origin["revision"],
+        **counts,
+    }
+    jsonio.write_json(args.receipt, receipt)
+    drops = "; ".join(f"{drop['count']} {reason}" for reason, drop in counts["dropped"].items())
+    cli.note(
+        f"dataset {args.dataset}: {counts['rows_read']} rows read, {counts['train_rows']} to train, "
+        f"{counts['validation_rows']} to validate, dropped: {drops or 'none'}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

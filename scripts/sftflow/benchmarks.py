@@ -1,0 +1,86 @@
+"""Benchmark data as evalscope reads it from disk, written once in one plain form.
+
+    data/README.md                 front matter that names each config's files (not for general_*)
+    data/<config>/<split>.jsonl    one question a line, in the published order and with its fields
+    data/<subset>_<split>.jsonl    the same for general_mcq and general_qa
+
+A preset (config/benchmarks.yaml) says where a benchmark keeps things: `config` (one name, or
+"<subset>": one config per subset, or null: general_*), `subset_field`, `eval_split`,
+`few_shot_split`, `fields`.
+"""
+
+import difflib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from sftflow.cli import UserError
+from sftflow.jsonio import read_jsonl
+
+PER_SUBSET = "<subset>"
+LOWERED = {"mmlu_pro"}  # evalscope knows its subsets by their names in lower case
+
+
+def subset_name(row: dict, settings: dict) -> str:
+    name = str(row[settings["subset_field"]])
+    return name.lower() if settings["dataset"] in LOWERED else name
+
+
+def asked_subsets(settings: dict, available: Iterable[str]) -> list[str]:
+    """The subsets to ask: those listed, else all that the data has (of the published ones, if known).
+
+    Raises UserError for a name that the data does not have.
+    """
+    available, wanted = list(available), settings.get("subsets")
+    if isinstance(wanted, list) and wanted:
+        if unknown := [name for name in wanted if name not in available]:
+            hints = []
+            for name in unknown:
+                near = difflib.get_close_matches(name, available, n=1)
+                hints.append(f"{name!r}" + (f" (did you mean {near[0]!r}?)" if near else ""))
+            raise UserError(
+                f"no subset {', '.join(hints)} in the data. Valid names: "
+                + ", ".join(sorted(available))
+            )
+        return wanted
+    return [name for name in available if not isinstance(wanted, dict) or name in wanted]
+
+
+def check_rows(rows: list[dict], settings: dict, where: str) -> None:
+    """Raise UserError where a question lacks a field that evalscope will read."""
+    for number, row in enumerate(rows, start=1):
+        missing = [field for field in settings.get("fields") or [] if row.get(field, row) is row]
+        if missing:
+            raise UserError(
+                f"{where}, row {number}: no field {', '.join(missing)}; it has {', '.join(row)}"
+            )
+
+
+def check_counts(counts: dict[str, int], where: str, least: int = 1) -> None:
+    small = {name: n for name, n in counts.items() if n < least}
+    if small:
+        need = "no questions" if least == 1 else f"fewer examples than the {least} shots"
+        raise UserError(f"{where}: {need} in " + ", ".join(f"{k} ({n})" for k, n in small.items()))
+
+
+def front_matter(files: dict[str, dict[str, str]]) -> str:
+    """README.md for `datasets`: {config: {split: path}}, written as JSON, which YAML includes."""
+    configs = [
+        {
+            "config_name": config,
+            "data_files": [{"split": split, "path": path} for split, path in splits.items()],
+        }
+        for config, splits in files.items()
+    ]
+    return f"---\n{json.dumps({'configs': configs}, ensure_ascii=False, indent=1)}\n---\n"
+
+
+def questions(data: Path, manifest: dict) -> Iterator[tuple[str, int, dict]]:
+    """(subset, index in the subset, row) of every question, numbered as evalscope numbers them."""
+    seen: Counter[str] = Counter()
+    for subset, path in manifest["questions"]:
+        for row in read_jsonl(data / path):
+            name = subset or subset_name(row, manifest)
+            yield name, seen[name], row
+            seen[name] += 1
