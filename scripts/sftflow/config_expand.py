@@ -1,0 +1,82 @@
+"""What the names in a config stand for: seeds and sweeps expand to runs.
+
+Works on a config as written (tidied, not resolved), also on one with errors in it.
+"""
+
+import itertools
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from sftflow.config_schema import section, tidy
+
+
+def expand_runs(config: dict) -> Iterator[tuple[str, str, dict]]:
+    """Every run that `runs` and `sweeps` stand for, as (name, place in the config, run).
+
+    The run holds what was stated, and `group` (its name without the seed), `sweep`, `point` (its
+    place in the grid). A sweep of a run that is not defined gives none.
+    """
+    runs = config.get("runs", {})
+    for name, run in runs.items():
+        yield from _seeds(name, f"runs.{name}", run | {"sweep": None, "point": {}})
+    for sweep, stated in config.get("sweeps", {}).items():
+        template = runs.get(stated.get("run"))
+        if template is None:
+            continue
+        for point in _grid(stated.get("grid", {})):
+            inputs = {key: point[key] for key in ("model", "dataset") if key in point}
+            settings = {key: value for key, value in point.items() if key not in inputs}
+            run = {
+                **template,
+                **inputs,
+                "label": None,  # the template's would stand on every row
+                "training": template.get("training", {}) | settings,
+                "sweep": sweep,
+                "point": point,
+            }
+            name = "-".join([sweep, *(f"{key}{plain(value)}" for key, value in point.items())])
+            yield from _seeds(name, f"sweeps.{sweep}", run)
+
+
+def members(config: dict) -> dict[str, list[str]]:
+    """name -> the subjects it stands for: itself, or all runs of one with seeds, or of a sweep."""
+    stands_for = {name: [name] for kind in ("models", "endpoints") for name in config.get(kind, {})}
+    for name, _, run in expand_runs(config):
+        stands_for.setdefault(name, [name])
+        for whole in {run["group"], run["sweep"]} - {name, None}:
+            stands_for.setdefault(whole, []).append(name)
+    return stands_for
+
+
+def plain(value: Any) -> str:
+    """A grid value as part of a run's name: 0.0001 -> "0.0001", True -> "true", [1, 2] -> "1-2"."""
+    if isinstance(value, list):
+        text = "-".join(map(plain, value))
+    elif isinstance(value, bool):
+        text = str(value).lower()
+    else:
+        text = f"{value:g}" if isinstance(value, float) else str(value)
+    return re.sub(r"[^A-Za-z0-9._-]", "_", text)
+
+
+def _grid(grid: dict[str, list]) -> Iterator[dict]:
+    """Every combination of the grid's values, as {key: value}."""
+    known = section("training")["properties"]
+    tidied = {key: [tidy(value, known.get(key, {})) for value in grid[key]] for key in grid}
+    for values in itertools.product(*tidied.values()):
+        yield dict(zip(tidied, values, strict=True))
+
+
+def _seeds(name: str, place: str, run: dict) -> Iterator[tuple[str, str, dict]]:
+    if "seeds" not in run:
+        yield name, place, run | {"group": name}
+        return
+    for seed in run["seeds"]:
+        label = f"{run['label']} (seed {seed})" if run.get("label") else None
+        training = run.get("training", {}) | {"seed": seed}
+        yield (
+            f"{name}-seed{seed}",
+            place,
+            run | {"training": training, "label": label, "group": name},
+        )
