@@ -12,7 +12,9 @@ from typing import Any
 from sftflow.cli import UserError
 from sftflow.config_check import check
 from sftflow.config_expand import expand_runs, members
-from sftflow.config_schema import follow, presets, schema, section, tidy
+from sftflow.config_schema import follow, presets, references, schema, section, tidy
+
+__all__ = ["check", "load", "presets", "references", "resolve", "warnings"]
 
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 
@@ -180,6 +182,7 @@ def _benchmark(name: str, stated: dict, generation: dict, suite: str | None) -> 
         **_located(stated, preset["sources"], preset["revision"]),
         "preset": preset_name,
         "subsets": subsets,
+        "whole": preset["subsets"] is None or set(subsets) == set(preset["subsets"]),
         # questions of each subset, known before anything is fetched; of own data nothing is known
         "published": None if "source" in stated else published,
         "shots": stated.get("shots", preset["shots"]),
