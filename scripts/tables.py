@@ -8,7 +8,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from sftflow import cli, config, tables
+from sftflow import cli, config_schema, tables
 from sftflow.jsonio import write_text
 
 
@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder for the tables")
     args = parser.parse_args()
     results = tables.Results(args.results)
-    for table in tables.all_tables(args.settings, results, config.references()):
+    for table in tables.all_tables(args.settings, results, config_schema.references()):
         write_text(args.output / f"{table.name}.md", tables.render(table))
         write_text(args.output / f"{table.name}.csv", table.data.to_csv(index=False))
         cli.note(f"table {table.name}  {len(table.data)} rows")

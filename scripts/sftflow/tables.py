@@ -313,16 +313,17 @@ def _raw(score: dict) -> dict:
 
 
 def reference_for(study: dict, references: dict, cell: Cell) -> dict | None:
-    """Published figure for a base model on this benchmark, as {score, shots, prompt, source}."""
-    subject = study["subjects"][cell.subject]
-    if subject["kind"] != "model":
+    """A base model's published figure (config/references.yaml) for what was asked here."""
+    model = study["models"].get(cell.subject)
+    if model is None or model.get("reference") is None:
         return None
-    name = study["models"][cell.subject].get("reference")
-    preset = study["benchmarks"][cell.benchmark].get("preset", cell.benchmark)
-    return references.get(name, {}).get(preset)
-
-
-REFERENCE_BAND = 0.05  # measured and published figures differ by prompt and extraction alone
+    benchmark = study["benchmarks"][cell.benchmark]
+    figure = references[model["reference"]].get(benchmark["preset"])
+    if figure is None or set(benchmark["subsets"]) != set(
+        figure["subsets"] or benchmark["published"] or ()
+    ):
+        return None
+    return figure
 
 
 def warnings(cell: Cell, reference: dict | None) -> list[str]:
@@ -335,10 +336,16 @@ def warnings(cell: Cell, reference: dict | None) -> list[str]:
         found.append("many answers truncated: raise max_tokens")
     if reference:
         low, high = score["ci95"] or (score["score"], score["score"])
-        if not low - REFERENCE_BAND <= reference["score"] <= high + REFERENCE_BAND:
+        band = reference["band"]
+        if not low - band <= reference["score"] <= high + band:
+            how = [
+                reference["shots"] is not None and f"{reference['shots']}-shot",
+                reference["prompt"],
+                reference["source"],
+            ]
             found.append(
-                f"published {percent(reference['score'])} ({reference['shots']}-shot, "
-                f"{reference['prompt']}) lies outside the measured band: check prompt and template"
+                f"far from the published {percent(reference['score'])} "
+                f"({', '.join(filter(None, how))}): check prompt, template and parsing"
             )
     return found
 

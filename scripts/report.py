@@ -1,0 +1,436 @@
+"""Write the report: report/report.<language>.md, report/report.html and the figures.
+
+The sections are those of a fine-tuning report written by hand, filled from what lies in results/.
+The HTML page holds every language and figure and needs no other file, so it can be sent to someone.
+"""
+
+import argparse
+import base64
+import re
+import sys
+from collections import Counter
+from pathlib import Path
+
+import jinja2
+import pandas as pd
+from markdown_it import MarkdownIt
+from sftflow import cli, config_schema, figures, tables
+from sftflow.jsonio import write_text
+from sftflow.tables import MISSING, NONE, Results
+
+TEMPLATES = Path(__file__).parent / "templates"
+FIGURES = ("loss", "learning_rate", "scores", "token_lengths")
+
+# What the tables say, in Chinese. Names, numbers and notes of the user stay as they are.
+CHINESE = {
+    "Accuracy": "准确率 [区间]",
+    "Accuracy (%)": "准确率 [区间]",
+    "Backend": "后端",
+    "Base model": "基座模型",
+    "Baseline": "基线",
+    "Baseline score": "基线得分",
+    "Benchmark": "数据集",
+    "Best loss": "最低 Loss",
+    "Candidate": "候选",
+    "Candidate score": "候选得分",
+    "Carry loss": "计入 Loss 的 token (%)",
+    "Chance": "随机水平",
+    "Characters (mean, max)": "字符数（均值, 最大）",
+    "Clean": "未污染子集",
+    "Dataset": "训练数据",
+    "Detectable": "可检出差异",
+    "Dialogues/s": "样本/秒",
+    "Difference": "差异 [区间]",
+    "Difference, clean": "差异（未污染子集）",
+    "Digest": "摘要",
+    "Dropped": "丢弃",
+    "Environment": "环境",
+    "Epochs": "轮数",
+    "Final loss": "最终 Loss",
+    "Fixed / broken": "改对 / 改错",
+    "FLOP utilisation": "FLOP 利用率 (%)",
+    "Form": "形式",
+    "GPU use": "GPU 利用率",
+    "If parsed": "可解析部分的准确率",
+    "Kept": "保留",
+    "License": "许可证",
+    "Macro difference": "宏平均差异",
+    "Macro mean": "宏平均",
+    "Macro-F1": "F1分数",
+    "Max": "最大",
+    "Mean": "均值",
+    "Micro difference": "微平均差异",
+    "Micro mean": "微平均",
+    "Model": "模型",
+    "Note": "备注",
+    "Number type": "数值类型",
+    "Package": "软件包",
+    "Padded": "填充 (%)",
+    "Parameters": "参数量",
+    "Peak memory": "显存/内存峰值",
+    "Prompt": "提示",
+    "Published": "公开成绩",
+    "Read": "读取",
+    "Reason": "原因",
+    "Receipt": "明细",
+    "Record": "记录",
+    "Revision": "版本",
+    "Rows": "行数",
+    "Run": "实验",
+    "Score": "来源",
+    "SE": "标准误",
+    "Seed": "随机种子",
+    "Seeds": "种子数",
+    "SD between seeds": "种子间标准差",
+    "Setting": "参数",
+    "Source": "来源",
+    "Steps": "总步数",
+    "Steps per epoch": "每轮步数",
+    "Subject": "模型",
+    "Subset": "子集",
+    "Suite": "评测集",
+    "Time": "训练时间",
+    "Token accuracy": "token 准确率",
+    "Tokens/s": "token/秒",
+    "Train": "训练",
+    "Truncated": "截断 (%)",
+    "Turns (mean, max)": "轮次（均值, 最大）",
+    "Unparsed": "未解析 (%)",
+    "Validation": "验证",
+    "Validation loss": "验证 Loss",
+    "Verdict": "结论",
+    "n": "样本数",
+    "p (Holm)": "p（Holm 校正）",
+    "all": "全部",
+    "better": "更好",
+    "worse": "更差",
+    MISSING: "缺失",
+    "not evaluated": "未评测",
+    "base": "基座",
+    "merged": "合并权重",
+    "adapter": "基座 + 适配器",
+    "endpoint": "外部服务",
+}
+CHINESE_PATTERNS = [
+    (re.compile(r"^no evidence at n = (\d+)$"), r"n = \1 时无证据"),
+    (re.compile(r"^not compared: (.*)$", re.S), r"未比较：\1"),
+    (re.compile(r"^incomplete: (.*)$", re.S), r"不完整：\1"),
+]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--results", type=Path, default=Path("results"), help="folder of all outputs"
+    )
+    parser.add_argument(
+        "--settings", type=cli.settings, required=True, help="resolved config: JSON, or @FILE"
+    )
+    parser.add_argument("--output", type=Path, required=True, help="folder for the reports")
+    parser.add_argument(
+        "--figures", type=Path, required=True,
+        help=f"folder for the figures ({', '.join(name + '.svg' for name in FIGURES)}), beside it",
+    )  # fmt: skip
+    args = parser.parse_args()
+    study, results = args.settings, Results(args.results)
+    found = collect(study, results)
+    pictures = draw(study, found)
+    for name, svg in pictures.items():
+        write_text(args.figures / f"{name}.svg", svg)
+    pages = {language: page(language, found) for language in study["languages"]}
+    for language, text in pages.items():
+        write_text(args.output / f"report.{language}.md", text)
+    write_text(args.output / "report.html", html(pages, pictures))
+    cli.note(f"report in {', '.join(pages)}: {args.output / 'report.html'}")
+
+
+# --- what the report tells -----------------------------------------------------------------------
+
+
+def collect(study: dict, results: Results) -> dict:
+    """Everything that the templates show; tables in English, translated when they are shown."""
+    references = config_schema.references()
+    cells = tables.load_cells(study, results)
+    comparison = tables.comparison_table(study, cells)
+    training = {name: results.read(f"runs/{name}/training.json") for name in study["runs"]}
+    suites = {
+        suite: tables.suite_table(study, suite, cells, references)
+        for suite in study["evaluate"]["suites"]
+    }
+    return {
+        "study": study,
+        "cells": cells,
+        "models": pd.DataFrame(model_row(study, results, name) for name in study["models"]),
+        "environments": environment_frame(results),
+        "data": dict(tables.data_table(study, results).sections),
+        "settings": settings_frame(study),
+        "training_records": {name: record for name, record in training.items() if record},
+        "fits": {
+            name: receipt["tokens"]
+            for name in study["runs"]
+            if (receipt := results.read(f"runs/{name}/receipt.json"))
+        },
+        "commands": commands(study, results),
+        "training": tables.training_table(study, results).sections[0][1],
+        "inference": tables.inference_table(study, results).sections[0][1],
+        "chat": tables.chat_table(study, results).sections[0][1],
+        "asked": asked_frame(study),
+        "suites": {suite: report_sections(table) for suite, table in suites.items()},
+        "comparison": dict(comparison.sections),
+        "verdicts": verdicts(study, comparison.data),
+        "problems": problems(study, cells, training),
+        "reach": reach(comparison.data),
+        "provenance": provenance(cells),
+    }
+
+
+def model_row(study: dict, results: Results, name: str) -> dict:
+    model, manifest = study["models"][name], results.read(f"models/{name}/manifest.json") or {}
+    return {
+        "Model": model["label"] or name,
+        "Source": model["source"],
+        "Revision": manifest.get("revision") or model.get("revision") or NONE,
+        "Parameters": tables.number(manifest.get("parameters")),
+        "Number type": manifest.get("torch_dtype") or NONE,
+        "License": manifest.get("license") or NONE,
+        "Digest": (manifest.get("digest") or MISSING)[:12],
+        "Note": "runs code from the hub (allow_remote_code)" if manifest.get("remote_code") else "",
+    }
+
+
+PACKAGES = (
+    "ms-swift", "torch", "transformers", "peft", "liger-kernel", "vllm", "evalscope", "swanlab",
+)  # fmt: skip
+
+
+def environment_frame(results: Results) -> pd.DataFrame:
+    """Installed versions of the packages that matter, by environment."""
+    rows = []
+    for path in sorted((results.folder / "environments").glob("*.json")):
+        record = results.read(f"environments/{path.name}")
+        packages = record["packages"]
+        rows.append(
+            {
+                "Environment": record["env"],
+                "Python": record["python"],
+                **{name: packages.get(name, NONE) for name in PACKAGES},
+                "uv.lock": (record["lock"] or NONE)[:12],
+            }
+        )
+    frame = pd.DataFrame(rows)
+    return frame.drop(columns=[name for name in frame if (frame[name] == NONE).all()])
+
+
+SETTINGS = (
+    "tuner_type", "lora_rank", "lora_alpha", "lora_dropout", "target_modules", "torch_dtype",
+    "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps",
+    "learning_rate", "lr_scheduler_type", "warmup_ratio", "weight_decay", "max_length", "too_long",
+    "eval_steps", "save_steps", "save_total_limit", "logging_steps", "seed",
+)  # fmt: skip
+
+
+def settings_frame(study: dict) -> pd.DataFrame:
+    """Training settings: one column where all runs agree, else one per run (if they are few)."""
+    runs = study["runs"]
+    if not runs:
+        return pd.DataFrame()
+    if len(runs) > tables.WIDE:
+        varied = [s for s in SETTINGS if len({str(r["training"][s]) for r in runs.values()}) > 1]
+        return pd.DataFrame(
+            {"Run": name, **{s: run["training"][s] for s in varied}} for name, run in runs.items()
+        )
+    return pd.DataFrame(
+        {"Setting": s, **{name: str(run["training"][s]) for name, run in runs.items()}}
+        for s in SETTINGS
+    )
+
+
+def commands(study: dict, results: Results) -> dict[str, str]:
+    """The exact ms-swift file of the first runs."""
+    paths = {name: results.folder / f"runs/{name}/command.yaml" for name in list(study["runs"])[:2]}
+    return {name: path.read_text("utf-8") for name, path in paths.items() if path.exists()}
+
+
+def asked_frame(study: dict) -> pd.DataFrame:
+    """How every benchmark is asked."""
+    rows = []
+    for suite in study["evaluate"]["suites"]:
+        for name in study["suites"][suite]:
+            benchmark = study["benchmarks"][name]
+            subsets = benchmark["subsets"]
+            rows.append(
+                {
+                    "Suite": suite,
+                    "Benchmark": benchmark["label"] or name,
+                    "Subset": ", ".join(subsets) if len(subsets) <= 4 else f"{len(subsets)}",
+                    "Few-shot": benchmark["shots"],
+                    "Limit": benchmark["limit"] or NONE,
+                    "temperature": benchmark["generation"]["temperature"],
+                    "max_tokens": benchmark["generation"]["max_tokens"],
+                    "Note": benchmark.get("note") or "",
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+COLUMNS = (
+    "Benchmark", "Subset", "Subject", "n", "Accuracy", "Macro-F1", "Unparsed", "Few-shot", "Note",
+)  # fmt: skip
+
+
+def report_sections(table: tables.Table) -> dict[str, pd.DataFrame]:
+    sections = dict(table.sections)
+    if len(table.data["subject"].unique()) <= tables.WIDE:
+        sections["Details"] = sections["Details"][list(COLUMNS)]
+    else:
+        del sections["Details"]
+    return sections
+
+
+def verdicts(study: dict, rows: pd.DataFrame) -> list[dict]:
+    """Per pair: the benchmarks that got better and worse, and those without evidence."""
+    found: dict[tuple, dict] = {}
+    for row in rows.to_dict("records"):
+        entry = found.setdefault(
+            (row["baseline"], row["candidate"]),
+            {
+                "baseline": row["baseline"], "candidate": row["candidate"],
+                "better": [], "worse": [], "none": [], "problem": [],
+            },
+        )  # fmt: skip
+        kind = {"better": "better", "worse": "worse"}.get(row["verdict"], "none")
+        if row["verdict"].startswith("not compared"):
+            kind = "problem"
+        entry[kind].append(study["benchmarks"][row["benchmark"]]["label"] or row["benchmark"])
+    return list(found.values())
+
+
+def problems(study: dict, cells: dict, training: dict) -> list[str]:
+    """What a reader must know before believing the numbers."""
+    found = [
+        f"`{cell.subject}` {cell.benchmark}: {cell.note}"
+        for cell in cells.values()
+        if not cell.usable
+    ]
+    for cell in cells.values():
+        if cell.usable:
+            found += [
+                f"`{cell.subject}` {cell.benchmark}: {w}" for w in tables.warnings(cell, None)
+            ]
+    for name, record in training.items():
+        for lowered in (record or {}).get("out_of_memory", []):
+            found.append(
+                f"`{name}`: out of memory, micro-batch lowered to {lowered['micro_batch']} "
+                f"× {lowered['accumulation']} (same dialogues a step)"
+            )
+    if len(found) > 30:
+        kinds = Counter(cell.state for cell in cells.values())
+        counts = ", ".join(f"{count} {state}" for state, count in sorted(kinds.items()))
+        return [f"{len(cells)} scores: {counts}", *found[:30], "…"]
+    return found
+
+
+def reach(rows: pd.DataFrame) -> list[dict]:
+    """Comparisons without evidence, with the difference that their n could have shown."""
+    if "detectable" not in rows:
+        return []
+    open_ = rows[rows["verdict"].str.startswith("no evidence")]
+    return open_[["candidate", "benchmark", "n", "detectable"]].to_dict("records")
+
+
+def provenance(cells: dict) -> dict:
+    """Commits, machines and times that the scores come from."""
+    records = [cell.score["provenance"] for cell in cells.values() if cell.score]
+    started = sorted(record["started"] for record in records)
+    machines = Counter(machine(record["hardware"]) for record in records)
+    return {
+        "first": started[0] if started else None,
+        "last": started[-1] if started else None,
+        "commits": sorted({record["git"] for record in records if record["git"]}),
+        "machines": [name for name, _ in machines.most_common()],
+        "seconds": sum(record["seconds"] for record in records),
+        "scores": len(records),
+    }
+
+
+def machine(hardware: dict) -> str:
+    gpus = Counter(hardware["gpus"])
+    return ", ".join([f"{n} × {name}" for name, n in gpus.items()] or [hardware["cpu"]])
+
+
+# --- how it looks --------------------------------------------------------------------------------
+
+
+def draw(study: dict, found: dict) -> dict[str, str]:
+    points: dict[str, dict] = {}
+    chance = {}
+    for cell in found["cells"].values():
+        if cell.usable and cell.score["ci95"]:
+            benchmark = study["benchmarks"][cell.benchmark]["label"] or cell.benchmark
+            values = (cell.score["score"], *cell.score["ci95"])
+            points.setdefault(cell.subject, {})[benchmark] = values
+            chance[benchmark] = cell.score["chance"]
+    return {
+        "loss": figures.loss(found["training_records"]),
+        "learning_rate": figures.learning_rate(found["training_records"]),
+        "scores": figures.scores(points, chance),
+        "token_lengths": figures.token_lengths(found["fits"]),
+    }
+
+
+def page(language: str, found: dict) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), trim_blocks=True, lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined, keep_trailing_newline=True,
+    )  # fmt: skip
+    environment.filters["table"] = lambda frame: tables.markdown(translate(frame, language))
+    environment.filters["percent"] = tables.percent
+    environment.filters["duration"] = tables.duration
+    text = environment.get_template(f"report.{language}.md.j2").render(**found, none=NONE)
+    return re.sub(r"\n{3,}", "\n\n", text)
+
+
+def translate(frame: pd.DataFrame, language: str) -> pd.DataFrame:
+    if language != "zh":
+        return frame
+    return frame.rename(columns=CHINESE).map(chinese)
+
+
+def chinese(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    for pattern, replacement in CHINESE_PATTERNS:
+        if pattern.match(value):
+            return pattern.sub(replacement, value)
+    return CHINESE.get(value, value)
+
+
+NAMES = {"zh": "中文", "en": "English"}
+
+
+def html(pages: dict[str, str], pictures: dict[str, str]) -> str:
+    """One page with every language; Markdown is rendered without raw HTML, so answers of a model
+    that contain markup stay text."""
+    parser = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True)
+    bodies = {
+        language: embed(parser.render(text.replace("<br>", " ⏎ ")), pictures)
+        for language, text in pages.items()
+    }
+    return environment.get_template("report.html.j2").render(bodies=bodies, names=NAMES)
+
+
+def embed(body: str, pictures: dict[str, str]) -> str:
+    """Put the figures into the page, and tables into boxes that scroll."""
+    for name, svg in pictures.items():
+        data = base64.b64encode(svg.encode()).decode()
+        body = body.replace(f"../figures/{name}.svg", f"data:image/svg+xml;base64,{data}")
+    return body.replace("<table>", '<div class="table"><table>').replace(
+        "</table>", "</table></div>"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

@@ -1,0 +1,154 @@
+"""The report's figures (root environment only: matplotlib). English labels: no CJK font is needed.
+
+Each function takes plain records and returns SVG text, the same bytes for the same records.
+"""
+
+import io
+from collections.abc import Callable
+
+import matplotlib
+
+matplotlib.use("svg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+
+COLORS = ["#2563eb", "#dc6803", "#15803d", "#9333ea", "#be123c", "#0e7490", "#854d0e", "#475569"]
+STYLE = {
+    "svg.hashsalt": "sftflow",
+    "svg.fonttype": "path",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e5e7eb",
+    "axes.axisbelow": True,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "legend.frameon": False,
+    "figure.constrained_layout.use": True,
+}
+
+
+def _svg(draw: Callable[[Axes], None], width: float = 7.2, height: float = 3.2) -> str:
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(width, height))
+        draw(axes)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        plt.close(figure)
+    return buffer.getvalue()
+
+
+def _shown(records: dict, axes: Axes, title: str, what: str) -> list[tuple[str, dict, str]]:
+    """(name, record, colour) of as many records as there are colours; the title says how many."""
+    shown = list(records.items())[: len(COLORS)]
+    more = f" (first {len(shown)} of {len(records)} {what})" if len(shown) < len(records) else ""
+    axes.set_title(title + more)
+    if not records:
+        axes.text(0.5, 0.5, "no data yet", ha="center", transform=axes.transAxes, color="#6b7280")
+        axes.grid(False)
+    return [(name, record, COLORS[place]) for place, (name, record) in enumerate(shown)]
+
+
+def _legend(axes: Axes) -> None:
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=8)
+
+
+def loss(records: dict[str, dict]) -> str:
+    """Training loss per optimizer step, and validation loss, from training.json by run."""
+
+    def draw(axes: Axes) -> None:
+        for name, record, color in _shown(records, axes, "Loss", "runs"):
+            curve, checks = record["curve"], record.get("validation_curve")
+            axes.plot(curve["step"], curve["loss"], color=color, lw=1.3, label=name)
+            if checks:
+                axes.plot(
+                    checks["step"], checks["loss"], color=color, ls="--", marker="o", ms=4, lw=1,
+                    label=f"{name}, validation",
+                )  # fmt: skip
+        axes.set_xlabel("Optimizer step")
+        axes.set_ylabel("Cross-entropy per token (nats)")
+        _legend(axes)
+
+    return _svg(draw)
+
+
+def learning_rate(records: dict[str, dict]) -> str:
+    def draw(axes: Axes) -> None:
+        for name, record, color in _shown(records, axes, "Learning rate", "runs"):
+            curve = record["curve"]
+            axes.plot(curve["step"], curve["learning_rate"], color=color, lw=1.3, label=name)
+        axes.set_xlabel("Optimizer step")
+        axes.set_ylabel("Learning rate")
+        axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+        _legend(axes)
+
+    return _svg(draw)
+
+
+def scores(points: dict[str, dict[str, tuple[float, float, float]]], chance: dict) -> str:
+    """Accuracy with its interval: {subject: {benchmark: (score, low, high)}} as shares of 1.
+
+    `chance`: {benchmark: share} where there is something to guess.
+    """
+    benchmarks = list(dict.fromkeys(name for record in points.values() for name in record))
+
+    def draw(axes: Axes) -> None:
+        shown = _shown(points, axes, "Scores with their intervals", "subjects")
+        spread = min(0.7, 0.16 * len(shown))
+        for place, (name, record, color) in enumerate(shown):
+            shift = spread * (place / max(len(shown) - 1, 1) - 0.5) if len(shown) > 1 else 0.0
+            rows = [(benchmarks.index(b) + shift, *values) for b, values in record.items()]
+            axes.errorbar(
+                [100 * score for _, score, _, _ in rows],
+                [y for y, *_ in rows],
+                xerr=[
+                    [100 * (score - low) for _, score, low, _ in rows],
+                    [100 * (high - score) for _, score, _, high in rows],
+                ],
+                fmt="o", ms=5, color=color, elinewidth=1.6, label=name,
+            )  # fmt: skip
+        guess = [(100 * chance[b], y) for y, b in enumerate(benchmarks) if chance.get(b)]
+        if guess:
+            axes.plot(*zip(*guess, strict=True), "|", ms=16, color="#6b7280", label="chance")
+        axes.set_yticks(range(len(benchmarks)), benchmarks)
+        axes.set_ylim(len(benchmarks) - 0.4, -0.6)
+        axes.set_xlim(0, 100)
+        axes.set_xlabel("Score (%)")
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+
+    return _svg(draw, height=max(2.4, 1.2 + 0.5 * len(benchmarks)))
+
+
+def token_lengths(records: dict[str, dict]) -> str:
+    """Dialogues per token length from run receipts: {run: {"histogram": [[lower edge, count]]}}.
+
+    Bin i reaches from its edge to the next one; bins are two per doubling, so the axis is
+    logarithmic and a bar's height is its count.
+    """
+
+    def draw(axes: Axes) -> None:
+        for name, record, color in _shown(records, axes, "Tokens per dialogue", "runs"):
+            bins = [(edge, count) for edge, count in record["histogram"] if edge > 0]
+            if not bins:
+                continue
+            edges = [edge for edge, _ in bins] + [_next_edge(bins[-1][0])]
+            axes.stairs([count for _, count in bins], edges, color=color, lw=1.5, label=name)
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        axes.set_xlabel("Tokens")
+        axes.set_ylabel("Dialogues")
+        _legend(axes)
+
+    return _svg(draw)
+
+
+def _next_edge(edge: int) -> int:
+    """Edges run 1, 2, 3, 4, 6, 8, 12, 16, 24, …"""
+    if edge < 2:
+        return edge + 1
+    power = 1 << (edge.bit_length() - 1)
+    return power + power // 2 if edge == power else 2 * power
