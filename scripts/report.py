@@ -1,4 +1,5 @@
-"""Write the report: report/report.<language>.md, report/report.html and the figures.
+"""Write the report: report/report.<language>.md, report/report.html, and the figures that they show
+(figures/{loss,learning_rate,scores,token_lengths}.svg), all below --results.
 
 The sections are those of a fine-tuning report written by hand, filled from what lies in results/.
 The HTML page holds every language and figure and needs no other file, so it can be sent to someone.
@@ -19,7 +20,6 @@ from sftflow.jsonio import write_text
 from sftflow.tables import MISSING, NONE, Results
 
 TEMPLATES = Path(__file__).parent / "templates"
-FIGURES = ("loss", "learning_rate", "scores", "token_lengths")
 
 # What the tables say, in Chinese. Names, numbers and notes of the user stay as they are.
 CHINESE = {
@@ -128,22 +128,17 @@ def main() -> None:
     parser.add_argument(
         "--settings", type=cli.settings, required=True, help="resolved config: JSON, or @FILE"
     )
-    parser.add_argument("--output", type=Path, required=True, help="folder for the reports")
-    parser.add_argument(
-        "--figures", type=Path, required=True,
-        help=f"folder for the figures ({', '.join(name + '.svg' for name in FIGURES)}), beside it",
-    )  # fmt: skip
     args = parser.parse_args()
     study, results = args.settings, Results(args.results)
     found = collect(study, results)
     pictures = draw(study, found)
     for name, svg in pictures.items():
-        write_text(args.figures / f"{name}.svg", svg)
+        write_text(args.results / f"figures/{name}.svg", svg)
     pages = {language: page(language, found) for language in study["languages"]}
     for language, text in pages.items():
-        write_text(args.output / f"report.{language}.md", text)
-    write_text(args.output / "report.html", html(pages, pictures))
-    cli.note(f"report in {', '.join(pages)}: {args.output / 'report.html'}")
+        write_text(args.results / f"report/report.{language}.md", text)
+    write_text(args.results / "report/report.html", html(pages, pictures))
+    cli.note(f"report in {', '.join(pages)}: {args.results / 'report/report.html'}")
 
 
 # --- what the report tells -----------------------------------------------------------------------

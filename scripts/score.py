@@ -20,7 +20,9 @@ DECIMALS = 5e-5 + 1e-9  # half a unit of the fourth decimal, to which evalscope 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--results", type=Path, default="results", help="folder of all outputs")
+    parser.add_argument(
+        "--results", type=Path, default=Path("results"), help="folder of all outputs"
+    )
     parser.add_argument(
         "--evaluation", type=Path, required=True, help="evaluations/<subject>/<suite>.json"
     )
@@ -31,7 +33,6 @@ def arguments() -> argparse.Namespace:
         "--contamination", type=Path, help="overlap of the subject's training data with benchmarks"
     )
     parser.add_argument("--confidence", type=float, default=0.95, help="of the intervals")
-    parser.add_argument("--output", type=Path, required=True, help="folder for <benchmark>.json")
     return parser.parse_args()
 
 
@@ -44,7 +45,7 @@ def main() -> None:
         for benchmark in args.benchmark or evaluation["benchmarks"]
     ]
     for result in scores:
-        write_json(args.output / f"{result['benchmark']}.json", result)
+        write_json(args.results / f"scores/{result['subject']}/{result['benchmark']}.json", result)
         cli.note(
             f"score {result['subject']} {result['benchmark']}  {100 * result['score']:.1f} %  "
             f"n = {result['n']}"

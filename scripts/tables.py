@@ -22,12 +22,14 @@ def main() -> None:
     parser.add_argument(
         "--settings", type=cli.settings, required=True, help="resolved config: JSON, or @FILE"
     )
-    parser.add_argument("--output", type=Path, required=True, help="folder for the tables")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="these tables; default: all")
     args = parser.parse_args()
     results = tables.Results(args.results)
-    for table in tables.all_tables(args.settings, results, config_schema.references()):
-        write_text(args.output / f"{table.name}.md", tables.render(table))
-        write_text(args.output / f"{table.name}.csv", table.data.to_csv(index=False))
+    names = args.only or tables.names(args.settings)
+    for table in tables.build(args.settings, results, config_schema.references(), names):
+        path = args.results / "tables" / table.name
+        write_text(f"{path}.md", tables.render(table))
+        write_text(f"{path}.csv", table.data.to_csv(index=False))
         cli.note(f"table {table.name}  {len(table.data)} rows")
 
 

@@ -144,17 +144,17 @@ def number(value: float | None, digits: int = 0, unit: str = "") -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """`1:02:03`, or `12.3 s` below a minute."""
+    """`1:02:03`, `12.3 s` below a minute, `1.23 s` below ten seconds."""
     if seconds is None:
         return NONE
     if seconds < 60:
-        return f"{seconds:.1f} s"
+        return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
 def gibibytes(size: float | None) -> str:
-    return NONE if size is None else f"{size / 2**30:.2f}"
+    return NONE if size is None else f"{size / 2**30:.2f} GiB"
 
 
 def pick(record: dict | None, path: str) -> object:
@@ -746,14 +746,37 @@ def inference_table(study: dict, results: Results) -> Table:
         "How each subject came up and answered, measured on an undisturbed server.",
         [("", pd.DataFrame(inference_row(study, *item) for item in records.items()))],
         pd.DataFrame({"subject": name, **flat(record or {})} for name, record in records.items()),
+        [
+            "Ready: from the start of the server to its first proven answer. A run is started in "
+            "both forms, adapter on base and merged; the rest is of the form that is served.",
+            "Tokens/s: generated tokens, of one answer and of as many at once as are asked in an "
+            "evaluation.",
+            f"Memory: {NONE} where there is no GPU, or the server is somebody else's.",
+        ],
     )
 
 
 def inference_row(study: dict, name: str, record: dict | None) -> dict:
-    row = {"Subject": name, "Form": study["subjects"][name]["form"]}
+    row = {"Subject": label(study, "subjects", name), "Form": study["subjects"][name]["form"]}
     if record is None:
         return {**row, "Backend": MISSING}
-    return {**row, "Backend": pick(record, "backend.name") or NONE}
+    form, seconds, speed = record["form"], record["seconds"], record["speed"]
+    several = f"{number(speed['tokens_per_second_concurrent'], 1)} (×{speed['concurrency']})"
+    return {
+        **row,
+        "Backend": record["backend"]["name"],
+        "Ready": duration(seconds[form].get("ready")),
+        "Weights loaded in": duration(seconds[form].get("load")),
+        "First answer": duration(seconds[form].get("first_answer")),
+        "Ready as adapter": duration(pick(seconds, "adapter.ready")),
+        "Ready as merged": duration(pick(seconds, "merged.ready")),
+        "First token": duration(speed["first_token_seconds"]),
+        "Tokens/s, one stream": number(speed["tokens_per_second"], 1),
+        "Tokens/s, together": several,
+        "Process memory": gibibytes(record["memory"]["process"]),
+        "GPU memory": gibibytes(record["memory"]["gpu"]),
+        "Record": link(f"subjects/{name}/readiness.json"),
+    }
 
 
 def chat_table(study: dict, results: Results) -> Table:
@@ -937,19 +960,42 @@ def flat(record: dict, prefix: str = "") -> dict:
     return result
 
 
-def all_tables(study: dict, results: Results, references: dict) -> list[Table]:
+def names(study: dict) -> list[str]:
     """Every table but the plan, in the order of the report."""
-    cells = load_cells(study, results)
-    tables = [
-        training_table(study, results),
-        inference_table(study, results),
-        *(suite_table(study, suite, cells, references) for suite in study["evaluate"]["suites"]),
-        comparison_table(study, cells),
-        chat_table(study, results),
-        data_table(study, results),
-        sweep_table(study, results, cells),
+    return [
+        "training",
+        "inference",
+        *study["evaluate"]["suites"],
+        "comparison",
+        "chat",
+        "data",
+        "sweep",
     ]
-    if extra := extra_scores(study, results):
-        note = "Scores that lie in results/ but are not asked for by this config, left out: "
-        tables[-3].notes.append(note + ", ".join(extra[:20]) + (" …" if len(extra) > 20 else ""))
+
+
+def build(study: dict, results: Results, references: dict, wanted: list[str]) -> list[Table]:
+    """The tables of these names; scores are read only for the tables that show them."""
+    plain = {
+        "training": training_table,
+        "inference": inference_table,
+        "chat": chat_table,
+        "data": data_table,
+    }
+    cells = load_cells(study, results) if set(wanted) - plain.keys() else {}
+    tables = []
+    for name in wanted:
+        if name in plain:
+            tables.append(plain[name](study, results))
+        elif name == "comparison":
+            tables.append(comparison_table(study, cells))
+            if extra := extra_scores(study, results):
+                tables[-1].notes.append(
+                    "Scores that lie in results/ but that this config does not ask for, left out: "
+                    + ", ".join(extra[:20])
+                    + (" …" if len(extra) > 20 else "")
+                )
+        elif name == "sweep":
+            tables.append(sweep_table(study, results, cells))
+        else:
+            tables.append(suite_table(study, name, cells, references))
     return tables
