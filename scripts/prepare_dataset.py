@@ -25,24 +25,7 @@ from pathlib import Path
 
 from sftflow import cli, jsonio, sharegpt
 from sftflow.cli import UserError
-from sftflow.histogram import Histogram
-
-SHOWN = 20  # line numbers per reason
-
-
-class Lines:
-    """How many rows, and where the first of them are."""
-
-    def __init__(self) -> None:
-        self.count, self.lines = 0, []
-
-    def add(self, where: int | str) -> None:
-        self.count += 1
-        if len(self.lines) < SHOWN:
-            self.lines.append(where)
-
-    def record(self) -> dict:
-        return {"count": self.count, "lines": self.lines}
+from sftflow.receipts import SHOWN, Histogram, Lines
 
 
 def located_rows(folder: Path, names: list[str]) -> Iterator[tuple[int | str, object]]:

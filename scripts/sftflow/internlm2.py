@@ -261,7 +261,7 @@ def tokenizer(model_file: Path, special: dict[int, str]):
     for i, piece in enumerate(model.pieces):
         if i in special:
             names[i] = special[i]
-        elif piece.type == kinds.UNUSED:
+        elif piece.type == kinds.UNUSED or piece.piece == "\0":  # sentencepiece skips both alike
             names[i] = f"<unused {i}>"  # never encoded, but its id stays taken
         elif piece.type == kinds.USER_DEFINED:
             user_defined.append(piece.piece)

@@ -1,0 +1,188 @@
+"""Fit a dataset's dialogues to one run: count tokens with the run's own tokenizer and chat template,
+and deal with those that are longer than max_length.
+
+in:   --train, --validation, --dataset-receipt   of results/datasets/<dataset>
+      --weights   <results>/models/<model>/weights (only its tokenizer and config.json are read)
+      settings    {"run", "training": {"max_length", "too_long": drop|truncate|split, "seed",
+                   "per_device_train_batch_size", "gradient_accumulation_steps"},
+                   "model": {"model_type", "template", "system"}}
+out:  --output    <results>/runs/<run>/: train.jsonl, validation.jsonl, receipt.json
+                  {schema, run, dataset, template, rows_read, rows_kept, dropped {reason: {count, lines}},
+                   truncated, split, train_rows, validation_rows,
+                   tokens {train, validation, loss, mean, min, max, histogram}, loss_share, padded_share,
+                   padded_share_grouped, steps_per_epoch, digest}
+env:  envs/swift. The counts come from ms-swift's own template, so the trainer keeps exactly these rows.
+
+drop:      a dialogue that is too long is left out.
+truncate:  it is kept, and the trainer cuts its end; without an answer before the cut it is left out.
+split:     it becomes several dialogues, cut before user turns, each with the system prompt; a single
+           exchange that is too long is left out.
+"""
+
+import argparse
+import contextlib
+import multiprocessing
+import os
+import sys
+from collections.abc import Iterator
+from hashlib import sha256
+from json import dumps
+from math import ceil
+from pathlib import Path
+
+from sftflow import cli, fit, jsonio
+from sftflow.cli import UserError
+from sftflow.receipts import Histogram, Lines
+from sftflow.progress import Progress
+
+UNLIMITED = 1 << 40  # the template only counts; what is too long is decided here
+
+
+def swift_encoder(weights: Path, model: dict) -> fit.Encode:
+    """Counts as ms-swift counts when it trains."""
+    os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    with contextlib.redirect_stdout(sys.stderr):
+        from swift import get_processor, get_template
+        from swift.template import TEMPLATE_MAPPING
+
+        if model["template"] and model["template"] not in TEMPLATE_MAPPING:
+            raise UserError(f"ms-swift has no template {model['template']!r}")
+        processor = get_processor(str(weights.resolve()), model_type=model["model_type"])
+        template = get_template(
+            processor,
+            default_system=model.get("system"),
+            max_length=UNLIMITED,
+            template_type=model["template"],
+        )
+        template.set_mode("train")
+
+    def encode(messages: list[dict], tools: str | None) -> bytes:
+        encoded = template.encode({"messages": messages} | ({"tools": tools} if tools else {}))
+        return bytes(label != -100 for label in encoded["labels"])
+
+    return encode
+
+
+class Fitter:
+    """One row's outcome, in this process or in a forked one."""
+
+    def __init__(self, encode: fit.Encode, longest: int, too_long: str):
+        self.encode, self.longest, self.too_long = encode, longest, too_long
+
+    def __call__(self, row: dict) -> fit.Outcome:
+        try:
+            return fit.outcome(row, self.encode, self.longest, self.too_long)
+        except Exception as error:  # whatever a template raises, the trainer would raise as well
+            raise UserError(
+                f"the template cannot encode dialogue {row['id']}: {type(error).__name__}: {error}"
+            ) from error
+
+
+def outcomes(rows: Iterator[dict], fitter: Fitter, workers: int) -> Iterator[fit.Outcome]:
+    """In the order of the rows. Forked workers share what the import of ms-swift costs."""
+    if workers < 2:
+        yield from map(fitter, rows)
+        return
+    global FORKED
+    FORKED = fitter
+    with multiprocessing.get_context("fork").Pool(workers) as pool:
+        yield from pool.imap(forked, rows, chunksize=64)
+
+
+FORKED: Fitter | None = None
+
+
+def forked(row: dict) -> fit.Outcome:
+    return FORKED(row)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--train", type=Path, required=True, help="the dataset's train.jsonl")
+    parser.add_argument("--validation", type=Path, required=True)
+    parser.add_argument("--dataset-receipt", type=Path, required=True)
+    parser.add_argument("--weights", type=Path, required=True, help="folder")
+    parser.add_argument("--settings", type=cli.settings, required=True, help="JSON, or @FILE")
+    parser.add_argument("--output", type=Path, required=True, help="results/runs/<run>")
+    parser.add_argument("--workers", type=int, default=1, help="processes that tokenize")
+    args = parser.parse_args()
+    run, training, model = (args.settings[key] for key in ("run", "training", "model"))
+    dataset = jsonio.read_json(args.dataset_receipt)
+    total = dataset["train_rows"] + dataset["validation_rows"]
+    encode = swift_encoder(args.weights, model)
+    fitter = Fitter(encode, training["max_length"], training["too_long"])
+    workers = args.workers if total > 2000 else 1  # a pool costs more than it saves on few rows
+    progress = Progress(f"tokenize {run}", total, "dialogues")
+
+    found = {"train": Histogram(), "validation": Histogram()}
+    lengths: list[int] = []
+    dropped: dict[str, Lines] = {}
+    altered = {"truncated": Lines(), "split": Lines()}
+    kept_digest, loss, read = sha256(), 0, 0
+    for side, source in (("train", args.train), ("validation", args.validation)):
+        with jsonio.writing(args.output / f"{side}.jsonl") as file:
+            made = outcomes(jsonio.read_jsonl(source), fitter, workers)
+            for number, outcome in enumerate(made, start=1):
+                where = f"{side}.jsonl:{number}"
+                if outcome.reason:
+                    dropped.setdefault(outcome.reason, Lines()).add(where)
+                if outcome.how:
+                    altered[outcome.how].add(where)
+                for row, tokens, with_loss in outcome.kept:
+                    file.write(dumps(row, ensure_ascii=False) + "\n")
+                    kept_digest.update(f"{side} {row['id']}\n".encode())
+                    found[side].add(tokens)
+                    if side == "train":
+                        lengths.append(tokens)
+                        loss += with_loss
+                progress.update(read := read + 1)
+    if read != total:
+        raise UserError(f"{args.train.parent}: {read} rows, but its receipt counts {total}")
+    if not lengths:
+        raise UserError(f"run {run}: no dialogue fits max_length {training['max_length']}")
+    if dataset["validation_rows"] and not found["validation"].values:
+        raise UserError(
+            f"run {run}: no validation dialogue fits max_length {training['max_length']}; raise it, "
+            "or set the dataset's validation_share to 0"
+        )
+    batch, seed = training["per_device_train_batch_size"], training["seed"]
+    tokens = found["train"].record()
+    receipt = {
+        "schema": 1,
+        "run": run,
+        "dataset": dataset["dataset"],
+        "template": model["template"],
+        "max_length": training["max_length"],
+        "too_long": training["too_long"],
+        "rows_read": read,
+        "rows_kept": found["train"].count + found["validation"].count,
+        "dropped": {reason: dropped[reason].record() for reason in sorted(dropped)},
+        "truncated": altered["truncated"].record(),
+        "split": altered["split"].record(),
+        "train_rows": found["train"].count,
+        "validation_rows": found["validation"].count,
+        "tokens": {
+            "train": tokens.pop("total"),
+            "validation": found["validation"].record()["total"],
+            "loss": loss,
+            **tokens,
+        },
+        "loss_share": round(loss / sum(lengths), 4),
+        "padded_share": round(fit.padded_share(lengths, batch, seed, grouped=False), 4),
+        "padded_share_grouped": round(fit.padded_share(lengths, batch, seed, grouped=True), 4),
+        "steps_per_epoch": ceil(len(lengths) / (batch * training["gradient_accumulation_steps"])),
+        "digest": jsonio.digest([model["template"], model.get("system"), kept_digest.hexdigest()]),
+    }
+    jsonio.write_json(args.output / "receipt.json", receipt)
+    left_out = sum(lines.count for lines in dropped.values())
+    cli.note(
+        f"run {run}: {len(lengths)} dialogues to train, {tokens['mean']:.0f} tokens each "
+        f"(longest {tokens['max']}), {left_out} left out as too long, "
+        f"{receipt['loss_share']:.0%} of tokens carry loss"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))
