@@ -1,0 +1,48 @@
+# sftflow: what did this fine-tuning change?
+#
+# Data in, tables out: dataset → adapter → merged weights → readiness → answers → scores → tables.
+
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+
+# The demo is the default. A user's own --configfile takes its place: the two are never merged.
+if not workflow.configfiles:
+
+    configfile: "config/config.yaml"
+
+
+include: "rules/common.smk"
+include: "rules/reporting.smk"
+
+
+# With --config stage=report, tables are rebuilt from what lies in results/, and nothing can be trained or asked.
+if study["stage"] == "all":
+
+    include: "rules/environments.smk"
+    include: "rules/data.smk"
+    include: "rules/models.smk"
+    include: "rules/training.smk"
+    include: "rules/serving.smk"
+    include: "rules/evaluation.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        rules.plan.output,  # what it costs and what it can show, before any GPU hour
+        rules.data.output,  # what went in
+        rules.train.output,  # how the training went
+        rules.tables.output,  # what was measured, and what the fine-tuning changed
+        rules.report.output,  # all of it, as a report in Chinese and English
+    log:
+        "<logs>/all.log",
+    localrule: True
+    conda:
+        "envs/uv.yaml"
+    threads: 1
+    resources:
+        mem_mb=100,
+    message:
+        "Done: results/tables/ and results/report/"

@@ -1,0 +1,62 @@
+# In:   <results>/subjects/<subject>/readiness.json, <results>/benchmarks/<benchmark>/manifest.json
+# Out:  <results>/evaluations/<subject>/<suite>.json, answers beside it, by identity
+#       <results>/scores/<subject>/<benchmark>.json
+
+
+rule evaluate_suite:
+    input:
+        unpack(served_files),
+        readiness="<results>/subjects/{subject}/readiness.json",
+        evalscope="<results>/environments/evalscope.json",
+        benchmarks=collect(
+            "<results>/benchmarks/{benchmark}/manifest.json",
+            benchmark=lookup("suites/{suite}", within=study),
+        ),
+    output:
+        "<results>/evaluations/{subject}/{suite}.json",
+    log:
+        "<logs>/evaluate_suite/{subject}/{suite}.log",
+        server="<logs>/evaluate_suite/{subject}/{suite}.server.log",
+    benchmark:
+        "<logs>/evaluate_suite/{subject}/{suite}.tsv"
+    conda:
+        "../envs/uv.yaml"
+    threads: ask("evaluate_suite", "threads", 4)
+    resources:
+        gpu=subject_gpus("evaluate_suite"),
+        mem_mb=ask("evaluate_suite", "mem_mb", 32000),
+        runtime=ask("evaluate_suite", "runtime", 720),
+    params:
+        python=interpreter("evalscope"),
+        settings=evaluate_settings,
+        weights=weights_flags,
+    message:
+        "Asking {wildcards.subject} the suite {wildcards.suite}"
+    shell:
+        "{params.python} scripts/evaluate.py --settings {params.settings:q} {params.weights}"
+        " --readiness {input.readiness:q} --benchmarks {input.benchmarks:q} --threads {threads}"
+        " --server-log {log.server:q} --output {output:q} 2> {log[0]:q}"
+
+
+rule score_benchmark:
+    input:
+        evaluation=evaluation_of,
+        contamination=contamination_of,
+        programs=SCORE_PROGRAMS,
+    output:
+        "<results>/scores/{subject}/{benchmark}.json",
+    log:
+        "<logs>/score_benchmark/{subject}/{benchmark}.log",
+    conda:
+        "../envs/uv.yaml"
+    threads: 1
+    resources:
+        mem_mb=ask("score_benchmark", "mem_mb", 1000),
+        runtime=ask("score_benchmark", "runtime", 10),
+    params:
+        python=interpreter("workflow"),
+        confidence=study["statistics"]["confidence"],
+    message:
+        "Scoring {wildcards.subject} on {wildcards.benchmark}"
+    shell:
+        "{params.python} scripts/score.py --evaluation {input.evaluation:q} --benchmark {wildcards.benchmark} 2> {log:q}"
