@@ -16,7 +16,7 @@ from sftflow.config_schema import follow, presets, references, schema, section, 
 
 __all__ = ["check", "load", "presets", "references", "resolve", "warnings"]
 
-HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
+HUB_ID = re.compile(r"^\w[\w.-]*/[\w.-]+$")
 
 # Maps of named entries, and what their entries inherit; both are filled in entry by entry.
 ENTRIES = (

@@ -1,0 +1,338 @@
+"""The resolved config: defaults, inheritance, seeds and sweeps, presets, subjects."""
+
+import json
+import re
+import time
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+from sftflow import config
+from sftflow.config_schema import FOLDER, presets, read_yaml, references, schema
+
+ROOT = FOLDER.parent
+METADATA = ROOT / "envs/evalscope/.venv/lib/python3.11/site-packages/evalscope/benchmarks/_meta"
+
+
+def load(text: str) -> dict:
+    return config.load(yaml.safe_load(text))
+
+
+SMALL = """
+models: {base: {source: a/b, serving: {gpus: 2}}}
+datasets: {talk: {source: a/d}, chat: {source: a/e}}
+training: {lora_rank: 16, extra: {neftune_noise_alpha: 5}}
+serving: {concurrency: 8}
+generation: {max_tokens: 100}
+"""
+
+
+def test_an_empty_config_is_all_defaults():
+    study = config.load({})
+    assert study["training"]["lora_rank"] == 8
+    assert study["training"]["learning_rate"] == 1e-4
+    assert study["tracking"]["swanlab"]["mode"] == "offline"
+    assert study["prompts"][0] == "你好"
+    assert study["subjects"] == study["runs"] == {}
+    assert study["comparisons"] == study["evaluate"]["subjects"] == []
+
+
+def test_the_defaults_are_those_of_the_reports_command():
+    training = config.load({})["training"]
+    command = {
+        "tuner_type": "lora",
+        "torch_dtype": "bfloat16",
+        "num_train_epochs": 1,
+        "per_device_train_batch_size": 8,
+        "per_device_eval_batch_size": 4,
+        "router_aux_loss_coef": 1e-3,
+        "learning_rate": 1e-4,
+        "lora_rank": 8,
+        "lora_alpha": 32,
+        "target_modules": "all-linear",
+        "gradient_accumulation_steps": 4,
+        "eval_steps": 100,
+        "save_steps": 100,
+        "save_total_limit": 3,
+        "logging_steps": 20,
+        "max_length": 2048,
+        "warmup_ratio": 0.1,
+        "dataloader_num_workers": 8,
+    }
+    assert training | command == training
+
+
+def test_defaults_fit_their_own_schema():
+    """Each default, taken as input, is allowed and changes nothing."""
+    study = config.load({})
+    sections = ("software", "stage", "languages", "training", "serving", "generation", "prompts")
+    stated = {key: study[key] for key in (*sections, "tracking", "contamination", "statistics")}
+    assert config.load(stated) == study
+
+
+def test_a_run_inherits_and_overrides():
+    run = load(
+        SMALL
+        + """
+runs:
+  tuned:
+    model: base
+    dataset: talk
+    training: {lora_alpha: 64, extra: {neftune_noise_alpha: 1, max_grad_norm: 2}}
+    serving: {max_batch_size: 4}
+"""
+    )["runs"]["tuned"]
+    assert (run["training"]["lora_rank"], run["training"]["lora_alpha"]) == (16, 64)
+    assert run["training"]["extra"] == {"neftune_noise_alpha": 1, "max_grad_norm": 2}
+    serving = run["serving"]  # of the study, of the model, of the run
+    assert (serving["concurrency"], serving["gpus"], serving["max_batch_size"]) == (8, 2, 4)
+    assert (run["serve"], run["group"], run["sweep"], run["point"]) == ("merged", "tuned", None, {})
+    assert run["label"] == "tuned"
+
+
+def test_seeds_expand_to_runs_of_one_group():
+    study = load(SMALL + "runs: {tuned: {model: base, dataset: talk, label: Tuned, seeds: [1, 7]}}")
+    assert list(study["runs"]) == ["tuned-seed1", "tuned-seed7"]
+    run = study["runs"]["tuned-seed7"]
+    assert (run["training"]["seed"], run["group"], run["label"]) == (7, "tuned", "Tuned (seed 7)")
+
+
+def test_a_sweep_expands_to_every_combination_beside_its_template():
+    study = load(
+        SMALL
+        + """
+runs: {tuned: {model: base, dataset: talk, serve: adapter, label: Tuned}}
+sweeps:
+  grid:
+    run: tuned
+    grid: {learning_rate: [1e-4, 2.0e-5], use_dora: [true], dataset: [talk, chat]}
+"""
+    )
+    names = [
+        "grid-learning_rate0.0001-use_doratrue-datasettalk",
+        "grid-learning_rate0.0001-use_doratrue-datasetchat",
+        "grid-learning_rate2e-05-use_doratrue-datasettalk",
+        "grid-learning_rate2e-05-use_doratrue-datasetchat",
+    ]
+    assert list(study["runs"]) == ["tuned", *names]
+    assert study["sweeps"]["grid"]["runs"] == names
+    run = study["runs"][names[3]]
+    assert run["point"] == {"learning_rate": 2e-5, "use_dora": True, "dataset": "chat"}
+    assert (run["dataset"], run["serve"], run["sweep"]) == ("chat", "adapter", "grid")
+    assert run["training"]["learning_rate"] == 2e-5 and run["training"]["lora_rank"] == 16
+    assert "dataset" not in run["training"]
+    assert run["label"] == names[3]
+
+
+def test_a_sweep_of_a_run_with_seeds_has_both():
+    study = load(
+        SMALL
+        + """
+runs: {tuned: {model: base, dataset: talk, seeds: [1, 2]}}
+sweeps: {rank: {run: tuned, grid: {lora_rank: [4]}}}
+evaluate: {subjects: [base, rank]}
+"""
+    )
+    names = ["rank-lora_rank4-seed1", "rank-lora_rank4-seed2"]
+    assert study["sweeps"]["rank"]["runs"] == names
+    assert study["runs"][names[0]]["group"] == "rank-lora_rank4"
+    assert study["evaluate"]["subjects"] == ["base", *names]
+    assert study["comparisons"] == [{"baseline": "base", "candidate": name} for name in names]
+
+
+def test_subjects_are_models_runs_and_endpoints():
+    study = load(
+        SMALL
+        + """
+runs:
+  tuned: {model: base, dataset: talk, label: Tuned, serve: adapter}
+  whole: {model: base, dataset: talk, training: {tuner_type: full}}
+endpoints:
+  cloud: {url: "https://h/v1", model: m, version: "1", serving: {concurrency: 2}}
+"""
+    )
+    subjects = study["subjects"]
+    assert {name: (subject["kind"], subject["form"]) for name, subject in subjects.items()} == {
+        "base": ("model", "base"),
+        "tuned": ("run", "adapter"),
+        "whole": ("run", "merged"),
+        "cloud": ("endpoint", "endpoint"),
+    }
+    assert (subjects["tuned"]["model"], subjects["tuned"]["run"]) == ("base", "tuned")
+    assert subjects["tuned"]["label"] == "Tuned"
+    assert subjects["cloud"]["serving"]["backend"] == "endpoint"
+    assert subjects["cloud"]["serving"]["concurrency"] == 2
+    assert study["evaluate"]["subjects"] == list(subjects)
+
+
+def test_comparisons_default_to_every_run_against_its_base():
+    runs = "runs: {tuned: {model: base, dataset: talk}}\n"
+    pair = [{"baseline": "base", "candidate": "tuned"}]
+    assert load(SMALL + runs)["comparisons"] == pair
+    assert load(SMALL + runs + "evaluate: {subjects: [tuned]}")["comparisons"] == []
+    seeds = "runs: {tuned: {model: base, dataset: talk, seeds: [1, 2]}}\n"
+    chosen = "comparisons: [{baseline: tuned, candidate: base}]"
+    assert load(SMALL + seeds + chosen)["comparisons"] == [
+        {"baseline": "tuned-seed1", "candidate": "base"},
+        {"baseline": "tuned-seed2", "candidate": "base"},
+    ]
+
+
+def test_a_benchmark_takes_its_preset_and_what_is_stated():
+    study = load(
+        SMALL
+        + """
+benchmarks:
+  mmlu: {subsets: [professional_psychology], shots: 0, generation: {temperature: 1}}
+  exam: {preset: general_mcq, source: data/exam/here}
+  ceval: {hub: huggingface}
+suites: {general: [gsm8k, mmlu, exam]}
+"""
+    )
+    mmlu = study["benchmarks"]["mmlu"]
+    assert (mmlu["dataset"], mmlu["config"], mmlu["eval_split"]) == ("mmlu", "all", "test")
+    assert (mmlu["source"], mmlu["hub"], mmlu["shots"]) == ("cais/mmlu", "modelscope", 0)
+    assert (mmlu["chance"], mmlu["published"]) == (0.25, {"professional_psychology": 612})
+    assert (mmlu["suite"], mmlu["label"], mmlu["whole"]) == ("general", "MMLU", False)
+    assert mmlu["generation"]["temperature"] == 1 and mmlu["generation"]["max_tokens"] == 100
+    gsm8k = study["benchmarks"]["gsm8k"]  # named in a suite only
+    assert (gsm8k["shots"], gsm8k["subsets"], gsm8k["whole"]) == (4, ["main"], True)
+    assert gsm8k["chance"] is None
+    exam = study["benchmarks"]["exam"]
+    assert (exam["dataset"], exam["source"], exam["hub"]) == (
+        "general_mcq",
+        "data/exam/here",
+        "local",
+    )
+    assert (exam["subsets"], exam["published"], exam["label"]) == (["default"], None, "exam")
+    ceval = study["benchmarks"]["ceval"]
+    assert (ceval["source"], ceval["suite"]) == ("ceval/ceval-exam", None)
+    assert config.warnings(study) == [
+        "datasets.talk: no run uses it",
+        "datasets.chat: no run uses it",
+        "benchmarks.ceval: in no suite, so it is never asked",
+    ]
+
+
+def test_a_source_is_local_when_it_exists_here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = "models: {a: {source: data/model}, b: {source: ./x}, c: {source: a/b/c}}"
+
+    def hubs() -> list[str]:
+        return [model["hub"] for model in load(text)["models"].values()]
+
+    assert hubs() == ["modelscope", "local", "local"]
+    Path("data/model").mkdir(parents=True)
+    assert hubs() == ["local", "local", "local"]
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "internlm2_5_7b.yaml"])
+def test_the_shipped_configs_are_sound(name, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    study = config.load(read_yaml(FOLDER / name))
+    assert config.warnings(study) == []
+    assert json.loads(json.dumps(study)) == study
+    assert study["suites"] == {
+        "general": ["gsm8k", "ceval", "cmmlu"],
+        "psychology": ["mmlu", "mmlu_pro", "mmlu_redux", "super_gpqa"],
+    }
+
+
+def test_the_study_asks_what_the_report_asks():
+    study = config.load(read_yaml(FOLDER / "internlm2_5_7b.yaml"))
+    psychology = {
+        name: (study["benchmarks"][name]["subsets"], study["benchmarks"][name]["shots"])
+        for name in study["suites"]["psychology"]
+    }
+    both = ["professional_psychology", "high_school_psychology"]
+    assert psychology == {
+        "mmlu": (both, 0),
+        "mmlu_pro": (["psychology"], 5),
+        "mmlu_redux": (both, 0),
+        "super_gpqa": (["Psychology"], 0),
+    }
+    assert study["tracking"]["swanlab"]["project"] == "multi-model-psychology"
+
+
+def test_the_commented_parts_of_the_study_are_sound_too():
+    """What a user uncomments must work: sweeps, an own benchmark, seeds, resources."""
+    text = (FOLDER / "internlm2_5_7b.yaml").read_text(encoding="utf-8")
+    start, end = text.index("# sweeps:"), text.index("\nserving:")
+    sweeps = yaml.safe_load(re.sub(r"(?m)^# ?", "", text[start:end]))
+    sweeps["sweeps"]["data"]["grid"]["dataset"].remove("another")
+    clinic = re.search(r"(?m)^  # clinic:\n(  #   .*\n)+", text).group()
+    benchmarks = yaml.safe_load(re.sub(r"(?m)^  # ?", "", clinic))
+    resources = yaml.safe_load(re.sub(r"(?m)^# ?", "", text[text.index("# resources:") :]))
+    study = yaml.safe_load(text) | sweeps | resources
+    study["benchmarks"] |= benchmarks
+    study["suites"]["psychology"].append("clinic")
+    study["runs"]["internlm2.5-7b-sft"]["seeds"] = [42, 43, 44]
+    assert len(config.load(study)["runs"]) == 3 * (1 + 4 + 3 + 1)
+
+
+@pytest.mark.parametrize("name", ["config", "benchmarks", "references"])
+def test_the_schemas_are_sound(name):
+    sound = read_yaml(FOLDER / f"schemas/{name}.schema.yaml")
+    jsonschema.Draft202012Validator.check_schema(sound)
+    if name != "config":
+        jsonschema.validate(read_yaml(FOLDER / f"{name}.yaml"), sound)
+
+
+def test_every_key_is_described_and_no_map_is_open():
+    """Open maps are named ones, and those that pass flags through."""
+
+    def walk(path, node):
+        if "$ref" in node:
+            return
+        assert "description" in node or not path or path.endswith("[]"), path
+        if node.get("type") == "object" and not path.endswith((".extra", ".grid")):
+            assert "additionalProperties" in node, path
+            assert node["additionalProperties"] is False or "names" in node, path
+        for key, below in node.get("properties", {}).items():
+            walk(f"{path}.{key}", below)
+        if isinstance(node.get("additionalProperties"), dict) and "names" in node:
+            walk(f"{path}[]", node["additionalProperties"])
+
+    walk("", schema())
+
+
+def test_a_step_that_takes_resources_is_a_rule():
+    rules = "\n".join(path.read_text() for path in (ROOT / "rules").glob("*.smk"))
+    asked = set(re.findall(r'\bask\("(\w+)"', rules))
+    assert asked == set(schema()["properties"]["resources"]["propertyNames"]["enum"])
+
+
+def test_references_name_presets():
+    assert {name for figures in references().values() for name in figures} <= set(presets())
+
+
+@pytest.mark.skipif(not METADATA.exists(), reason="envs/evalscope is not synced")
+@pytest.mark.parametrize("name", [name for name in presets() if not name.startswith("general_")])
+def test_a_preset_says_what_evalscope_says(name):
+    known = json.loads((METADATA / f"{name}.json").read_text(encoding="utf-8"))
+    preset, meta = presets()[name], known["meta"]
+    assert preset["sources"]["modelscope"] == meta["dataset_id"]
+    assert preset["shots"] == meta["few_shot_num"]
+    assert preset["eval_split"] == meta["eval_split"]
+    assert preset["few_shot_split"] == (meta["train_split"] or None)
+    assert sorted(preset["subsets"]) == sorted(meta["subset_list"])
+    counts = {row["name"]: row["sample_count"] for row in known["statistics"]["subset_stats"]}
+    assert preset["subsets"] == counts
+
+
+def test_a_thousand_subjects_are_resolved_in_a_moment():
+    """Every Snakemake process, also that of each job, loads the config anew."""
+    raw = {
+        "models": {"base": {"source": "a/b"}},
+        "datasets": {"talk": {"source": "a/d"}},
+        "runs": {
+            f"r{i}": {"model": "base", "dataset": "talk", "training": {"lora_rank": i + 1}}
+            for i in range(1000)
+        },
+        "suites": {"all": list(presets())[:7]},
+    }
+    config.load({})  # the schema is read once
+    begun = time.process_time()
+    assert len(config.load(raw)["subjects"]) == 1001
+    assert time.process_time() - begun < 0.5  # about 0.09 s on an idle core

@@ -1,0 +1,170 @@
+"""Every error in a config says where, what, and what to do; all of them at once."""
+
+import pytest
+import yaml
+from sftflow import config
+from sftflow.cli import UserError
+
+STUDY = """
+models: {base: {source: a/b}, other: {source: a/c}}
+datasets: {talk: {source: a/d}, chat: {source: a/e}}
+runs:
+  tuned: {model: base, dataset: talk}
+  many: {model: base, dataset: talk, seeds: [1, 2]}
+endpoints: {cloud: {url: "https://host/v1", model: big, version: "1"}}
+benchmarks: {mmlu: {subsets: [professional_psychology]}}
+suites: {general: [gsm8k], psychology: [mmlu]}
+"""
+
+
+def study(changes: str = "{}") -> dict:
+    """The study above with changes merged into it; a value of "-" takes a key away."""
+
+    def merge(old: dict, new: dict) -> dict:
+        merged = dict(old)
+        for key, value in new.items():
+            both = isinstance(value, dict) and isinstance(old.get(key), dict)
+            merged[key] = merge(old[key], value) if both else value
+        return {key: value for key, value in merged.items() if value != "-"}
+
+    return merge(yaml.safe_load(STUDY), yaml.safe_load(changes))
+
+
+def test_a_sound_study_has_no_errors():
+    assert config.check(study()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        # form
+        ("modles: {}", "modles: unknown key; did you mean 'models'?"),
+        ("runs: {tuned: {hardware: 1}}", "runs.tuned.hardware: unknown key; valid: model, dataset"),
+        ("models: {base: {sorce: x}}", "models.base.sorce: unknown key; did you mean 'source'?"),
+        ("lora_rank: 4", "lora_rank: unknown key; it belongs under 'training:'"),
+        ("runs: {tuned: {lora_rank: 4}}", "runs.tuned.lora_rank: unknown key; it belongs under"),
+        ("training: {train_type: lora}", "training.train_type: is called 'tuner_type' here"),
+        ("benchmarks: {mmlu: {few_shot_num: 5}}", "few_shot_num: is called 'shots' here"),
+        ("models: {base: {source: '-'}}", "models.base.source: is missing. A local folder"),
+        ("runs: {tuned: {model: '-'}}", "runs.tuned.model: is missing. Base model"),
+        ("training: {lora_rank: eight}", "training.lora_rank: must be a whole number, not 'eight'"),
+        ("training: {lora_rank: true}", "training.lora_rank: must be a whole number, not true"),
+        ("training: {use_dora: 1}", "training.use_dora: must be true or false, not 1"),
+        ("suites: [mmlu]", "suites: must be a map (key: value), not ['mmlu']"),
+        ("models: {base: {revision: 1234567}}", "must be a text or null, not 1234567; put it in q"),
+        ("training: {lora_rank: 0}", "training.lora_rank: must be at least 1, not 0"),
+        ("training: {warmup_ratio: 2}", "training.warmup_ratio: must be at most 1, not 2"),
+        ("training: {learning_rate: 0}", "training.learning_rate: must be greater than 0, not 0"),
+        ("training: {lora_dropout: 1}", "training.lora_dropout: must be less than 1, not 1"),
+        ("software: manged", "software: unknown value 'manged'; did you mean 'managed'?"),
+        ("training: {use_liger_kernel: 7}", "unknown value 7; valid: auto, true, false"),
+        ("prompts: []", "prompts: must not be empty; fill it in or leave the key out"),
+        ("suites: {general: [gsm8k, gsm8k]}", "suites.general: lists 'gsm8k' twice; list it once"),
+        ("models: {a/b: {source: x}}", "models.a/b: can't be a name; use letters, digits,"),
+        ("resources: {trian_run: {}}", "resources.trian_run: unknown name; did you mean 'train_ru"),
+        ("endpoints: {cloud: {url: host}}", "endpoints.cloud.url: must be an address such as http"),
+        ("endpoints: {cloud: {url: 'http://me:pw@h'}}", "without user name or password"),
+        ("endpoints: {cloud: {key_env: a-key}}", "key_env: must be the NAME of an environment var"),
+        # names that refer to something
+        ("runs: {tuned: {model: bass}}", "'bass' is not defined under 'models:'; did you mean 'ba"),
+        ("runs: {tuned: {dataset: tlk}}", "runs.tuned.dataset: 'tlk' is not defined under 'datase"),
+        ("models: {base: {reference: qwen}}", "'qwen' is not in config/references.yaml; valid:"),
+        ("sweeps: {s: {run: tund, grid: {seed: [1]}}}", "'tund' is not defined under 'runs:'; did"),
+        ("sweeps: {s: {run: tuned, grid: {rank: [1]}}}", "sweeps.s.grid.rank: unknown key"),
+        ("sweeps: {s: {run: tuned, grid: {lora_rank: [2, 0]}}}", "grid.lora_rank[1]: must be at l"),
+        ("sweeps: {s: {run: tuned, grid: {dataset: [x]}}}", "grid.dataset[0]: 'x' is not defined"),
+        ("sweeps: {s: {run: many, grid: {seed: [3]}}}", "run 'many' has 'seeds'; leave one of the"),
+        ("suites: {general: [gsm9k]}", "'gsm9k' is neither a benchmark nor a preset; did you mean"),
+        ("suites: {general: [general_mcq]}", "'general_mcq' is neither a benchmark nor a preset"),
+        ("benchmarks: {x: {source: a/b}}", "benchmarks.x.preset: 'x' is not in config/benchmarks"),
+        ("benchmarks: {x: {preset: general_mcq}}", "benchmarks.x.source: is missing; preset 'gene"),
+        ("benchmarks: {cmmlu: {hub: huggingface}}", "preset 'cmmlu' has none on hub 'huggingface'"),
+        ("benchmarks: {mmlu: {subsets: [psycholgy]}}", "'psycholgy' is no subset of 'mmlu'; did"),
+        ("benchmarks: {super_gpqa: {shots: 3}}", "'super_gpqa' can't show 3 examples; valid: 0, 5"),
+        ("evaluate: {subjects: [tund]}", "'tund' is no model, run or endpoint; did you mean 'tun"),
+        ("evaluate: {suites: [generl]}", "evaluate.suites: 'generl' is not defined under 'suites:"),
+        ("comparisons: [{baseline: base, candidate: x}]", "comparisons[0].candidate: 'x' is no mo"),
+        # what contradicts itself
+        ("runs: {base: {model: base, dataset: talk}}", "'base' is already a subject, by models.ba"),
+        (
+            "endpoints: {many-seed1: {url: 'http://h', model: m, version: v}}",
+            "by runs.many; rename",
+        ),
+        ("sweeps: {tuned: {run: tuned, grid: {seed: [1]}}}", "'tuned' is also the name of a subje"),
+        ("suites: {psychology: [gsm8k]}", "'gsm8k' is already in suite 'general'; keep it in one"),
+        ("suites: {training: [ceval]}", "suites.training: results/tables/training.md is another"),
+        ("runs: {many: {training: {seed: 1}}}", "runs.many.training.seed: 'seeds' says it already"),
+        ("training: {tuner_type: full}\nruns: {tuned: {serve: adapter}}", "has no adapter; write"),
+        ("comparisons: [{baseline: base, candidate: base}]", "'base' is compared with itself"),
+        (
+            "evaluate: {subjects: [base]}\ncomparisons: [{baseline: base, candidate: tuned}]",
+            "comparisons[0].candidate: 'tuned' is not evaluated; add it to evaluate.subjects",
+        ),
+        # flags that are passed through
+        ("training: {extra: {lora_rank: 4}}", "has a key of its own; write training.lora_rank"),
+        ("training: {extra: {train_type: lora}}", "is called 'tuner_type' here; write training.tu"),
+        ("training: {extra: {output_dir: x}}", "output_dir: is set by the workflow; leave it out"),
+        ("runs: {tuned: {training: {extra: {model: x}}}}", "follows from runs.<run>.model; set th"),
+    ],
+)
+def test_one_error_is_one_line(changes, line):
+    (found,) = config.check(study(changes))
+    assert line in found
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ("tracking: {swanlab: {token: CANARY}}", "export SWANLAB_API_KEY instead"),
+        ("training: {extra: {swanlab_token: CANARY}}", "training.extra.swanlab_token: a secret"),
+        ("training: {extra: {hub_token: CANARY}}", "training.extra.hub_token: a secret does not"),
+        ("endpoints: {cloud: {api_key: CANARY}}", "name that variable in key_env"),
+        ("endpoints: {cloud: {key_env: sk-CANARYCANARYCANARY}}", "cloud.key_env: a secret does no"),
+        ("models: {base: {revision: hf_CANARYCANARYCANARY}}", "models.base.revision: a secret doe"),
+        ("software: hf_CANARYCANARYCANARY", "software: unknown value (a secret)"),
+        ("password: CANARY", "password: a secret does not belong in a config"),
+    ],
+)
+def test_a_secret_is_refused_and_never_shown(changes, line):
+    found = "\n".join(config.check(study(changes)))
+    assert line in found
+    assert "CANARY" not in found
+
+
+def test_all_errors_are_told_at_once_and_none_hides_another():
+    wrong = """
+    software: manged
+    models: {base: {sorce: x, native_form: lama}}
+    training: {lora_rank: eight, extra: {output_dir: x}}
+    runs: {tuned: {model: bass}}
+    comparisons: [{baseline: base, candidat: tuned}]
+    suites: {psychology: [mmlu, gsm8k]}
+    """
+    with pytest.raises(UserError) as error:
+        config.load(study(wrong))
+    first, *lines, last = str(error.value).splitlines()
+    assert first == "the config has 9 errors:"
+    assert {line.split(":")[0].strip() for line in lines} == {
+        "software",
+        "models.base.sorce",
+        "models.base.native_form",
+        "training.lora_rank",
+        "training.extra.output_dir",
+        "runs.tuned.model",
+        "comparisons[0].candidat",
+        "comparisons[0].candidate",
+        "suites.psychology",
+    }
+    assert "config/README.md" in last
+
+
+def test_what_yaml_makes_of_honest_input_is_forgiven():
+    """An empty section, a number as 1e-4, an entry with nothing to state."""
+    forgiven = study("{training: {learning_rate: 2e-4}, sweeps: , comparisons: }")
+    forgiven["benchmarks"]["ceval"] = None
+    forgiven["training"]["weight_decay"] = None
+    resolved = config.load(forgiven)
+    assert resolved["training"]["learning_rate"] == 0.0002
+    assert resolved["training"]["weight_decay"] == 0.1
+    assert resolved["benchmarks"]["ceval"]["shots"] == 5
+    assert resolved["comparisons"]
