@@ -71,26 +71,46 @@ def training_changes(study: dict, read: Read, subject: str) -> list[str]:
     return found
 
 
+ENVIRONMENTS = {"transformers": "swift", "vllm": "vllm"}
+
+
 def asking(study: dict, read: Read, subject: str, benchmark: str) -> dict:
     """The parts data, settings, generation and backend as of now; None where nothing is known."""
     entry = study["subjects"][subject]
     model = study["models"].get(entry["model"])
-    settings = study["benchmarks"][benchmark]
+    benchmark_settings = study["benchmarks"][benchmark]
     data = read(f"benchmarks/{benchmark}/manifest.json")
     evalscope = read("environments/evalscope.json")
-    parts = {
-        "data": data and data["digest"],
-        "settings": identity.settings(
-            settings,
-            model and model.get("system"),
-            evalscope and evalscope["packages"]["evalscope"],
-        ),
-        "generation": identity.generation(study["generation"], settings),
-        "backend": None,
-    }
+    settings = identity.settings(
+        benchmark_settings,
+        model and model["system"],
+        evalscope and evalscope["packages"]["evalscope"],
+    )
     if evalscope is None:
-        del parts["settings"]["evalscope"]
-    return parts
+        del settings["evalscope"]
+    backend, packages = entry["serving"]["backend"], {}
+    if backend in ENVIRONMENTS:
+        environment = read(f"environments/{ENVIRONMENTS[backend]}.json")
+        packages = environment and environment["packages"]
+    return {
+        "data": data and data["digest"],
+        "settings": settings,
+        "generation": identity.generation(study["generation"], benchmark_settings),
+        "backend": None
+        if packages is None
+        else identity.backend(entry["serving"], model, packages),
+    }
+
+
+def current_identity(study: dict, read: Read, subject: str, benchmark: str) -> str | None:
+    """Identity that an evaluation started now would have; None while a part of it is not known."""
+    parts = {
+        "weights": current_weights(study, read, subject),
+        **asking(study, read, subject, benchmark),
+    }
+    if None in parts.values() or "evalscope" not in parts["settings"]:
+        return None
+    return identity.identity(parts)
 
 
 def differences(name: str, was: object, now: object) -> list[str]:
