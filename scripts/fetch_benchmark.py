@@ -4,7 +4,8 @@ in:   settings    the benchmark with its preset: {"dataset" (evalscope's name), 
                   "sources" {hub: id}, "config", "subset_field", "eval_split", "few_shot_split", "shots",
                   "fields", "subsets" [asked] | {published: count} | null}; other keys are not read
 out:  --folder    <results>/benchmarks/<benchmark>/: data/ (what evalscope gets as local_path), source/
-      --manifest  {schema, benchmark, dataset, source, hub, revision, subsets {name: n}, shots, subset_field,
+      --output    <results>/benchmarks/<benchmark>/manifest.json
+                  {schema, benchmark, dataset, source, hub, revision, subsets {name: n}, shots, subset_field,
                    questions [[subset | null, file]], files [{path, size, sha256}], digest}
 env:  envs/evalscope (datasets, the hub clients). general_mcq and general_qa need no library.
 net:  only for hub sources. No later step of a benchmark needs the network.
@@ -158,7 +159,7 @@ def main() -> None:
     parser.add_argument("--benchmark", required=True, help="its name in the config")
     parser.add_argument("--settings", type=cli.settings, required=True, help="JSON, or @FILE")
     parser.add_argument("--folder", type=Path, required=True, help="holds data/ and source/")
-    parser.add_argument("--manifest", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True, help="manifest.json")
     args = parser.parse_args()
     settings, data = args.settings, args.folder / "data"
     source, hub = hub_source(settings)
@@ -183,7 +184,7 @@ def main() -> None:
         raise UserError(f"benchmark {args.benchmark} ({source}): {error}") from None
     files = jsonio.tree_files(data)
     jsonio.write_json(
-        args.manifest,
+        args.output,
         {
             "schema": 1,
             "benchmark": args.benchmark,
