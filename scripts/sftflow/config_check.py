@@ -51,7 +51,9 @@ SET_BY_WORKFLOW = {
     "dataset": "runs.<run>.dataset",
     "val_dataset": "datasets.<dataset>.validation_share",
     "split_dataset_ratio": "datasets.<dataset>.validation_share",
-    "truncation_strategy": "training.too_long",
+    "data_seed": "training.seed",
+    "fp16": "training.torch_dtype",
+    "bf16": "training.torch_dtype",
     "use_cpu": "training.device",
     "report_to": "tracking.swanlab.mode",
     "swanlab_mode": "tracking.swanlab.mode",
@@ -65,6 +67,12 @@ SET_BY_WORKFLOW = {
     "create_checkpoint_symlink": None,
     "check_model": None,
     "use_hf": None,
+    "strict": None,
+    "save_strategy": None,
+    "eval_strategy": None,
+    "logging_nan_inf_filter": None,
+    "external_plugins": None,
+    "callbacks": None,
 }
 
 SECRET_NAME = re.compile(r"(^|[_-])(api[_-]?key|token|secret|passw(or)?d|credentials?)$", re.I)
@@ -260,7 +268,7 @@ def _names(config: dict) -> Iterator[str]:
 
 
 def _runs(config: dict) -> Iterator[str]:
-    tuner = config.get("training", {}).get("tuner_type")
+    general = config.get("training", {})
     for name, run in config.get("runs", {}).items():
         for key, kind in (("model", "models"), ("dataset", "datasets")):
             if key in run and run[key] not in config.get(kind, {}):
@@ -268,13 +276,24 @@ def _runs(config: dict) -> Iterator[str]:
         training = run.get("training", {})
         if "seeds" in run and "seed" in training:
             yield f"runs.{name}.training.seed: 'seeds' says it already; leave one of them out"
-        if run.get("serve") == "adapter" and training.get("tuner_type", tuner) == "full":
+        if run.get("serve") == "adapter" and (general | training).get("tuner_type") == "full":
             yield f"runs.{name}.serve: full fine-tuning has no adapter; write 'merged'"
+    for _, place, run in expand_runs(config):
+        training = general | run.get("training", {})
+        gpus, steps = (_stated(key, training) for key in ("gpus", "gradient_accumulation_steps"))
+        whole = isinstance(gpus, int) and isinstance(steps, int) and gpus > 0
+        if whole and steps % gpus:
+            yield f"{place}: gradient_accumulation_steps {steps} is no multiple of gpus {gpus}"
     for name, model in config.get("models", {}).items():
         known = model.get("reference")
         if known is not None and known not in references():
             hint = _nearest(known, references())
             yield f"models.{name}.reference: '{known}' is not in config/references.yaml{hint}"
+
+
+def _stated(key: str, training: dict) -> Any:
+    """A training setting as stated, or its default."""
+    return training.get(key, section("training")["properties"][key]["default"])
 
 
 def _sweeps(config: dict) -> Iterator[str]:
@@ -299,7 +318,7 @@ def _axis(key: str, values: list, config: dict) -> Iterator[str]:
     elif key in known:
         for index, value in enumerate(values):
             one = validator().evolve(schema=known[key])
-            for error in one.iter_errors(tidy(value, known[key])):
+            for error in one.iter_errors(value):
                 yield from (f"[{index}]: {line}" for line in _explain(error))
     else:
         yield f": {_unknown_key(key, {**inputs, **known})}"

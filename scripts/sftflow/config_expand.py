@@ -8,8 +8,6 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from sftflow.config_schema import section, tidy
-
 
 def expand_runs(config: dict) -> Iterator[tuple[str, str, dict]]:
     """Every run that `runs` and `sweeps` stand for, as (name, place in the config, run).
@@ -50,10 +48,8 @@ def members(config: dict) -> dict[str, list[str]]:
 
 
 def plain(value: Any) -> str:
-    """A grid value as part of a run's name: 0.0001 -> "0.0001", True -> "true", [1, 2] -> "1-2"."""
-    if isinstance(value, list):
-        text = "-".join(map(plain, value))
-    elif isinstance(value, bool):
+    """A grid value as part of a run's name: 1e-4 -> "0.0001", True -> "true", "a/b" -> "a_b"."""
+    if isinstance(value, bool):
         text = str(value).lower()
     else:
         text = f"{value:g}" if isinstance(value, float) else str(value)
@@ -62,10 +58,8 @@ def plain(value: Any) -> str:
 
 def _grid(grid: dict[str, list]) -> Iterator[dict]:
     """Every combination of the grid's values, as {key: value}."""
-    known = section("training")["properties"]
-    tidied = {key: [tidy(value, known.get(key, {})) for value in grid[key]] for key in grid}
-    for values in itertools.product(*tidied.values()):
-        yield dict(zip(tidied, values, strict=True))
+    for values in itertools.product(*grid.values()):
+        yield dict(zip(grid, values, strict=True))
 
 
 def _seeds(name: str, place: str, run: dict) -> Iterator[tuple[str, str, dict]]:

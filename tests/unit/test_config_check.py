@@ -1,5 +1,8 @@
 """Every error in a config says where, what, and what to do; all of them at once."""
 
+import copy
+import random
+
 import pytest
 import yaml
 from sftflow import config
@@ -100,9 +103,17 @@ def test_a_sound_study_has_no_errors():
             "evaluate: {subjects: [base]}\ncomparisons: [{baseline: base, candidate: tuned}]",
             "comparisons[0].candidate: 'tuned' is not evaluated; add it to evaluate.subjects",
         ),
+        (
+            "runs: {tuned: {training: {gpus: 3}}}",
+            "gradient_accumulation_steps 4 is no multiple of gpus 3",
+        ),
         # flags that are passed through
         ("training: {extra: {lora_rank: 4}}", "has a key of its own; write training.lora_rank"),
         ("training: {extra: {train_type: lora}}", "is called 'tuner_type' here; write training.tu"),
+        (
+            "training: {extra: {bf16: true}}",
+            "extra.bf16: follows from training.torch_dtype; set tha",
+        ),
         ("training: {extra: {output_dir: x}}", "output_dir: is set by the workflow; leave it out"),
         ("runs: {tuned: {training: {extra: {model: x}}}}", "follows from runs.<run>.model; set th"),
     ],
@@ -168,3 +179,36 @@ def test_what_yaml_makes_of_honest_input_is_forgiven():
     assert resolved["training"]["weight_decay"] == 0.1
     assert resolved["benchmarks"]["ceval"]["shots"] == 5
     assert resolved["comparisons"]
+
+
+def test_junk_anywhere_is_an_error_and_never_a_crash():
+    """3,000 studies with one to three nodes replaced; what passes the check can be resolved."""
+    sweeps = """
+    sweeps: {rank: {run: tuned, grid: {lora_rank: [4], gpus: [1, 2], dataset: [talk]}}}
+    training: {extra: {neftune_noise_alpha: 5}}
+    evaluate: {subjects: [base, tuned, rank]}
+    comparisons: [{baseline: base, candidate: tuned}]
+    tracking: {swanlab: {mode: local}}
+    resources: {train_run: {mem_mb: 1000}}
+    """
+    whole = study(sweeps)
+    junk = [None, True, 0, -1, 2.5, "", "x", "1e-4", [], [None], ["x"], [[]], {}, {"x": {}}, {1: 2}]
+    rng = random.Random(0)
+
+    def spoil(node):
+        """Replace one node somewhere below `node`."""
+        key = rng.choice(list(node) if isinstance(node, dict) else range(len(node)))
+        if isinstance(node[key], dict | list) and node[key] and rng.random() < 0.7:
+            spoil(node[key])
+        else:
+            node[key] = copy.deepcopy(rng.choice(junk))
+
+    sound = 0
+    for _ in range(3000):
+        spoilt = copy.deepcopy(whole)
+        for _ in range(rng.randint(1, 3)):
+            spoil(spoilt)
+        if not config.check(spoilt):
+            config.resolve(spoilt)
+            sound += 1
+    assert 0 < sound < 1500
