@@ -191,12 +191,16 @@ def estimate(items: list[dict], confidence: float) -> dict:
 
 
 def macro_f1(answers: list[dict]) -> float | None:
-    """Over the options of a multiple choice; None where answers are not options."""
+    """Over the options of a multiple choice; None where answers are not options.
+
+    Of the same extracted answers that the accuracy counts, a lucky find in an unparsed answer
+    included.
+    """
     if any(answer["choices"] is None for answer in answers):
         return None
     return stats.macro_f1(
-        [answer["target"] for answer in answers],
-        [answer["extracted"] if answer["parsed"] else None for answer in answers],
+        ["".join(answer["target"]) for answer in answers],
+        [answer["extracted"] or None for answer in answers],
     )
 
 

@@ -327,7 +327,7 @@ def suite_means(
 def macro_f1(targets: Sequence[str], answers: Sequence[str | None]) -> float | None:
     """Mean of F1 = 2 TP / (2 TP + FP + FN) over the options that are the right answer of some item.
 
-    An unparsed answer (None) is a miss. Equals scikit-learn's f1_score(labels=sorted(set(targets)),
+    None, no answer found, is a miss. Equals scikit-learn's f1_score(labels=sorted(set(targets)),
     average="macro", zero_division=0).
     """
     if not targets:

@@ -222,11 +222,12 @@ def suite_table(study: dict, suite: str, cells: dict, references: dict) -> Table
 SCORE_NOTES = [
     "Intervals: Wilson for right-or-wrong scores (at the effective sample size where repeats or "
     "clusters make answers dependent), Student's t for graded scores. SE: standard error.",
-    "Macro-F1: mean over the options that are the right answer of some question; an unparsed "
-    f"answer is a miss; {NONE} where answers are not options.",
-    "Unparsed: share of answers in which no answer was found. Truncated: share that ran into "
-    "max_tokens. If parsed: accuracy among the parsed answers; far above the accuracy, the format "
-    "was lost and not the knowledge.",
+    "Macro-F1: mean over the options that are the right answer of some question, of the same "
+    f"extracted answers as the accuracy; {NONE} where answers are not options.",
+    "Unparsed: share of answers that do not state their choice or number in an explicit form; a "
+    "lucky find in them still counts in the accuracy. Truncated: share that ran into max_tokens. "
+    "If parsed: accuracy among the parsed answers; far above the accuracy, the format was lost and "
+    "not the knowledge.",
     "Clean: accuracy on the questions that do not overlap with the subject's training data, as far "
     "as that is known. Chance: accuracy of blind guessing.",
     "From a number to its origin: the score file names the answers, weights, data, settings and "
@@ -829,20 +830,76 @@ def chat_answer(record: dict | None, prompt: str) -> dict | None:
 def data_table(study: dict, results: Results) -> Table:
     datasets = {name: results.read(f"datasets/{name}/receipt.json") for name in study["datasets"]}
     runs = {name: results.read(f"runs/{name}/receipt.json") for name in study["runs"]}
+    overlap = {
+        name: results.read(f"datasets/{name}/contamination.json") for name in study["datasets"]
+    }
     return Table(
         "data",
         "Training data",
-        "What was read, what was kept, and what each run trains on.",
+        "What was read, what was kept, what each run trains on, and which benchmark questions the "
+        "dialogues hold.",
         [
             ("Datasets", pd.DataFrame(dataset_row(*item) for item in datasets.items())),
             ("Dropped rows", dropped_frame("Dataset", datasets)),
             ("Runs", pd.DataFrame(fit_row(study, *item) for item in runs.items())),
             ("Dropped by a run", dropped_frame("Run", runs)),
+            ("Contamination", contamination_frame(study, overlap)),
+            ("Contamination, examples", example_frame(study, overlap)),
         ],
         pd.DataFrame(
             [{"kind": "dataset", "name": name, **flat(r or {})} for name, r in datasets.items()]
             + [{"kind": "run", "name": name, **flat(r or {})} for name, r in runs.items()]
+            + [
+                {"kind": "contamination", "name": f"{name}/{benchmark}", **flat(found)}
+                for name, record in overlap.items()
+                for benchmark, found in (record or {}).get("benchmarks", {}).items()
+            ]
         ),
+        [
+            "Carry loss: share of the tokens that the model is trained to say. Padded: share of "
+            "the positions that would be padding at the run's batch settings.",
+            "Contamination: a question overlaps when at least the threshold's share of its n-grams "
+            "occurs in the training dialogues. Its score is also given on the clean questions.",
+        ],
+    )
+
+
+def contamination_frame(study: dict, overlap: dict[str, dict | None]) -> pd.DataFrame:
+    rows = []
+    for name, record in overlap.items():
+        if record is None:
+            rows.append(
+                {"Dataset": name, "Benchmark": MISSING, "n": "", "Overlapping": "", "Share": ""}
+            )
+            continue
+        for benchmark, found in record["benchmarks"].items():
+            known = benchmark in study["benchmarks"]
+            rows.append(
+                {
+                    "Dataset": name,
+                    "Benchmark": label(study, "benchmarks", benchmark) if known else benchmark,
+                    "n": number(found["n"]),
+                    "Overlapping": number(found["overlapping"]),
+                    "Share": percent(found["share"]),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def example_frame(study: dict, overlap: dict[str, dict | None]) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "Dataset": name,
+            "Benchmark": benchmark,
+            "Subset": example["subset"],
+            "Covered": percent(example["coverage"]),
+            "Question": example["question"],
+            "Passage": example["passage"],
+            "Dialogue": example["dialogue"][:12],
+        }
+        for name, record in overlap.items()
+        for benchmark, found in (record or {"benchmarks": {}})["benchmarks"].items()
+        for example in found["examples"]
     )
 
 
