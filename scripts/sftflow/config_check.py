@@ -260,11 +260,13 @@ def _names(config: dict) -> Iterator[str]:
     places: dict[str, str] = {}
     for name, place in subjects:
         if name in places:
-            yield f"{place}: '{name}' is already a subject, by {places[name]}; rename one of them"
+            yield f"{place}: '{name}' is taken by {places[name]}; rename one of them"
         places.setdefault(name, place)
-    for name in config.get("sweeps", {}):
-        if name in places or name in config.get("runs", {}):
-            yield f"sweeps.{name}: '{name}' is also the name of a subject; rename one of them"
+    # a run with seeds, and a sweep, are no subjects, but their names stand for some
+    for kind in ("runs", "sweeps"):
+        for name in config.get(kind, {}):
+            if places.setdefault(name, f"{kind}.{name}") != f"{kind}.{name}":
+                yield f"{kind}.{name}: '{name}' is taken by {places[name]}; rename one of them"
 
 
 def _runs(config: dict) -> Iterator[str]:

@@ -42,8 +42,9 @@ def members(config: dict) -> dict[str, list[str]]:
     stands_for = {name: [name] for kind in ("models", "endpoints") for name in config.get(kind, {})}
     for name, _, run in expand_runs(config):
         stands_for.setdefault(name, [name])
-        for whole in {run["group"], run["sweep"]} - {name, None}:
-            stands_for.setdefault(whole, []).append(name)
+        for whole in (run["group"], run["sweep"]):
+            if whole not in (name, None):
+                stands_for.setdefault(whole, []).append(name)
     return stands_for
 
 

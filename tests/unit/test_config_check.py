@@ -88,12 +88,20 @@ def test_a_sound_study_has_no_errors():
         ("evaluate: {suites: [generl]}", "evaluate.suites: 'generl' is not defined under 'suites:"),
         ("comparisons: [{baseline: base, candidate: x}]", "comparisons[0].candidate: 'x' is no mo"),
         # what contradicts itself
-        ("runs: {base: {model: base, dataset: talk}}", "'base' is already a subject, by models.ba"),
+        ("runs: {base: {model: base, dataset: talk}}", "'base' is taken by models.base; rename"),
         (
             "endpoints: {many-seed1: {url: 'http://h', model: m, version: v}}",
-            "by runs.many; rename",
+            "is taken by runs.many; rename",
         ),
-        ("sweeps: {tuned: {run: tuned, grid: {seed: [1]}}}", "'tuned' is also the name of a subje"),
+        (
+            "sweeps: {tuned: {run: tuned, grid: {seed: [1]}}}",
+            "'tuned' is taken by runs.tuned; rename",
+        ),
+        ("models: {many: {source: a/b}}", "runs.many: 'many' is taken by models.many; rename"),
+        (
+            "sweeps: {s: {run: tuned, grid: {attn_impl: [a/b, a_b]}}}",
+            "is taken by sweeps.s; rename o",
+        ),
         ("suites: {psychology: [gsm8k]}", "'gsm8k' is already in suite 'general'; keep it in one"),
         ("suites: {training: [ceval]}", "suites.training: results/tables/training.md is another"),
         ("runs: {many: {training: {seed: 1}}}", "runs.many.training.seed: 'seeds' says it already"),
