@@ -78,10 +78,10 @@ def prepare_settings(wildcards) -> str:
 
 
 def benchmark_source(wildcards) -> str:
-    """Everything about a benchmark that decides which questions are copied; not how they are asked."""
-    left_out = ("prompt", "generation", "repeats", "label", "note", "suite", "chance", "published")
-    entry = study["benchmarks"][wildcards.benchmark]
-    return as_json({key: value for key, value in entry.items() if key not in left_out})
+    """What decides which questions are copied; not how they are asked."""
+    keys = ("dataset", "source", "hub", "revision", "config", "subset_field", "eval_split")
+    keys += ("few_shot_split", "shots", "fields", "subsets")
+    return as_json(pick(study["benchmarks"][wildcards.benchmark], *keys))
 
 
 def model_source(wildcards) -> str:
@@ -247,6 +247,10 @@ def contamination_of(wildcards) -> list[str]:
     """What a run was trained on may hold questions; a model that was not trained here, nobody can say."""
     run = study["subjects"][wildcards.subject]["run"]
     return [f"<results>/datasets/{study['runs'][run]['dataset']}/contamination.json"] if run else []
+
+
+def contamination_flag(wildcards, input) -> str:
+    return shlex.join(["--contamination", *input.contamination] if input.contamination else [])
 
 
 # Reporting ------------------------------------------------------------------------------------------------------------

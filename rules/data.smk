@@ -125,9 +125,10 @@ rule find_contamination:
         mem_mb=ask("find_contamination", "mem_mb", 2000),
         runtime=ask("find_contamination", "runtime", 60),
     params:
-        python=interpreter("workflow"),
-        settings=json.dumps(study["contamination"]),
+        python=interpreter("evalscope"),
+        settings=as_json(study["contamination"]),
     message:
         "Looking for benchmark questions in dataset {wildcards.dataset}"
     shell:
-        "{params.python} scripts/contamination.py"
+        "{params.python} scripts/contamination.py --dataset {wildcards.dataset} --settings {params.settings:q}"
+        " --dialogues {input.train:q} --benchmarks {input.benchmarks:q} --output {output:q} 2> {log:q}"

@@ -56,7 +56,9 @@ rule score_benchmark:
     params:
         python=interpreter("workflow"),
         confidence=study["statistics"]["confidence"],
+        contamination=contamination_flag,
     message:
         "Scoring {wildcards.subject} on {wildcards.benchmark}"
     shell:
-        "{params.python} scripts/score.py --evaluation {input.evaluation:q} --benchmark {wildcards.benchmark} 2> {log:q}"
+        "{params.python} scripts/score.py --evaluation {input.evaluation:q} --benchmark {wildcards.benchmark}"
+        " --confidence {params.confidence} {params.contamination} 2> {log:q}"

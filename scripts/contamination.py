@@ -1,13 +1,13 @@
 """Find the benchmark questions that a dataset's training dialogues hold.
 
-in:   --dialogues  <results>/datasets/<dataset>/train.jsonl
-      --benchmark  <results>/benchmarks/<benchmark>/manifest.json; repeated, one for each benchmark
-                   that will be asked (data/ lies beside it)
-      settings     {"zh_ngram": 13 (characters), "en_ngram": 8 (words), "threshold": 0.7}
-out:  --output     <results>/datasets/<dataset>/contamination.json
-                   {schema, dataset, settings, dialogues (count), benchmarks {benchmark: {n, overlapping, share,
-                    ids [of the overlapping questions, as in samples.jsonl],
-                    examples [{id, subset, coverage, question, dialogue, passage}]}}}
+in:   --dialogues   <results>/datasets/<dataset>/train.jsonl
+      --benchmarks  <results>/benchmarks/<benchmark>/manifest.json of every benchmark that will be
+                    asked (data/ lies beside each)
+      settings      {"zh_ngram": 13 (characters), "en_ngram": 8 (words), "threshold": 0.7}
+out:  --output      <results>/datasets/<dataset>/contamination.json: {schema, dataset, settings,
+                   dialogues (count), benchmarks {benchmark: {n, overlapping, share,
+                   ids [of the overlapping questions, as in samples.jsonl],
+                   examples [{id, subset, coverage, question, dialogue, passage}]}}}
 env:  envs/evalscope, which loads the questions exactly as it will ask them.
 
 A question (its text; with its options where the text alone is shorter than one n-gram) counts as
@@ -63,7 +63,7 @@ def main() -> None:
     )
     parser.add_argument("--dataset", required=True, help="its name in the config")
     parser.add_argument("--dialogues", type=Path, required=True, help="train.jsonl")
-    parser.add_argument("--benchmark", type=Path, action="append", default=[], help="manifest.json")
+    parser.add_argument("--benchmarks", type=Path, nargs="*", default=[], help="manifests")
     parser.add_argument("--settings", type=cli.settings, required=True, help="JSON, or @FILE")
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
@@ -71,7 +71,7 @@ def main() -> None:
     lengths = {"zh": settings["zh_ngram"], "en": settings["en_ngram"]}
     index = contamination.Index(lengths)
     questions = {}
-    for path in args.benchmark:
+    for path in args.benchmarks:
         manifest = jsonio.read_json(path)
         questions[manifest["benchmark"]] = asked(manifest, path.parent / "data", lengths)
     for question in (each for several in questions.values() for each in several):

@@ -21,9 +21,6 @@ DECIMALS = 5e-5 + 1e-9  # half a unit of the fourth decimal, to which evalscope 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--results", type=Path, default=Path("results"), help="folder of all outputs"
-    )
-    parser.add_argument(
         "--evaluation", type=Path, required=True, help="evaluations/<subject>/<suite>.json"
     )
     parser.add_argument(
@@ -38,14 +35,15 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = arguments()
+    results = args.evaluation.parents[2]
     evaluation = read_json(args.evaluation)
     overlaps = read_json(args.contamination)["benchmarks"] if args.contamination else {}
     scores = [
-        score_file(args.results, evaluation, benchmark, overlaps.get(benchmark), args.confidence)
+        score_file(results, evaluation, benchmark, overlaps.get(benchmark), args.confidence)
         for benchmark in args.benchmark or evaluation["benchmarks"]
     ]
     for result in scores:
-        write_json(args.results / f"scores/{result['subject']}/{result['benchmark']}.json", result)
+        write_json(results / f"scores/{result['subject']}/{result['benchmark']}.json", result)
         cli.note(
             f"score {result['subject']} {result['benchmark']}  {100 * result['score']:.1f} %  "
             f"n = {result['n']}"
