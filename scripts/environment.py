@@ -2,9 +2,9 @@
 
 in:   --project   envs/<env>/ with pyproject.toml and uv.lock
       --software  managed: `uv sync` the environment beside the lock, exactly as locked
-                  active:  inspect the Python that is active (container, module, conda); install nothing
-out:  --output    <results>/environments/<env>.json
-                  {schema, env, software, python, packages {name: version}, lock (sha256 of uv.lock | null)}
+                  active:  inspect the Python that is active (container, module, conda) as it is
+out:  --output    <results>/environments/<env>.json: {schema, env, software, python,
+                  packages {name: version}, lock (sha256 of uv.lock | null)}
 env:  the workflow's own; standard library alone.
 net:  only where uv's cache does not hold a package yet.
 """

@@ -1,19 +1,19 @@
 """Fetch one benchmark: exactly the splits and subsets that will be asked, as local data.
 
-in:   settings    the benchmark with its preset: {"dataset" (evalscope's name), "source", "hub", "revision",
-                  "sources" {hub: id}, "config", "subset_field", "eval_split", "few_shot_split", "shots",
-                  "fields", "subsets" [asked] | {published: count} | null}; other keys are not read
-out:  --folder    <results>/benchmarks/<benchmark>/: data/ (what evalscope gets as local_path), source/
-      --output    <results>/benchmarks/<benchmark>/manifest.json
-                  {schema, benchmark, dataset, source, hub, revision, subsets {name: n}, shots, subset_field,
-                   questions [[subset | null, file]], files [{path, size, sha256}], digest}
+in:   settings  the benchmark with its preset: {"dataset" (evalscope's name), "source", "hub",
+                "revision", "sources" {hub: id}, "config", "subset_field", "eval_split",
+                "few_shot_split", "shots", "fields", "subsets" [asked] | {published: count} | null};
+                other keys are not read
+out:  --folder  <results>/benchmarks/<benchmark>/: data/ (evalscope's local_path), source/
+      --output  <results>/benchmarks/<benchmark>/manifest.json: {schema, benchmark, dataset, source,
+                hub, revision, subsets {name: n}, shots, files [{path, size, sha256}], digest}
 env:  envs/evalscope (datasets, the hub clients). general_mcq and general_qa need no library.
 net:  only for hub sources. No later step of a benchmark needs the network.
 
-Questions keep the published order, and `limit` is not applied here: evalscope asks the first `limit`
-of each subset, so the same data and limit always give the same questions, and a limited and a full
-evaluation share one data digest. data/ is written anew as JSON lines, because evalscope deletes
-files (dataset_infos.json) in the folder that it loads.
+Questions keep the published order, and `limit` is not applied here: evalscope asks the first
+`limit` of each subset, so the same data and limit always give the same questions, and a limited and
+a full evaluation share one data digest. data/ is written anew as JSON lines, because evalscope
+deletes files (dataset_infos.json) in the folder that it loads.
 """
 
 import argparse
@@ -60,8 +60,8 @@ def write_rows(path: Path, rows: list[dict]) -> None:
         file.writelines(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
 
 
-def copy_published(published: Published, data: Path, settings: dict) -> dict:
-    """Write data/ for a benchmark that evalscope loads by config and split; give subsets, questions."""
+def copy_published(published: Published, data: Path, settings: dict) -> dict[str, int]:
+    """Write data/ for a benchmark that is loaded by config and split; give {subset: questions}."""
     per_subset, field = settings["config"] == PER_SUBSET, settings.get("subset_field")
     splits = {"questions": settings["eval_split"]}
     if settings["shots"] and settings.get("few_shot_split"):
@@ -92,14 +92,10 @@ def copy_published(published: Published, data: Path, settings: dict) -> dict:
     if "examples" in splits:
         examples = {name: counts["examples"][name] for name in names}
         check_counts(examples, settings["few_shot_split"], settings["shots"])
-    questions = [
-        [None if field else config, split_files[settings["eval_split"]]]
-        for config, split_files in files.items()
-    ]
-    return {"subsets": subsets, "questions": questions}
+    return subsets
 
 
-def copy_plain(source: Path, data: Path, settings: dict) -> dict:
+def copy_plain(source: Path, data: Path, settings: dict) -> dict[str, int]:
     """Write data/ for general_mcq and general_qa: one file per subset (and split)."""
     files = {path.name: path for path in sorted(source.iterdir()) if path.suffix in PLAIN_FORMATS}
     splits = [settings["eval_split"], settings.get("few_shot_split")]
@@ -112,7 +108,7 @@ def copy_plain(source: Path, data: Path, settings: dict) -> dict:
         found.setdefault(subset, {})[split] = path
     available = [name for name, by_split in found.items() if settings["eval_split"] in by_split]
     names = asked_subsets(settings, available)
-    subsets, questions = {}, []
+    subsets = {}
     for name in names:
         for split, path in found[name].items():
             if split != settings["eval_split"] and not settings["shots"]:
@@ -122,11 +118,10 @@ def copy_plain(source: Path, data: Path, settings: dict) -> dict:
             write_rows(data / f"{name}_{split}.jsonl", rows)
             if split == settings["eval_split"]:
                 subsets[name] = len(rows)
-                questions.append([name, f"{name}_{split}.jsonl"])
             else:
                 check_counts({name: len(rows)}, split, settings["shots"])
     check_counts(subsets, settings["eval_split"])
-    return {"subsets": subsets, "questions": questions}
+    return subsets
 
 
 def plain_rows(path: Path) -> list[dict]:
@@ -175,11 +170,11 @@ def main() -> None:
     data.mkdir(parents=True)
     try:
         if settings.get("config") is None:
-            copied = copy_plain(args.folder / "source", data, settings)
+            subsets = copy_plain(args.folder / "source", data, settings)
         else:
             with tempfile.TemporaryDirectory() as cache:
                 published = Published(args.folder / "source", cache)
-                copied = copy_published(published, data, settings)
+                subsets = copy_published(published, data, settings)
     except UserError as error:
         raise UserError(f"benchmark {args.benchmark} ({source}): {error}") from None
     files = jsonio.tree_files(data)
@@ -190,15 +185,14 @@ def main() -> None:
             "benchmark": args.benchmark,
             "dataset": settings["dataset"],
             **origin,
-            **copied,
+            "subsets": subsets,
             "shots": settings["shots"],
-            "subset_field": settings.get("subset_field"),
             "files": files,
             "digest": jsonio.tree_digest(files),
         },
     )
-    total = sum(copied["subsets"].values())
-    cli.note(f"benchmark {args.benchmark}: {total} questions in {len(copied['subsets'])} subset(s)")
+    total = sum(subsets.values())
+    cli.note(f"benchmark {args.benchmark}: {total} questions in {len(subsets)} subset(s)")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """Fetch one dataset of dialogues: link a local file or folder, or download from a hub once.
 
-in:   settings {"source", "hub": local|modelscope|huggingface|null, "revision"}
-out:  --folder   <results>/datasets/<dataset>/source/  (links to local files, or the download)
-      --output   <results>/datasets/<dataset>/source.json
-                 {schema, dataset, source, hub, revision (a commit), files [{path, size, sha256}], digest}
-env:  envs/evalscope for hub sources (its hub clients); a local source needs the standard library alone.
+in:   settings  {"source", "hub": local|modelscope|huggingface|null, "revision"}
+out:  --folder  <results>/datasets/<dataset>/source/  (links to local files, or the download)
+      --output  <results>/datasets/<dataset>/source.json: {schema, dataset, source, hub,
+                revision (a commit), files [{path, size, sha256}], digest}
+env:  envs/evalscope for hub sources (its hub clients); a local source needs no library.
 net:  only for hub sources. No later step of a dataset needs the network.
 """
 

@@ -1,14 +1,15 @@
 """Fetch one base model: link a local folder, or download from a hub once.
 
-in:   settings {"source", "hub": local|modelscope|huggingface|null, "revision", "allow_remote_code": false}
-out:  --folder   <results>/models/<model>/source/  (links to local files, or the download)
-      --output   <results>/models/<model>/source.json
-                 {schema, model, source, hub, revision (a commit), files [{path, size, sha256}], digest}
-env:  envs/evalscope for hub sources (its hub clients); a local source needs the standard library alone.
+in:   settings  {"source", "hub": local|modelscope|huggingface|null, "revision",
+                 "allow_remote_code": false}
+out:  --folder  <results>/models/<model>/source/  (links to local files, or the download)
+      --output  <results>/models/<model>/source.json: {schema, model, source, hub,
+                revision (a commit), files [{path, size, sha256}], digest}
+env:  envs/evalscope for hub sources (its hub clients); a local source needs no library.
 net:  only for hub sources. No later step of a model needs the network.
 
-Weights are taken as safetensors. Pickle weights and Python files run code when they are loaded: they
-are left out, unless allow_remote_code is true.
+Weights are taken as safetensors. Pickle weights and Python files run code when they are loaded:
+they are left out, unless allow_remote_code is true.
 """
 
 import argparse

@@ -1,12 +1,13 @@
-"""Give one base model the form that every later step loads: safetensors in a layout that the
-libraries know, and no code from a hub. Write its manifest.
+"""Give one base model the form that every later step loads, and write its manifest.
+
+That form is safetensors in a layout that the libraries know, with no code from a hub.
 
 in:   --source    <results>/models/<model>/source.json (the files lie in source/ beside it)
       settings    {"native_form": "auto"|"none"|"llama", "allow_remote_code": false}
 out:  --weights   <results>/models/<model>/weights/: files linked where they can stay as they are;
                   InternLM2 and InternLM2.5 are rewritten into Llama's layout (auto, llama)
-      --manifest  {schema, model, source, hub, revision, native_form (llama | null), license, parameters,
-                   torch_dtype, remote_code, files [{path, size, sha256}], digest}
+      --manifest  {schema, model, source, hub, revision, native_form (llama | null), license,
+                   parameters, torch_dtype, remote_code, files [{path, size, sha256}], digest}
 env:  envs/swift for InternLM2 (tokenizers); a model that is native already needs numpy alone.
 
 Refused, unless allow_remote_code is true: no safetensors (pickle weights run code when loaded), and
@@ -14,7 +15,6 @@ classes of the model's own (auto_map) where no native form is known. Memory: one
 """
 
 import argparse
-import json
 import os
 import re
 import shutil
@@ -54,7 +54,7 @@ def has_code(source: Path, config: dict) -> bool:
 
 
 def known_to_transformers(model_type: str) -> bool:
-    """Whether the library itself has this architecture. Needs an environment that has the library."""
+    """Whether the library itself has this architecture; without the library: no."""
     return bool(find_spec("transformers")) and bool(
         find_spec(f"transformers.models.{model_type.replace('-', '_')}")
     )
@@ -74,8 +74,8 @@ def chosen_form(source: Path, config: dict, settings: dict) -> str | None:
     if not rewrite and not settings["allow_remote_code"]:
         if not shards(source):
             raise UserError(
-                f"{source}: no *.safetensors. Pickle weights run code when they are loaded: convert "
-                "them, or set allow_remote_code: true for this model"
+                f"{source}: no *.safetensors. Pickle weights run code when they are loaded: "
+                "convert them, or set allow_remote_code: true for this model"
             )
         if "auto_map" in config and not known_to_transformers(model_type):
             raise UserError(

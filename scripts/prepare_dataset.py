@@ -1,17 +1,20 @@
 """Bring the dialogues of one dataset into one form, and account for every row that was read.
 
 in:   --source    <results>/datasets/<dataset>/source.json (the files lie in source/ beside it)
-      settings    {"on_bad_rows": "drop"|"error", "max_bad_share": 0.01, "validation_share": 0.05, "split_seed": 42}
-out:  --train, --validation
-                  {"messages": [{"role", "content"}, ...], "id": sha256, "tools"?: JSON text}, one a line
+      settings    {"on_bad_rows": "drop"|"error", "max_bad_share": 0.01,
+                   "validation_share": 0.05, "split_seed": 42}
+out:  --train, --validation    one dialogue a line:
+                  {"messages": [{"role", "content"}, ...], "id": sha256, "tools"?: JSON text}
       --receipt   {schema, dataset, source, revision, rows_read, rows_kept,
                    dropped {reason: {count, lines [first 20]}}, shortened {count, lines},
-                   train_rows, validation_rows, roles, turns, characters, digest (of the kept rows and the split)}
-env:  envs/evalscope for .parquet sources (pyarrow); others need the standard library alone.
+                   train_rows, validation_rows, roles, turns, characters,
+                   digest (of the kept rows and the split)}
+env:  envs/evalscope for .parquet sources (pyarrow); others need no library.
 
 Every row read is either kept or dropped with a reason. A share of bad rows above max_bad_share, or
 any with on_bad_rows: error, ends the job with the reasons. Which side of the split a dialogue falls
-on depends on the seed and on itself alone, so appended rows never move it.
+on depends on the seed and on itself alone, so appended rows never move it. A last turn that nobody
+answers is left out of its dialogue and counted as shortened.
 """
 
 import argparse
@@ -100,14 +103,14 @@ def check(
     if bad > settings["max_bad_share"] * read:
         raise UserError(
             f"{bad} of {read} rows ({bad / read:.1%}) are bad, more than max_bad_share "
-            f"({settings['max_bad_share']:.1%}) allows. Repair them, or raise max_bad_share:{reasons}"
+            f"({settings['max_bad_share']:.1%}) allows. Repair them, or raise that share:{reasons}"
         )
     if not sides["train"]:
         raise UserError("all rows fell into validation: lower validation_share")
     if settings["validation_share"] > 0 and not sides["validation"]:
         raise UserError(
-            f"validation_share {settings['validation_share']} of {len(seen)} rows gave no validation "
-            f"row. Raise it, {other_seed(settings, seen)}or set it to 0 to train without validation"
+            f"validation_share {settings['validation_share']} of {len(seen)} rows gave no row to "
+            f"validate on. Raise it, {other_seed(settings, seen)}or set it to 0 to train without validation"
         )
 
 
@@ -147,8 +150,8 @@ def main() -> None:
     jsonio.write_json(args.receipt, receipt)
     drops = "; ".join(f"{drop['count']} {reason}" for reason, drop in counts["dropped"].items())
     cli.note(
-        f"dataset {args.dataset}: {counts['rows_read']} rows read, {counts['train_rows']} to train, "
-        f"{counts['validation_rows']} to validate, dropped: {drops or 'none'}"
+        f"dataset {args.dataset}: {counts['rows_read']} rows read, {counts['train_rows']} to "
+        f"train, {counts['validation_rows']} to validate, dropped: {drops or 'none'}"
     )
 
 

@@ -1,22 +1,21 @@
-"""Fit a dataset's dialogues to one run: count tokens with the run's own tokenizer and chat template,
-and deal with those that are longer than max_length.
+"""Fit a dataset's dialogues to one run: count tokens, and deal with what exceeds max_length.
 
-in:   --train, --validation, --dataset-receipt   of results/datasets/<dataset>
-      --weights   <results>/models/<model>/weights (only its tokenizer and config.json are read)
+in:   --train, --validation, --dataset-receipt    of results/datasets/<dataset>
+      --weights   <results>/models/<model>/weights (its tokenizer and config.json are read)
       settings    {"run", "training": {"max_length", "too_long": drop|truncate|split, "seed",
                    "per_device_train_batch_size", "gradient_accumulation_steps"},
                    "model": {"model_type", "template", "system"}}
 out:  --output    <results>/runs/<run>/: train.jsonl, validation.jsonl, receipt.json
-                  {schema, run, dataset, template, rows_read, rows_kept, dropped {reason: {count, lines}},
-                   truncated, split, train_rows, validation_rows,
-                   tokens {train, validation, loss, mean, min, max, histogram}, loss_share, padded_share,
-                   padded_share_grouped, steps_per_epoch, digest}
-env:  envs/swift. The counts come from ms-swift's own template, so the trainer keeps exactly these rows.
+                  {schema, run, dataset, template, max_length, too_long, rows_read, rows_kept,
+                   dropped {reason: {count, lines}}, truncated, split, train_rows, validation_rows,
+                   tokens {train, validation, loss, mean, min, max, histogram}, loss_share,
+                   padded_share, padded_share_grouped, steps_per_epoch, digest}
+env:  envs/swift. ms-swift's own template counts, so the trainer keeps exactly these rows.
 
 drop:      a dialogue that is too long is left out.
-truncate:  it is kept, and the trainer cuts its end; without an answer before the cut it is left out.
-split:     it becomes several dialogues, cut before user turns, each with the system prompt; a single
-           exchange that is too long is left out.
+truncate:  it is kept, and the trainer cuts its end; it is left out if no answer comes before that.
+split:     it becomes several dialogues, cut before user turns, each with the system prompt; a
+           single exchange that is too long is left out.
 """
 
 import argparse
@@ -32,8 +31,8 @@ from pathlib import Path
 
 from sftflow import cli, fit, jsonio
 from sftflow.cli import UserError
-from sftflow.receipts import Histogram, Lines
 from sftflow.progress import Progress
+from sftflow.receipts import Histogram, Lines
 
 UNLIMITED = 1 << 40  # the template only counts; what is too long is decided here
 

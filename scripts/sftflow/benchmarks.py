@@ -11,15 +11,13 @@ A preset (config/benchmarks.yaml) says where a benchmark keeps things: `config` 
 
 import difflib
 import json
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterable
 
 from sftflow.cli import UserError
-from sftflow.jsonio import read_jsonl
 
 PER_SUBSET = "<subset>"
 LOWERED = {"mmlu_pro"}  # evalscope knows its subsets by their names in lower case
+NULLABLE = {"correct_answer", "cot_content"}  # mean something only for some questions
 
 
 def subset_name(row: dict, settings: dict) -> str:
@@ -28,7 +26,7 @@ def subset_name(row: dict, settings: dict) -> str:
 
 
 def asked_subsets(settings: dict, available: Iterable[str]) -> list[str]:
-    """The subsets to ask: those listed, else all that the data has (of the published ones, if known).
+    """The subsets to ask: those listed, else all in the data (of the published ones, if known).
 
     Raises UserError for a name that the data does not have.
     """
@@ -49,12 +47,13 @@ def asked_subsets(settings: dict, available: Iterable[str]) -> list[str]:
 
 def check_rows(rows: list[dict], settings: dict, where: str) -> None:
     """Raise UserError where a question lacks a field that evalscope will read."""
+    fields = settings.get("fields") or []
     for number, row in enumerate(rows, start=1):
-        missing = [field for field in settings.get("fields") or [] if row.get(field, row) is row]
-        if missing:
-            raise UserError(
-                f"{where}, row {number}: no field {', '.join(missing)}; it has {', '.join(row)}"
-            )
+        for field in fields:
+            if field not in row:
+                raise UserError(f"{where}: no field {field!r}; the fields are {', '.join(row)}")
+            if row[field] in (None, "") and field not in NULLABLE:
+                raise UserError(f"{where}, row {number}: {field} is empty")
 
 
 def check_counts(counts: dict[str, int], where: str, least: int = 1) -> None:
@@ -74,13 +73,3 @@ def front_matter(files: dict[str, dict[str, str]]) -> str:
         for config, splits in files.items()
     ]
     return f"---\n{json.dumps({'configs': configs}, ensure_ascii=False, indent=1)}\n---\n"
-
-
-def questions(data: Path, manifest: dict) -> Iterator[tuple[str, int, dict]]:
-    """(subset, index in the subset, row) of every question, numbered as evalscope numbers them."""
-    seen: Counter[str] = Counter()
-    for subset, path in manifest["questions"]:
-        for row in read_jsonl(data / path):
-            name = subset or subset_name(row, manifest)
-            yield name, seen[name], row
-            seen[name] += 1

@@ -94,7 +94,7 @@ def windows(units: str | list[str], n: int) -> Iterator[str]:
 
 
 def summarise(questions: Iterable[Question], index: Index, threshold: float, shown: int) -> dict:
-    """{n, overlapping, share, ids, examples} of one benchmark; examples with the most overlap first."""
+    """{n, overlapping, share, ids, examples} of one benchmark; the most overlap comes first."""
     total, hits = 0, []
     for question in questions:
         total += 1

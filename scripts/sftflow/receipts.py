@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Iterable
 
-
 SHOWN = 20  # line numbers that a receipt names
 
 
