@@ -17,13 +17,16 @@ SETTINGS is one JSON object:
 """
 
 import argparse
+import contextlib
 import importlib.metadata
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import yaml
@@ -32,7 +35,8 @@ from sftflow.cli import UserError, note
 from sftflow.jsonio import file_digest, read_json, tree_digest, tree_files, write_json, write_text
 from sftflow.progress import Progress
 
-PLUGIN = Path(__file__).resolve().parent / "sftflow" / "swift_plugin.py"
+HERE = Path(__file__).resolve().parent
+PLUGIN, TRACK = HERE / "sftflow" / "swift_plugin.py", HERE / "track.py"
 PACKAGES = ("ms-swift", "transformers", "peft", "torch", "accelerate", "liger-kernel")
 MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt")
 NOT_WEIGHTS = {"args.json", "trainer_state.json", training.COMPLETE}
@@ -44,20 +48,6 @@ def versions() -> dict[str, str]:
         try:
             out[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            continue
-    return out
-
-
-def read_events(path: Path) -> list[dict]:
-    """All whole lines of the event log; a line cut short by a kill is left out."""
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    out = []
-    for line in lines:
-        try:
-            out.append(json.loads(line))
-        except ValueError:
             continue
     return out
 
@@ -77,40 +67,36 @@ def environment(events: Path, receipt: dict, cache: str) -> dict[str, str]:
     }
 
 
-def watch(child, path: Path, label: str) -> dict:
+def watch(child: subprocess.Popen, events: training.Events, label: str) -> dict:
     """Show progress until ms-swift ends; returns its `failed` event, {} when there is none."""
     progress, failed = None, {}
-    with open(path, encoding="utf-8") as log:
-        log.seek(0, os.SEEK_END)
-        rest = ""
-        while True:
-            ended = child.poll() is not None
-            *lines, rest = (rest + log.read()).split("\n")
-            for entry in map(json.loads, lines):
-                if entry["event"] == "start":
-                    progress = Progress(f"train {label}", entry["steps"], "steps")
-                    progress.update(entry["first_step"])
-                elif entry["event"] == "step" and progress:
-                    progress.update(entry["step"])
-                elif entry["event"] == "failed":
-                    failed = entry
-            if ended:
-                return failed
-            time.sleep(0.2)
+    while True:
+        ended = child.poll() is not None
+        for entry in events.new():
+            if entry["event"] == "start":
+                progress = Progress(f"train {label}", entry["steps"], "steps")
+                progress.update(entry["first_step"])
+            elif entry["event"] == "step" and progress:
+                progress.update(entry["step"])
+            elif entry["event"] == "failed":
+                failed = entry
+        if ended:
+            return failed
+        time.sleep(0.2)
 
 
 def run_swift(command: dict, folder: Path, gpus: int, receipt: dict, label: str) -> dict:
     """One attempt. Returns {} when it finished, else its `failed` event."""
-    events = folder / "events.jsonl"
+    events = training.Events(folder / "events.jsonl")
+    events.new()  # what an earlier attempt wrote
     file = folder.parents[1] / "command.yaml"  # not in `folder`: ms-swift copies it there
-    events.touch()
     write_text(file, yaml.safe_dump(command, allow_unicode=True, sort_keys=True))
     launch = [sys.executable]
     if gpus > 1:
         launch += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={gpus}"]
     with tempfile.TemporaryDirectory(prefix="sftflow-train-") as cache:
         child = process.start(
-            [*launch, str(PLUGIN), str(file)], environment(events, receipt, cache)
+            [*launch, str(PLUGIN), str(file)], environment(events.path, receipt, cache)
         )
         try:
             failed = watch(child, events, label)
@@ -121,7 +107,42 @@ def run_swift(command: dict, folder: Path, gpus: int, receipt: dict, label: str)
     return failed
 
 
-def train(folder: Path, build, gpus: int, micro: int, receipt: dict, label: str) -> list[dict]:
+def last_step(folder: Path) -> int | None:
+    """The step that a finished training reached; None while there is none."""
+    ends = [e for e in training.Events(folder / "events.jsonl").new() if e["event"] == "end"]
+    return ends[-1]["step"] if ends else None
+
+
+@contextlib.contextmanager
+def recorder(settings: dict, folder: Path, output: Path) -> Iterator[dict]:
+    """SwanLab, in a process of its own that alone gets the key; yields its entry in training.json.
+
+    When the training has ended the recorder may take half a minute more. Whatever becomes of it,
+    the training is not touched: the entry says `failed`.
+    """
+    if settings["mode"] == "disabled":
+        yield {"mode": "disabled"}
+        return
+    record = {"mode": settings["mode"], "id": settings["id"], "status": "failed"}
+    child = process.start(
+        [sys.executable, str(TRACK), "--events", str(folder / "events.jsonl"),
+         "--settings", json.dumps(settings), "--output", str(output)]
+    )  # fmt: skip
+    try:
+        yield record
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(30)
+    finally:
+        process.stop(child)
+    if child.returncode == 0:
+        record["status"] = "recorded"
+    else:
+        note(f"train {settings['run']}  SwanLab recorded nothing, see the log; all else is done")
+
+
+def train(
+    folder: Path, build: Callable, gpus: int, micro: int, receipt: dict, label: str
+) -> list[dict]:
     """Train to the end, with smaller micro-batches when memory runs out.
 
     `build(micro_batch, checkpoint)` gives the ms-swift command. Returns the lowered micro-batches
@@ -134,8 +155,7 @@ def train(folder: Path, build, gpus: int, micro: int, receipt: dict, label: str)
     while True:
         found = training.checkpoints(folder)
         step, checkpoint = found[-1] if found else (0, None)
-        last = [e for e in read_events(folder / "events.jsonl") if e["event"] == "end"]
-        if last and last[-1]["step"] == step:
+        if step and step == last_step(folder):
             return lowered
         if checkpoint:
             note(f"train {label}  goes on from step {step}")
@@ -143,8 +163,10 @@ def train(folder: Path, build, gpus: int, micro: int, receipt: dict, label: str)
             if path not in [each for _, each in found]:
                 shutil.rmtree(path)
         failed = run_swift(build(micro, checkpoint), folder, gpus, receipt, label)
+        if not failed and training.checkpoints(folder)[-1:] == []:
+            failed = {"kind": "ended", "message": "ms-swift left no complete checkpoint"}
         if not failed:
-            continue  # the loop's first lines see the end event and the checkpoint
+            continue  # finished: the loop's first lines see it
         if failed["kind"] == "out_of_memory" and micro > 1:
             micro //= 2
             accumulation = build(micro, None)["gradient_accumulation_steps"]
@@ -222,11 +244,20 @@ def main() -> None:
             return command | ({"resume_from_checkpoint": str(checkpoint)} if checkpoint else {})
 
         micro, _ = training.split_batch(settings, max(1, len(gpus)))
-        with gpu.Sampler() as sampler:
+        tracked = {
+            **args.settings.get("swanlab", {"mode": "disabled"}),
+            "run": run,
+            "id": key[:20],
+            "config": {"model": manifest["model"], "training": settings, "choices": choices},
+        }
+        with (
+            recorder(tracked, folder, args.output / "swanlab") as swanlab,
+            gpu.Sampler() as sampler,
+        ):
             lowered = train(folder, build, max(1, len(gpus)), micro, receipt, run)
 
     step, checkpoint = training.checkpoints(folder)[-1]
-    events = read_events(folder / "events.jsonl")
+    events = training.Events(folder / "events.jsonl").new()
     full = settings["tuner_type"] == "full"
     take_weights(checkpoint, args.output / "adapter", manifest["model"], full)
     files = tree_files(args.output / "adapter")
@@ -257,6 +288,7 @@ def main() -> None:
                 "cores": hardware["cores"],
                 **({"gpus": [g["name"] for g in gpus]} if gpus else {}),
             },
+            "swanlab": swanlab,
             "versions": versions(),
         },
     )

@@ -105,11 +105,7 @@ class Monitor(TrainerCallback):
         if self.first_loss is None:
             self.first_loss = loss
         if not math.isfinite(loss) or loss > max(self.limit, 2 * self.first_loss):
-            raise Stop(
-                "diverged",
-                f"the loss is {loss:.4g} at step {state.global_step} (first step: "
-                f"{self.first_loss:.4g}): lower learning_rate, or look for bad rows in the data",
-            )
+            self._diverged(f"the loss is {loss:.4g} (at first {self.first_loss:.4g})", state)
         now = time.time()
         self._event(
             "step",
@@ -127,7 +123,7 @@ class Monitor(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **kwargs):
         # ms-swift leaves out an update whose gradient is not a number, and says nothing
         if not math.isfinite((logs or {}).get("grad_norm", 0.0)):
-            raise Stop("diverged", f"the gradient is not finite at step {state.global_step}")
+            self._diverged("the gradient is not finite", state)
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
         metrics = metrics or {}
@@ -154,6 +150,11 @@ class Monitor(TrainerCallback):
             memory["gpu_allocated_gib"] = torch.cuda.max_memory_allocated() / GIB
             memory["gpu_reserved_gib"] = torch.cuda.max_memory_reserved() / GIB
         self._event("end", step=state.global_step, **memory)
+
+    @staticmethod
+    def _diverged(what: str, state) -> None:
+        hint = "lower learning_rate, or look for bad rows in the data"
+        raise Stop("diverged", f"{what} at step {state.global_step}: {hint}")
 
     def _event(self, name: str, **values) -> None:
         if self.main:

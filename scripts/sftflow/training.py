@@ -5,6 +5,7 @@ always holds the same dialogues, however they are cut into micro-batches. *Token
 *positions* also count padding.
 """
 
+import json
 import math
 from pathlib import Path
 
@@ -32,8 +33,8 @@ RENAMED = {  # flags of older ms-swift versions → today's
 OURS = {"too_long", "device", "gpus", "max_memory_gib", "extra"}
 # What ms-swift is told by this workflow alone: a different value would break what is built on it.
 RESERVED = {
-    "model", "dataset", "val_dataset", "output_dir", "add_version", "external_plugins", "callbacks",
-    "resume_from_checkpoint", "report_to", "swanlab_token",
+    "model", "dataset", "val_dataset", "output_dir", "add_version", "resume_from_checkpoint",
+    "report_to", "swanlab_token",
 }  # fmt: skip
 # Settings that cannot change a weight: they are no part of a training's identity.
 NEUTRAL = {"dataloader_num_workers", "max_memory_gib"}
@@ -215,7 +216,7 @@ def command(
 
     `micro_batch` lowers the dialogues per forward pass; accumulation rises, the step stays.
     """
-    extra = training.get("extra") or {}
+    extra = dict(training.get("extra") or {})
     if taken := sorted(set(extra) & RESERVED):
         raise UserError(f"training.extra: {', '.join(taken)} is set by the workflow itself")
     batch, accumulation = split_batch(training, gpus)
@@ -248,8 +249,8 @@ def command(
         "eval_strategy": "steps" if validation else "no",
         "logging_nan_inf_filter": False,  # a loss that is not a number must be seen
         "report_to": ["none"],
-        "external_plugins": [plugin],
-        "callbacks": ["sftflow"],
+        "external_plugins": [plugin, *extra.pop("external_plugins", [])],
+        "callbacks": ["sftflow", *extra.pop("callbacks", [])],
     }
     if hardware["kind"] == "cpu":
         flags["use_cpu"] = True
@@ -300,6 +301,36 @@ def checkpoints(folder: Path) -> list[tuple[int, Path]]:
         if marker["files"] == file_sizes(path):
             found.append((marker["step"], path))
     return sorted(found)
+
+
+# --- the event log -------------------------------------------------------------------------------
+
+
+class Events:
+    """Reads an event log (see swift_plugin) that somebody may still be writing."""
+
+    def __init__(self, path: Path):
+        self.path, self.offset = path, 0
+
+    def new(self) -> list[dict]:
+        """Events written since the last call; a line that is not whole yet is left for the next.
+
+        A kill can cut a line short for ever: the next event then stands behind it in one line,
+        which is no JSON, and both are left out. Their steps are repeated after a resume.
+        """
+        if not self.path.exists():
+            return []
+        with open(self.path, "rb") as file:
+            file.seek(self.offset)
+            whole, newline, _ = file.read().rpartition(b"\n")
+        self.offset += len(whole) + len(newline)
+        found = []
+        for line in whole.splitlines():
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                continue
+        return found
 
 
 # --- the record ----------------------------------------------------------------------------------

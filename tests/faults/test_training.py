@@ -1,0 +1,258 @@
+"""Trainings that are killed, run out of memory, diverge or hold a secret: real ms-swift, no GPU."""
+
+import copy
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from sftflow.jsonio import read_json
+from sftflow.training import Events, checkpoints, history
+
+ROOT = Path(__file__).resolve().parents[2]
+SWIFT = ROOT / "envs" / "swift" / ".venv" / "bin" / "python"
+HERE = Path(__file__).parent
+KEY = "canary-4c1f0e"
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not SWIFT.exists(), reason="envs/swift is not synced"),
+]
+
+TRAINING = {
+    "tuner_type": "lora", "lora_rank": 4, "lora_alpha": 16, "lora_dropout": 0.05,
+    "target_modules": "all-linear", "use_dora": False, "use_rslora": False,
+    "torch_dtype": "float32", "num_train_epochs": 2, "per_device_train_batch_size": 8,
+    "per_device_eval_batch_size": 8, "gradient_accumulation_steps": 2, "learning_rate": 1e-2,
+    "lr_scheduler_type": "cosine", "warmup_ratio": 0.1, "weight_decay": 0.1, "max_length": 256,
+    "too_long": "drop", "eval_steps": 10, "save_steps": 5, "save_total_limit": 3,
+    "logging_steps": 5, "dataloader_num_workers": 8, "seed": 42, "device": "cpu", "gpus": 1,
+    "gradient_checkpointing": "auto", "use_liger_kernel": "auto", "group_by_length": "auto",
+    "attn_impl": "auto", "extra": {},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny")
+    subprocess.run([SWIFT, HERE / "training_tiny.py", folder], check=True, capture_output=True)
+    return folder
+
+
+def settings(**training) -> dict:
+    return {
+        "run": "tiny",
+        "training": copy.deepcopy(TRAINING) | training,
+        "model": {"name": "tiny", "model_type": "llama", "template": "chatml"},
+        "swanlab": {"mode": "disabled"},
+    }
+
+
+def start(tiny: Path, output: Path, chosen: dict, **kwargs) -> subprocess.Popen:
+    output.mkdir(exist_ok=True)
+    return subprocess.Popen(
+        [
+            SWIFT, ROOT / "scripts" / "train.py",
+            "--train", tiny / "train.jsonl", "--validation", tiny / "validation.jsonl",
+            "--receipt", tiny / "receipt.json", "--manifest", tiny / "manifest.json",
+            "--weights", tiny / "weights", "--settings", json.dumps(chosen), "--output", output,
+        ],
+        stdout=subprocess.PIPE,
+        stderr=open(output / "log", "a"),
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "SWANLAB_API_KEY": KEY},
+        **kwargs,
+    )  # fmt: skip
+
+
+def run(tiny: Path, output: Path, chosen: dict) -> tuple[int, str, str]:
+    """Exit status, what the person saw, what the log says."""
+    process = start(tiny, output, chosen)
+    seen, _ = process.communicate(timeout=300)
+    return process.returncode, seen, (output / "log").read_text()
+
+
+def merge(tiny: Path, output: Path) -> subprocess.CompletedProcess:
+    chosen = {
+        "run": "tiny", "torch_dtype": "float32", "device": "cpu",
+        "model": {"model_type": "llama", "template": "chatml"},
+    }  # fmt: skip
+    return subprocess.run(
+        [
+            SWIFT, ROOT / "scripts" / "merge.py", "--adapter", output / "adapter.json",
+            "--manifest", tiny / "manifest.json", "--weights", tiny / "weights",
+            "--settings", json.dumps(chosen), "--output", output,
+        ],
+        capture_output=True, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"},
+    )  # fmt: skip
+
+
+def folder_of(output: Path) -> Path:
+    (found,) = (output / "checkpoints").iterdir()
+    return found
+
+
+def curve(output: Path) -> list[tuple[int, float, float]]:
+    events = history(Events(folder_of(output) / "events.jsonl").new())
+    return [(e["step"], e["loss"], e["learning_rate"]) for e in events if e["event"] == "step"]
+
+
+def below(pid: int) -> list[str]:
+    """Command lines of the living processes that mention `pid`'s output folder."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+            except OSError:
+                continue
+    return found
+
+
+@pytest.fixture(scope="module")
+def whole(tiny, tmp_path_factory) -> Path:
+    """An uninterrupted training, recorded by SwanLab offline with a key in the environment."""
+    output = tmp_path_factory.mktemp("whole")
+    chosen = settings() | {"swanlab": {"mode": "offline", "project": "test"}}
+    process = start(tiny, output, chosen)
+    seen: set[str] = set()
+    while process.poll() is None:
+        seen.update(below(process.pid))
+        time.sleep(0.5)
+    assert process.returncode == 0, (output / "log").read_text()[-3000:]
+    (output / "processes").write_text("\n".join(seen))
+    return output
+
+
+def test_record_is_complete(whole):
+    record = read_json(whole / "training.json")
+    assert record["steps"] == 26 and record["epochs"] == 2
+    assert record["train_rows"] == 200 and record["validation_rows"] == 40
+    assert record["final_loss"] < record["curve"]["loss"][0]
+    assert len(record["curve"]["loss"]) == len(record["curve"]["learning_rate"]) == 26
+    assert record["validation_curve"]["step"] == [10, 20, 26]
+    assert 0 < record["token_accuracy"] < 1
+    assert record["tokens"] < record["positions"]
+    assert record["swanlab"]["status"] == "recorded"
+    assert not [name for name in record if name.startswith("gpu_")], "absent, not zero"
+    assert read_json(whole / "adapter.json")["training"] == record["identity"]
+
+
+def test_key_is_nowhere(whole):
+    """Files, logs, what SwanLab would upload, and the arguments of every process meanwhile."""
+    assert (whole / "processes").stat().st_size
+    assert list((whole / "swanlab").glob("run-*/*.swanlab"))
+    holders = [p for p in whole.rglob("*") if p.is_file() and KEY.encode() in p.read_bytes()]
+    assert not holders
+
+
+def test_killed_training_goes_on_with_the_same_curve(tiny, whole, tmp_path):
+    output = tmp_path / "run"
+    process = start(tiny, output, settings())
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        found = list(output.glob("checkpoints/*/events.jsonl"))
+        if found and any(e.get("step") == 12 for e in Events(found[0]).new()):
+            break
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    time.sleep(8)  # the guard notices, TERM, then KILL
+    assert not [line for line in below(process.pid) if str(output) in line], "nothing left behind"
+    folder = folder_of(output)
+    kept = [step for step, _ in checkpoints(folder)]
+    assert kept[-1] < 26, "killed in time"
+    damaged = kept.pop()  # as if the kill had come while it was written
+    os.truncate(folder / f"checkpoint-{damaged}" / "optimizer.pt", 100)
+    assert [step for step, _ in checkpoints(folder)] == kept
+    status, seen, log = run(tiny, output, settings())
+    assert status == 0, log[-3000:]
+    assert f"goes on from step {kept[-1]}" in seen
+    assert curve(output) == curve(whole)
+    digest = lambda folder: read_json(folder / "adapter.json")["files"][1]["sha256"]  # noqa: E731
+    assert digest(output) == digest(whole), "the same weights, bit for bit"
+    assert read_json(output / "training.json")["resumed"] == 1
+
+    began = time.monotonic()  # a finished training is not trained again
+    assert run(tiny, output, settings())[0] == 0
+    assert time.monotonic() - began < 10
+
+
+def test_out_of_memory_lowers_the_micro_batch_not_the_step(tiny, whole, tmp_path):
+    plugin = {"external_plugins": [str(HERE / "training_oom_plugin.py")]}
+    status, seen, log = run(tiny, tmp_path / "run", settings(extra=plugin))
+    assert status == 0, log[-3000:]
+    record = read_json(tmp_path / "run" / "training.json")
+    assert [(o["micro_batch"], o["accumulation"]) for o in record["out_of_memory"]] == [
+        (4, 4),
+        (2, 8),
+    ]
+    assert "out of memory: micro-batch 4 × 4" in seen
+    for got, expected in zip(curve(tmp_path / "run"), curve(whole), strict=True):
+        assert got == pytest.approx(expected, rel=2e-3), "the same dialogues in every step"
+
+
+def test_diverging_loss_stops_and_keeps_the_last_good_checkpoint(tiny, tmp_path):
+    chosen = settings(
+        learning_rate=50.0, save_steps=1, warmup_ratio=0.3, extra={"max_grad_norm": 0}
+    )
+    status, _, log = run(tiny, tmp_path / "run", chosen)
+    assert status == 1
+    assert "lower learning_rate" in log.splitlines()[-1]
+    assert "Traceback" not in log.splitlines()[-1]
+    assert checkpoints(folder_of(tmp_path / "run")), "the last good one is kept"
+    assert not (tmp_path / "run" / "training.json").exists()
+
+
+def test_unknown_flag_names_the_nearest(tiny, tmp_path):
+    status, _, log = run(tiny, tmp_path / "run", settings(extra={"train_type": "lora", "sed": 1}))
+    assert status == 1
+    message = log.splitlines()[-1]
+    assert "train_type (did you mean tuner_type?)" in message and "did you mean seed?" in message
+
+
+def test_rows_that_ms_swift_drops_are_an_error(tiny, tmp_path):
+    status, _, log = run(tiny, tmp_path / "run", settings(max_length=40))
+    assert status == 1
+    assert "of the 200 train_rows that the receipt counts" in log.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"tuner_type": "full", "learning_rate": 1e-3}, {"use_dora": True}, {"use_rslora": True}],
+    ids=["full", "dora", "rslora"],
+)
+def test_other_ways_of_tuning_train_and_merge(tiny, tmp_path, changed):
+    output = tmp_path / "run"
+    status, _, log = run(tiny, output, settings(num_train_epochs=1, **changed))
+    assert status == 0, log[-3000:]
+    done = merge(tiny, output)
+    assert done.returncode == 0, done.stderr[-3000:]
+    merged = read_json(output / "merged.json")
+    assert merged["check"]["base_mean"] > 4 * merged["check"]["merged_mean"]
+    assert (output / "merged" / "model.safetensors").exists()
+    assert (output / "merged" / "tokenizer.json").exists()
+
+
+def test_merge_is_made_afresh_and_a_wrong_one_fails(tiny, whole):
+    (whole / "merged").mkdir()
+    (whole / "merged" / "stale").touch()
+    done = merge(tiny, whole)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert not (whole / "merged" / "stale").exists()
+    config = whole / "adapter" / "adapter_config.json"
+    config.write_text(json.dumps(read_json(config) | {"lora_alpha": 1}))
+    done = merge(tiny, whole)
+    assert done.returncode == 1 and "is not what" in done.stderr.splitlines()[-1]
+
+
+def test_help_needs_no_torch():
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", ROOT / "scripts" / "train.py", "--help"],
+        capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT / "scripts")},
+    )  # fmt: skip
+    assert done.returncode == 0 and "torch" not in done.stderr
