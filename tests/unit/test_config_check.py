@@ -190,7 +190,7 @@ def test_what_yaml_makes_of_honest_input_is_forgiven():
 
 
 def test_junk_anywhere_is_an_error_and_never_a_crash():
-    """3,000 studies with one to three nodes replaced; what passes the check can be resolved."""
+    """1,000 studies with one to three nodes replaced; what passes the check can be resolved."""
     sweeps = """
     sweeps: {rank: {run: tuned, grid: {lora_rank: [4], gpus: [1, 2], dataset: [talk]}}}
     training: {extra: {neftune_noise_alpha: 5}}
@@ -212,11 +212,11 @@ def test_junk_anywhere_is_an_error_and_never_a_crash():
             node[key] = copy.deepcopy(rng.choice(junk))
 
     sound = 0
-    for _ in range(3000):
+    for _ in range(1000):
         spoilt = copy.deepcopy(whole)
         for _ in range(rng.randint(1, 3)):
             spoil(spoilt)
         if not config.check(spoilt):
             config.resolve(spoilt)
             sound += 1
-    assert 0 < sound < 1500
+    assert 0 < sound < 500
