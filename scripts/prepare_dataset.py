@@ -110,7 +110,7 @@ def check(
     if settings["validation_share"] > 0 and not sides["validation"]:
         raise UserError(
             f"validation_share {settings['validation_share']} of {len(seen)} rows gave no row to "
-            f"validate on. Raise it, {other_seed(settings, seen)}or set it to 0 to train without validation"
+            f"validate on. Raise it, {other_seed(settings, seen)}or set it to 0 to do without"
         )
 
 

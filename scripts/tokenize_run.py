@@ -119,7 +119,7 @@ def main() -> None:
     lengths: list[int] = []
     dropped: dict[str, Lines] = {}
     altered = {"truncated": Lines(), "split": Lines()}
-    kept_digest, loss, read = sha256(), 0, 0
+    kept_digest, loss, read, pieces, lost = sha256(), 0, 0, 0, 0
     for side, source in (("train", args.train), ("validation", args.validation)):
         with jsonio.writing(args.output / f"{side}.jsonl") as file:
             made = outcomes(jsonio.read_jsonl(source), fitter, workers)
@@ -129,6 +129,8 @@ def main() -> None:
                     dropped.setdefault(outcome.reason, Lines()).add(where)
                 if outcome.how:
                     altered[outcome.how].add(where)
+                    pieces += len(outcome.kept) * (outcome.how == "split")
+                    lost += outcome.lost
                 for row, tokens, with_loss in outcome.kept:
                     file.write(dumps(row, ensure_ascii=False) + "\n")
                     kept_digest.update(f"{side} {row['id']}\n".encode())
@@ -143,8 +145,8 @@ def main() -> None:
         raise UserError(f"run {run}: no dialogue fits max_length {training['max_length']}")
     if dataset["validation_rows"] and not found["validation"].values:
         raise UserError(
-            f"run {run}: no validation dialogue fits max_length {training['max_length']}; raise it, "
-            "or set the dataset's validation_share to 0"
+            f"run {run}: no validation dialogue fits max_length {training['max_length']}; raise "
+            "it, or set the dataset's validation_share to 0"
         )
     batch, seed = training["per_device_train_batch_size"], training["seed"]
     tokens = found["train"].record()
@@ -159,7 +161,7 @@ def main() -> None:
         "rows_kept": found["train"].count + found["validation"].count,
         "dropped": {reason: dropped[reason].record() for reason in sorted(dropped)},
         "truncated": altered["truncated"].record(),
-        "split": altered["split"].record(),
+        "split": altered["split"].record() | {"into": pieces, "exchanges_left_out": lost},
         "train_rows": found["train"].count,
         "validation_rows": found["validation"].count,
         "tokens": {

@@ -25,6 +25,7 @@ class Outcome:
     kept: list[tuple[dict, int, int]] = field(default_factory=list)  # row, tokens, with loss
     reason: str | None = None
     how: str | None = None  # "truncated" or "split"
+    lost: int = 0  # exchanges left out of a split dialogue
 
 
 def outcome(row: dict, encode: Encode, longest: int, too_long: str) -> Outcome:
@@ -39,7 +40,10 @@ def outcome(row: dict, encode: Encode, longest: int, too_long: str) -> Outcome:
             Outcome([(row, longest, loss)], how="truncated") if loss else Outcome(reason=NO_ANSWER)
         )
     kept = [(part, len(tokens), sum(tokens)) for part, tokens in split(row, encode, longest)]
-    return Outcome(kept, how="split") if kept else Outcome(reason=EXCHANGE)
+    if not kept:
+        return Outcome(reason=EXCHANGE)
+    left = sum(len(exchanges(part["messages"])[1]) for part, _, _ in kept)
+    return Outcome(kept, how="split", lost=len(exchanges(row["messages"])[1]) - left)
 
 
 def exchanges(messages: list[dict]) -> tuple[list[dict], list[list[dict]]]:
@@ -54,9 +58,10 @@ def exchanges(messages: list[dict]) -> tuple[list[dict], list[list[dict]]]:
 
 
 def split(row: dict, encode: Encode, longest: int) -> Iterator[tuple[dict, bytes]]:
-    """A dialogue that is too long as several that fit, cut before user turns; each keeps the system.
+    """A dialogue that is too long as several that fit, cut before user turns.
 
-    Gives (row, its tokens). An exchange that is too long by itself is left out.
+    Each keeps the system message. Gives (row, its tokens). An exchange that is too long by itself
+    is left out.
     """
     system, pieces = exchanges(row["messages"])
 

@@ -3,7 +3,7 @@
 InternLM2 differs from Llama in names and in one fused matrix: `wqkv` holds, for each group of query
 heads that share a key and a value head, the group's queries, then its key, then its value:
 
-    wqkv.view(kv_heads, groups + 2, head_dim, hidden)  ->  q = [:, :groups], k = [:, -2], v = [:, -1]
+    wqkv.view(kv_heads, groups + 2, head_dim, hidden): q = [:, :groups], k = [:, -2], v = [:, -1]
 
 (InternLM2 technical report, arXiv:2403.17297, section 2.2, "weights interleaved by head").
 """
@@ -93,8 +93,8 @@ class Shape:
             raise UserError(f"config.json: hidden_act {config['hidden_act']} is not silu")
         if shape.hidden % shape.heads or shape.heads % shape.kv_heads:
             raise UserError(
-                f"config.json: hidden_size {shape.hidden}, {shape.heads} heads and {shape.kv_heads} "
-                "key/value heads do not divide"
+                f"config.json: hidden_size {shape.hidden}, {shape.heads} heads and "
+                f"{shape.kv_heads} key/value heads do not divide"
             )
         if shape.head % 2:
             raise UserError(f"config.json: head size {shape.head} is odd; rotation needs pairs")

@@ -2,7 +2,7 @@
 
 A row is one dialogue. Its normal form is
 
-    {"messages": [{"role": ..., "content": text}, ...], "id": sha256 (and "tools": JSON text, if any)}
+    {"messages": [{"role": ..., "content": text}, ...], "id": sha256, "tools": JSON text if any}
 
 with the roles ms-swift knows: an optional `system` first; then `user`; then `assistant`, or a round
 of `tool_call` and `tool` that ends in `assistant`; and so on in turn. Everything else is a `BadRow`
@@ -207,7 +207,7 @@ def turns_of(row: dict) -> list:
 
 
 def messages_of(turn: Any) -> list[dict]:
-    """One turn as messages: one, or more where an answer also calls tools or holds a whole round."""
+    """One turn as messages: several where an answer also calls tools, or holds a whole round."""
     if not isinstance(turn, dict):
         raise BadRow("unknown role")
     name = turn.get("role", turn.get("from"))

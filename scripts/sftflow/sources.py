@@ -177,7 +177,7 @@ def from_modelscope(
 
 
 def newest_commit(files: list[dict]) -> str | None:
-    """ModelScope names no commit for a branch, but each file names the commit that last changed it."""
+    """ModelScope names no commit for a branch, but each file names the one that changed it last."""
     dated = [file for file in files if file.get("Revision") and file.get("CommittedDate")]
     newest = max(dated, key=lambda file: file["CommittedDate"], default=None)
     return newest["Revision"] if newest else None

@@ -1,7 +1,7 @@
 """Safetensors files as they lie on disk: headers, and tensors as memory-mapped bytes.
 
-Rewriting a layout only moves rows, so a tensor's bytes are all that is needed. This module therefore
-reads bfloat16 (which numpy lacks) without torch, and never holds more than one tensor in memory.
+Rewriting a layout only moves rows, so a tensor's bytes are all that is needed. So this module reads
+bfloat16, which numpy lacks, without torch, and never holds more than one tensor in memory.
 Needs numpy. Format: https://huggingface.co/docs/safetensors
 """
 
@@ -24,7 +24,7 @@ TORCH_NAMES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "f
 
 @dataclass(frozen=True)
 class Tensor:
-    """Where one tensor lies: rows of `shape[1:]` elements of `dtype` at `offset` (bytes) of `path`."""
+    """Where one tensor lies: elements of `dtype`, row by row, at `offset` (bytes) of `path`."""
 
     path: Path
     dtype: str
