@@ -1,0 +1,196 @@
+"""Scores from sample-level records: evalscope's figure, reproducible, honest at extremes."""
+
+import json
+from pathlib import Path
+
+import made_up
+import pytest
+import score
+from sftflow import cli, config
+from sftflow.cli import UserError
+from sftflow.jsonio import file_digest, read_json, write_json, write_jsonl
+
+STUDY = config.load(made_up.RAW)
+
+
+def scored(records: list[dict], overlapping: set[str] | None = None) -> dict:
+    return score.score(records, overlapping, 0.95)
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> Path:
+    records = made_up.samples(0.55, 1, STUDY["benchmarks"]["mmlu"])
+    return made_up.write_session(tmp_path, STUDY, "base", "psychology", {"mmlu": records})
+
+
+@pytest.fixture
+def run(session, monkeypatch, capsys):
+    """Call the program as the rule does; gives (exit status, what it says on stderr)."""
+
+    def call(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr("sys.argv", ["score.py", "--evaluation", str(session), *arguments])
+        return cli.run(score.main), capsys.readouterr().err
+
+    return call
+
+
+def test_a_score_holds_what_the_design_promises(session, run):
+    assert run() == (0, "")
+    found = read_json(session.parents[2] / "scores/base/mmlu.json")
+    promised = (
+        "schema subject benchmark suite metric n score stderr ci95 macro_f1 unparsed truncated "
+        "subsets samples identity provenance"
+    )
+    assert set(promised.split()) <= found.keys()
+    assert found["n"] == 40
+    assert [subset["n"] for subset in found["subsets"]] == [20, 20]
+    assert found["score"] == pytest.approx(np_mean(found["subsets"]))
+    assert found["ci95"][0] < found["score"] < found["ci95"][1]
+    assert found["chance"] == 0.25
+    assert {"weights", "data", "settings", "generation", "backend", "git"} <= found[
+        "provenance"
+    ].keys()
+
+
+def np_mean(subsets: list[dict]) -> float:
+    return sum(subset["score"] * subset["n"] for subset in subsets) / sum(s["n"] for s in subsets)
+
+
+def test_the_same_samples_give_the_same_bytes_in_any_order(session, run):
+    results = session.parents[2]
+    path = results / "scores/base/mmlu.json"
+    run()
+    first = path.read_bytes()
+    run()
+    assert path.read_bytes() == first
+    evaluation = read_json(session)
+    entry = evaluation["benchmarks"]["mmlu"]
+    lines = (results / entry["samples"]).read_text().splitlines()
+    write_jsonl(results / entry["samples"], [json.loads(line) for line in reversed(lines)])
+    entry["samples_sha256"] = file_digest(results / entry["samples"])
+    write_json(session, evaluation)
+    run()
+    assert path.read_bytes() == first
+
+
+@pytest.mark.parametrize("what", ["score", "subset"])
+def test_a_figure_other_than_evalscopes_fails_and_shows_both(session, run, what):
+    evaluation = read_json(session)
+    figure = evaluation["benchmarks"]["mmlu"]["evalscope"]
+    if what == "score":
+        figure["score"] = round(figure["score"] + 0.0003, 4)
+    else:
+        name = "high_school_psychology"
+        figure["subsets"][name] = round(figure["subsets"][name] + 0.0001, 4)
+    write_json(session, evaluation)
+    status, said = run()
+    assert status == 1
+    assert "from the samples" in said and "by evalscope" in said
+    assert not (session.parents[2] / "scores").exists()
+
+
+def test_missing_and_changed_answers_are_errors(session, run):
+    results = session.parents[2]
+    samples = results / read_json(session)["benchmarks"]["mmlu"]["samples"]
+    samples.write_text(samples.read_text() + "\n")
+    assert "digest" in run()[1]
+    samples.unlink()
+    assert "missing" in run()[1]
+    status, said = run("--benchmark", "gsm8k")
+    assert status == 1 and "holds no benchmark gsm8k" in said
+
+
+def test_a_benchmark_that_did_not_finish_is_no_score(session, run):
+    evaluation = read_json(session)
+    evaluation["benchmarks"]["mmlu"]["status"] = "failed"
+    write_json(session, evaluation)
+    assert "did not finish" in run()[1]
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_all_right_and_all_wrong(right):
+    found = scored([made_up.sample(i, right) for i in range(20)])
+    assert found["score"] == float(right)
+    assert found["macro_f1"] == float(right)
+    low, high = found["ci95"]
+    assert (low, high) == pytest.approx((0.839, 1) if right else (0, 0.161), abs=1e-3)
+
+
+def test_one_sample_has_no_standard_error_but_an_interval():
+    found = scored([made_up.sample(0, True)])
+    assert (found["n"], found["stderr"]) == (1, None)
+    assert found["ci95"] == pytest.approx([0.2065, 1], abs=1e-4)
+
+
+def test_zero_parsed():
+    records = [made_up.sample(i, False, extracted="", parsed=False) for i in range(8)]
+    found = scored(records)
+    assert (found["unparsed"], found["accuracy_parsed"], found["macro_f1"]) == (8, None, 0)
+
+
+def test_lost_format_and_lost_knowledge_are_told_apart():
+    records = [made_up.sample(i, True) for i in range(6)]
+    records += [
+        made_up.sample(i, False, extracted="", parsed=False, finish_reason="length")
+        for i in range(6, 10)
+    ]
+    found = scored(records)
+    assert found["score"] == 0.6
+    assert found["accuracy_parsed"] == 1
+    assert (found["unparsed"], found["truncated"]) == (4, 4)
+
+
+def test_numbers_have_no_f1_and_no_chance():
+    found = scored([made_up.sample(i, i % 2 == 0, choices=None) for i in range(10)])
+    assert found["macro_f1"] is None and found["chance"] is None
+
+
+def test_the_clean_subset_leaves_out_what_was_trained_on():
+    records = [made_up.sample(i, i < 5) for i in range(10)]
+    seen = {record["id"] for record in records[:4]}
+    found = scored(records, seen)
+    assert found["clean"]["n"] == 6
+    assert found["clean"]["score"] == pytest.approx(1 / 6)
+    assert found["items"]["clean"].count("1") == 6
+    everything = scored(records, {record["id"] for record in records})
+    assert everything["clean"] == {"n": 0, "score": None, "stderr": None, "ci95": None}
+    assert scored(records)["clean"] is None
+
+
+def test_repeats_count_a_question_once():
+    records = [
+        made_up.sample(i, (i + repeat) % 3 > 0, repeat=repeat)
+        for i in range(30)
+        for repeat in range(4)
+    ]
+    found = scored(records)
+    assert (found["n"], found["answers"], found["repeats"]) == (30, 120, 4)
+    assert len(found["items"]["scores"]) == 30
+    assert found["items"]["scores"][0] == pytest.approx(0.75, abs=0.26)
+
+
+def test_unequal_repeats_are_an_error():
+    records = [made_up.sample(0, True), made_up.sample(0, True, repeat=1), made_up.sample(1, True)]
+    with pytest.raises(UserError, match="equally often"):
+        scored(records)
+
+
+def test_a_question_that_a_benchmark_holds_twice_stays_two_items():
+    twin = made_up.sample(1, False, id=made_up.sample(0, True)["id"])
+    found = scored([made_up.sample(0, True), twin])
+    assert found["n"] == 2 and found["score"] == 0.5
+
+
+def test_questions_that_share_a_passage_are_clustered():
+    records = [made_up.sample(i, i % 10 < 5, cluster=f"passage {i // 5}") for i in range(40)]
+    apart = scored([made_up.sample(i, i % 10 < 5) for i in range(40)])
+    found = scored(records)
+    assert found["score"] == apart["score"]
+    assert found["stderr"] > 2 * apart["stderr"]
+    assert found["ci95"][1] - found["ci95"][0] > apart["ci95"][1] - apart["ci95"][0]
+
+
+def test_graded_scores_have_a_t_interval():
+    found = scored([made_up.sample(i, True, choices=None, score=i / 10) for i in range(11)])
+    assert found["score"] == pytest.approx(0.5)
+    assert found["ci95"] == pytest.approx([0.2772, 0.7228], abs=1e-4)  # 0.5 ± 2.2281 × 0.1
