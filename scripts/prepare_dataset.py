@@ -19,6 +19,7 @@ answers is left out of its dialogue and counted as shortened.
 
 import argparse
 import sys
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
@@ -34,8 +35,11 @@ from sftflow.receipts import SHOWN, Histogram, Lines
 def located_rows(folder: Path, names: list[str]) -> Iterator[tuple[int | str, object]]:
     """Every row with its line number, or with file:number where there are several files."""
     for name in names:
-        for number, row in sharegpt.read_rows(folder / name):
-            yield (f"{name}:{number}" if len(names) > 1 else number), row
+        try:
+            for number, row in sharegpt.read_rows(folder / name):
+                yield (f"{name}:{number}" if len(names) > 1 else number), row
+        except (OSError, EOFError, ValueError, zlib.error) as error:  # a broken .gz or .parquet
+            raise UserError(f"{name}: cannot be read ({type(error).__name__}: {error})") from error
 
 
 def prepare(rows: Iterable, train: Path, validation: Path, settings: dict) -> dict:

@@ -12,6 +12,7 @@ with one of the reasons in `REASONS`.
 import gzip
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,10 @@ REASONS = {
 }
 
 
+# Before an element of an array: nothing or a comma; or the array's end.
+SEPARATOR = re.compile(r"\s*(]|,?)\s*")
+
+
 class BadRow(Exception):
     """A row that is not trained on. `reason` is a key of REASONS."""
 
@@ -91,7 +96,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, Any]]:
     stem = path.name.removesuffix(".gz")
     with gzip.open(path, "rb") if stem != path.name else open(path, "rb") as file:
         if stem.endswith(".json") and starts_array(file):
-            yield from enumerate(array_elements(file, path), start=1)
+            yield from enumerate(array_elements(path, file.read()), start=1)
         else:
             for number, line in enumerate(file, start=1):
                 if line.strip():
@@ -104,55 +109,21 @@ def starts_array(file) -> bool:
     return head.startswith(b"[")
 
 
-def array_elements(file, path: Path, block: int = 1 << 20) -> Iterator[Any]:
-    """The elements of one JSON array, without the whole array in memory."""
+def array_elements(path: Path, content: bytes) -> Iterator[Any]:
+    """The elements of one JSON array, one at a time: the text is in memory, the rows are not."""
     decoder = json.JSONDecoder(parse_constant=no_constant)
-    text, start, end = "", 0, False
-    lines = iter(lambda: file.read(block), b"")
-    pending = b""
-
-    def more() -> None:
-        nonlocal text, start, end, pending
-        chunk = next(lines, None)
-        end = chunk is None
-        pending += chunk or b""
-        try:
-            piece, pending = pending.decode("utf-8-sig" if not text else "utf-8"), b""
-        except UnicodeDecodeError as error:
-            if end or len(pending) - error.start > 3:
-                raise UserError(f"{path}: not UTF-8 text, near byte {error.start}") from None
-            piece, pending = pending[: error.start].decode(), pending[error.start :]
-        text, start = text[start:] + piece, 0
-
-    def peek() -> str:
-        nonlocal start
-        while True:
-            while start < len(text) and text[start] in " \t\r\n":
-                start += 1
-            if start < len(text) or end:
-                return text[start : start + 1]
-            more()
-
-    peek()
-    start += 1  # the opening bracket
-    while (char := peek()) and char != "]":
-        while True:
-            try:
-                value, stop = decoder.raw_decode(text, start)
-                if stop < len(text) or end:
-                    break
-            except (ValueError, RecursionError) as error:
-                if end or isinstance(error, RecursionError):
-                    raise UserError(
-                        f"{path}: broken JSON array. Check it, or give one row a line (.jsonl)"
-                    ) from None
-            more()
-        start = stop
-        yield value
-        if peek() == ",":
-            start += 1
-    if char != "]":
-        raise UserError(f"{path}: ends inside its JSON array; is the copy complete?")
+    try:
+        text = content.decode("utf-8-sig")
+        place = text.index("[") + 1
+        while end := SEPARATOR.match(text, place):
+            if end[1] == "]":
+                return
+            value, place = decoder.raw_decode(text, end.end())
+            yield value
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"{path}: not one whole JSON array ({error}). Check it, or give one row a line (.jsonl)"
+        ) from None
 
 
 def no_constant(name: str) -> None:
