@@ -84,6 +84,16 @@ def descendants(pid: int) -> list[int]:
     return below
 
 
+def memory(pid: int) -> int:
+    """Resident memory of a process and everything below it, in bytes."""
+    total = 0
+    for one in [pid, *descendants(pid)]:
+        with contextlib.suppress(OSError, IndexError):  # ended meanwhile
+            status = Path(f"/proc/{one}/status").read_text()
+            total += 1024 * int(status.partition("VmRSS:")[2].split(maxsplit=1)[0])
+    return total
+
+
 def follow_snakemake(grace: float = 4.0, interval: float = 1.0) -> None:
     """End this process when the snakemake that started it is gone, or a shell between the two.
 

@@ -1,0 +1,365 @@
+"""Ask one subject all benchmarks of a suite in one serving session (in evalscope's environment).
+
+Settings (JSON):
+    subject, suite
+    model       {model_type, template, torch_dtype, system} of the base model; none for an endpoint
+    serving     {backend, max_batch_size, concurrency, ready_timeout, device, gpus, torch_dtype,
+                max_model_len, extra}
+    endpoint    {url, model, version, key_env}, for an endpoint
+    generation  {temperature, max_tokens, top_p, seed, …}
+    benchmarks  {name: {dataset, subsets, shots, prompt, limit, generation, repeats}}
+
+Beside the output FOLDER/SUITE.json lie, by identity, FOLDER/IDENTITY/: answers.jsonl (every answer,
+kept whatever happens to the job), samples.jsonl (sample-level records) and evalscope/ (its own
+predictions, reviews and reports). Nothing that has been answered is asked again, and with nothing
+left to ask no server starts. A benchmark that fails does not stop the others: they finish, then the
+job fails and names it.
+"""
+
+import argparse
+import contextlib
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from sftflow import cli, gpu, identity, process, server
+from sftflow.answers import AnswerStore
+from sftflow.cli import UserError
+from sftflow.jsonio import file_digest, read_json, write_json, write_jsonl
+from sftflow.progress import Progress
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--settings", type=cli.settings, required=True, help="JSON, or @FILE")
+    parser.add_argument("--weights", type=Path, help="folder of a base model or a merged run")
+    parser.add_argument("--manifest", type=Path, help="manifest.json or merged.json of --weights")
+    parser.add_argument("--adapter", type=Path, help="adapter to put on --weights")
+    parser.add_argument("--adapter-manifest", type=Path, help="adapter.json of --adapter")
+    parser.add_argument("--readiness", type=Path, required=True, help="the subject's marker")
+    parser.add_argument(
+        "--benchmarks", type=Path, nargs="+", required=True, metavar="MANIFEST",
+        help="benchmarks/<benchmark>/manifest.json of every benchmark; data/ lies beside each",
+    )  # fmt: skip
+    parser.add_argument("--environment", type=Path, help="environments/<env>.json of the backend")
+    parser.add_argument("--python", help="interpreter of the backend's environment")
+    parser.add_argument("--server-log", type=Path, required=True, help="what the server says")
+    parser.add_argument("--threads", type=int, help="CPU threads of the server")
+    parser.add_argument("--output", type=Path, required=True, help="evaluations/SUBJECT/SUITE.json")
+    return parser.parse_args()
+
+
+@dataclass
+class Plan:
+    """A benchmark on its way: what is asked, what is answered, what has gone wrong."""
+
+    name: str
+    benchmark: dict
+    manifest: dict
+    data: Path
+    parts: dict
+    folder: Path
+    entry: dict | None = None  # the finished benchmark, as it stands in the session's manifest
+    store: AnswerStore | None = None
+    config: object = None
+    questions: list = field(default_factory=list)
+    missing: list = field(default_factory=list)
+    error: str | None = None
+
+    @property
+    def identity(self) -> str:
+        return identity.identity(self.parts)
+
+
+def main() -> None:
+    args = arguments()
+    process.follow_snakemake()
+    os.environ.update(server.without_proxy(dict(os.environ)), HF_HUB_OFFLINE="1")
+    settings = args.settings
+    plans = make_plans(args)
+    with contextlib.ExitStack() as stack:
+        # datasets caches by path and time; data may change under both
+        cache = stack.enter_context(tempfile.TemporaryDirectory(prefix="sftflow-"))
+        os.environ["HF_DATASETS_CACHE"] = cache
+        session = stack.enter_context(Session(args, settings))
+        for plan in plans:
+            if plan.entry is None:
+                guarded(plan, prepare, settings, stack)
+        ask_all(session, plans, f"evaluate {settings['subject']} {settings['suite']}")
+        for plan in plans:
+            if plan.entry is None and plan.error is None:
+                guarded(plan, finish, settings, session)
+    failed = [plan for plan in plans if plan.error]
+    if failed:
+        raise UserError(
+            f"{len(failed)} of {len(plans)} benchmarks failed; the answers of all are kept:\n"
+            + "\n".join(f"  {plan.name}: {plan.error}" for plan in failed)
+        )
+    write_json(
+        args.output,
+        {
+            "schema": 1,
+            "subject": settings["subject"],
+            "suite": settings["suite"],
+            "benchmarks": {plan.name: plan.entry for plan in plans},
+        },
+    )
+
+
+def make_plans(args: argparse.Namespace) -> list[Plan]:
+    """One plan per benchmark, in the config's order; a finished one has its entry already."""
+    settings = args.settings
+    packages = read_json(args.environment)["packages"] if args.environment else {}
+    manifest = read_json(args.manifest) if args.manifest else None
+    adapter = read_json(args.adapter_manifest) if args.adapter_manifest else None
+    weights = identity.weights(manifest, adapter, settings.get("endpoint"))
+    ready = read_json(args.readiness)
+    if ready["weights"] != weights:
+        raise UserError(
+            f"{args.readiness} is about other weights ({ready['weights'][:16]}…) than "
+            f"{args.manifest or 'the endpoint'} ({weights[:16]}…): serve the subject again"
+        )
+    backend = identity.backend(settings["serving"], settings.get("model"), packages)
+    system = (settings.get("model") or {}).get("system")
+    manifests = {}
+    for path in args.benchmarks:
+        found = read_json(path)
+        manifests[found["benchmark"]] = (found, path.parent / "data")
+    plans = []
+    for name, benchmark in settings["benchmarks"].items():
+        if name not in manifests:
+            raise UserError(f"--benchmarks names no manifest of {name}")
+        data, folder = manifests[name]
+        parts = {
+            "weights": weights,
+            "data": data["digest"],
+            "settings": identity.settings(benchmark, system, version("evalscope")),
+            "generation": identity.generation(settings["generation"], benchmark),
+            "backend": backend,
+        }
+        home = args.output.parent / identity.identity(parts)[:16]
+        plan = Plan(name, benchmark, data, folder, parts, home)
+        plan.entry = finished(plan, args.output.parents[2])
+        plans.append(plan)
+    return plans
+
+
+def finished(plan: Plan, results: Path) -> dict | None:
+    """The entry of a benchmark that has been through, when its records are still what they were."""
+    path = plan.folder / "entry.json"
+    if not path.exists():
+        return None
+    entry = read_json(path)
+    samples = results / entry["samples"]
+    whole = samples.exists() and file_digest(samples) == entry["samples_sha256"]
+    return entry if whole and entry["identity"] == plan.identity else None
+
+
+def guarded(plan: Plan, step, *args) -> None:
+    """A step for one benchmark, whose failure is that benchmark's own."""
+    try:
+        step(plan, *args)
+    except UserError as error:
+        plan.error = str(error)
+    except Exception as error:
+        traceback.print_exc()
+        plan.error = f"{type(error).__name__}: {error}"
+
+
+def prepare(plan: Plan, settings: dict, stack: contextlib.ExitStack) -> None:
+    """Load the benchmark through evalscope and see which of its questions have no answer yet."""
+    from sftflow import harness  # evalscope takes seconds to import
+
+    plan.store = AnswerStore(plan.folder / "answers.jsonl")
+    stack.callback(plan.store.close)
+    generation, system = plan.parts["generation"], plan.parts["settings"]["system"]
+    model = harness.StoredModel(settings["subject"], plan.store, system)
+    plan.config = harness.task(
+        plan.benchmark, plan.data, settings["subject"], generation, plan.folder / "evalscope"
+    )
+    plan.questions, plan.missing = harness.questions(plan.config, model)
+    harness.check_counts(plan.name, plan.benchmark, plan.manifest, plan.questions)
+
+
+class Session:
+    """The serving session: starts its server when something is asked for the first time."""
+
+    def __init__(self, args: argparse.Namespace, settings: dict):
+        self.spec = server.Spec(
+            serving=settings["serving"],
+            model=settings.get("model") or {},
+            endpoint=settings.get("endpoint") or {},
+            weights=args.weights,
+            adapter=args.adapter,
+            python=args.python,
+            threads=args.threads,
+        )
+        self.log = args.server_log
+        self.ended: server.ServerError | None = None
+        self._stack = contextlib.ExitStack()
+        self._client = None
+        self._mutex = threading.Lock()
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._stack.close()
+
+    def start(self) -> None:
+        import httpx
+        from openai import OpenAI
+
+        if self.spec.backend != "endpoint" and self.spec.serving.get("device") != "cpu":
+            self._stack.enter_context(gpu.claim(self.spec.serving.get("gpus") or 1))
+        running = self._stack.enter_context(server.serve(self.spec, self.log))
+        self._running = running
+        self._stack.enter_context(server.Watch(running, self._end))
+        http = httpx.Client(limits=httpx.Limits(max_connections=None))
+        self._stack.callback(http.close)
+        # a local server that fails has ended; somebody else's may be busy or far away
+        retries = 8 if self.spec.backend == "endpoint" else 0
+        self._client = OpenAI(
+            api_key=running.key, base_url=running.url, http_client=http, max_retries=retries
+        )
+
+    def _end(self, error: server.ServerError) -> None:
+        self.ended = error
+
+    def ask(self, request: dict) -> tuple[dict, float]:
+        """(the completion, seconds). Raises ServerError when the server has ended or refuses."""
+        import openai
+
+        with self._mutex:
+            if self._client is None:
+                self.start()
+        if self.ended:
+            raise self.ended
+        begun = time.monotonic()
+        try:
+            answer = self._client.chat.completions.create(model=self._running.model, **request)
+        except openai.APIConnectionError as error:
+            time.sleep(1)  # a server that ends drops its connections first
+            self._running.check()
+            raise server.ServerError(f"the connection to the server broke: {error}") from error
+        except openai.APIStatusError as error:
+            raise server.ServerError(
+                f"the server refused a question: HTTP {error.status_code}: {error.message[:500]}. "
+                "A prompt that is too long for the model needs fewer shots, a smaller "
+                "max_tokens, or a larger serving.max_model_len."
+            ) from error
+        response = answer.model_dump(exclude_none=True)
+        response["model"] = self.spec.backend
+        if not answer.choices or answer.choices[0].message.content is None:
+            raise server.ServerError(f"the server sent an answer without text: {response}")
+        return response, round(time.monotonic() - begun, 3)
+
+
+def ask_all(session: Session, plans: list[Plan], label: str) -> None:
+    """Ask everything that has no answer yet: all benchmarks together, `concurrency` at once."""
+    open_plans = [plan for plan in plans if plan.entry is None and plan.error is None]
+    total = sum(len(plan.questions) for plan in open_plans)
+    left = sum(len(plan.missing) for plan in open_plans)
+    progress = Progress(label, total, "answers")
+    progress.update(total - left)
+    if not left:
+        return
+
+    def ask(plan: Plan, request) -> None:
+        if plan.error is None:
+            plan.store.add(request.key, request.n, *session.ask(request.request))
+
+    try:
+        session.start()
+    except (UserError, ValueError) as error:
+        for plan in open_plans:
+            plan.error = str(error) if plan.missing else None
+        return
+    done = total - left
+    with ThreadPoolExecutor(session.spec.serving.get("concurrency") or 32) as pool:
+        jobs = {
+            pool.submit(ask, plan, request): plan for plan in open_plans for request in plan.missing
+        }
+        for job in as_completed(jobs):
+            plan = jobs[job]
+            error = job.exception()
+            if error is None:
+                done += plan.error is None
+                progress.update(done)
+            elif plan.error is None:
+                plan.error = str(session.ended or error)
+
+
+def finish(plan: Plan, settings: dict, session: Session) -> None:
+    """Score a benchmark whose questions are answered, and write its records and its entry."""
+    from sftflow import harness
+
+    plan.config.model = harness.StoredModel(
+        settings["subject"],
+        plan.store,
+        plan.parts["settings"]["system"],
+        session.ask,
+    )
+    figures, records = harness.run(plan.name, plan.config, plan.questions)
+    samples = plan.folder / "samples.jsonl"
+    write_jsonl(samples, records)
+    begun, seconds = plan.store.span()
+    plan.entry = {
+        "identity": plan.identity,
+        "parts": plan.parts,
+        "samples": samples.relative_to(plan.folder.parents[2]).as_posix(),
+        "samples_sha256": file_digest(samples),
+        "n": len(records),
+        "metric": figures["metric"],
+        "evalscope": {"score": figures["score"], "subsets": figures["subsets"]},
+        "provenance": {
+            "software": {name: version(name) for name in ("evalscope", "openai", "datasets")},
+            "git": git(),
+            "hardware": hardware(),
+            "started": datetime.fromtimestamp(begun, UTC).isoformat(timespec="seconds"),
+            "seconds": round(seconds, 3),
+        },
+        "status": "ok",
+    }
+    write_json(plan.folder / "entry.json", plan.entry)
+    cli.note(
+        f"evaluate {settings['subject']} {settings['suite']}  {plan.name}: "
+        f"{figures['metric']} {figures['score']:.4f}, n = {len(records)}"
+    )
+
+
+def git() -> str | None:
+    """Commit of the workflow, with -dirty when files differ from it; None outside a repository."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
+    with contextlib.suppress(OSError):
+        done = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+        )
+        return done.stdout.strip() or None
+    return None
+
+
+def hardware() -> dict:
+    """{cpu, cores, gpus: [names]} of this machine."""
+    cpu = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    names = [found["name"] for found in gpu.describe()]
+    return {"cpu": cpu, "cores": len(os.sched_getaffinity(0)), "gpus": names}
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))
