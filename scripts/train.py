@@ -27,6 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
@@ -52,12 +53,23 @@ def versions() -> dict[str, str]:
     return out
 
 
-def environment(events: Path, receipt: dict, cache: str) -> dict[str, str]:
+@dataclass
+class Job:
+    """One training: its name, its folder checkpoints/<identity>, and how to start it."""
+
+    label: str
+    folder: Path
+    gpus: int
+    expected: dict  # what the plug-in is told besides where to write events
+    command: Callable[[int, Path | None], dict]  # (micro-batch, checkpoint) → ms-swift's file
+
+
+def environment(job: Job, cache: str) -> dict[str, str]:
     """For ms-swift: no hub, no caches in the home folder, and no key."""
     env = {k: v for k, v in os.environ.items() if k != "SWANLAB_API_KEY"}
-    expected = {k: receipt[k] for k in ("train_rows", "validation_rows") if receipt.get(k)}
+    events = str(job.folder / "events.jsonl")
     return env | {
-        "SFTFLOW_MONITOR": json.dumps({"events": str(events), **expected}),
+        "SFTFLOW_PLUGIN": json.dumps({"events": events, **job.expected}),
         "HF_HUB_OFFLINE": "1",
         "HF_DATASETS_CACHE": cache,
         "MODELSCOPE_CACHE": cache,
@@ -85,21 +97,19 @@ def watch(child: subprocess.Popen, events: training.Events, label: str) -> dict:
         time.sleep(0.2)
 
 
-def run_swift(command: dict, folder: Path, gpus: int, receipt: dict, label: str) -> dict:
+def run_swift(job: Job, command: dict) -> dict:
     """One attempt. Returns {} when it finished, else its `failed` event."""
-    events = training.Events(folder / "events.jsonl")
+    events = training.Events(job.folder / "events.jsonl")
     events.new()  # what an earlier attempt wrote
-    file = folder.parents[1] / "command.yaml"  # not in `folder`: ms-swift copies it there
+    file = job.folder.parents[1] / "command.yaml"  # not beside the events: ms-swift copies it there
     write_text(file, yaml.safe_dump(command, allow_unicode=True, sort_keys=True))
     launch = [sys.executable]
-    if gpus > 1:
-        launch += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={gpus}"]
+    if job.gpus > 1:
+        launch += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={job.gpus}"]
     with tempfile.TemporaryDirectory(prefix="sftflow-train-") as cache:
-        child = process.start(
-            [*launch, str(PLUGIN), str(file)], environment(events.path, receipt, cache)
-        )
+        child = process.start([*launch, str(PLUGIN), str(file)], environment(job, cache))
         try:
-            failed = watch(child, events, label)
+            failed = watch(child, events, job.label)
         finally:
             process.stop(child)
     if child.returncode and not failed:
@@ -107,10 +117,11 @@ def run_swift(command: dict, folder: Path, gpus: int, receipt: dict, label: str)
     return failed
 
 
-def last_step(folder: Path) -> int | None:
-    """The step that a finished training reached; None while there is none."""
+def finished(folder: Path) -> bool:
+    """A training came to its end here, and its last checkpoint is complete."""
     ends = [e for e in training.Events(folder / "events.jsonl").new() if e["event"] == "end"]
-    return ends[-1]["step"] if ends else None
+    kept = training.checkpoints(folder)
+    return bool(ends and kept and ends[-1]["step"] == kept[-1][0])
 
 
 @contextlib.contextmanager
@@ -140,45 +151,42 @@ def recorder(settings: dict, folder: Path, output: Path) -> Iterator[dict]:
         note(f"train {settings['run']}  SwanLab recorded nothing, see the log; all else is done")
 
 
-def train(
-    folder: Path, build: Callable, gpus: int, micro: int, receipt: dict, label: str
-) -> list[dict]:
+def train(job: Job, micro: int) -> list[dict]:
     """Train to the end, with smaller micro-batches when memory runs out.
 
-    `build(micro_batch, checkpoint)` gives the ms-swift command. Returns the lowered micro-batches
-    as [{"micro_batch", "accumulation", "message"}], remembered in the folder for the next start.
+    Returns the lowered micro-batches as [{"micro_batch", "accumulation", "message"}]; they are
+    remembered in the folder for the next start.
     """
-    memory = folder / "out_of_memory.json"
+    memory = job.folder / "out_of_memory.json"
     lowered = read_json(memory) if memory.exists() else []
-    if lowered:
-        micro = lowered[-1]["micro_batch"]
-    while True:
-        found = training.checkpoints(folder)
+    while not finished(job.folder):
+        if lowered:
+            micro = lowered[-1]["micro_batch"]
+        found = training.checkpoints(job.folder)
         step, checkpoint = found[-1] if found else (0, None)
-        if step and step == last_step(folder):
-            return lowered
         if checkpoint:
-            note(f"train {label}  goes on from step {step}")
-        for path in folder.glob("checkpoint-*"):  # half written ones would be in ms-swift's way
-            if path not in [each for _, each in found]:
+            note(f"train {job.label}  goes on from step {step}")
+        for path in job.folder.glob("checkpoint-*"):  # a half written one is in ms-swift's way
+            if path not in [complete for _, complete in found]:
                 shutil.rmtree(path)
-        failed = run_swift(build(micro, checkpoint), folder, gpus, receipt, label)
-        if not failed and training.checkpoints(folder)[-1:] == []:
-            failed = {"kind": "ended", "message": "ms-swift left no complete checkpoint"}
-        if not failed:
-            continue  # finished: the loop's first lines see it
-        if failed["kind"] == "out_of_memory" and micro > 1:
-            micro //= 2
-            accumulation = build(micro, None)["gradient_accumulation_steps"]
-            note(f"train {label}  out of memory: micro-batch {micro} × {accumulation} from here on")
+        failed = run_swift(job, job.command(micro, checkpoint))
+        if failed.get("kind") == "out_of_memory" and micro > 1:
+            accumulation = job.command(micro // 2, None)["gradient_accumulation_steps"]
+            note(f"train {job.label}  out of memory: micro-batch {micro // 2} × {accumulation} now")
             lowered.append(
-                {"micro_batch": micro, "accumulation": accumulation, "message": failed["message"]}
+                {
+                    "micro_batch": micro // 2,
+                    "accumulation": accumulation,
+                    "message": failed["message"],
+                }
             )
             write_json(memory, lowered)
-            continue
-        kept = training.checkpoints(folder)
-        where = f"; the checkpoint of step {kept[-1][0]} is kept in {kept[-1][1]}" if kept else ""
-        raise UserError(f"training of {label} stopped: {failed['message']}{where}")
+        elif failed or not finished(job.folder):
+            why = failed.get("message", "ms-swift left no complete checkpoint of the last step")
+            kept = training.checkpoints(job.folder)
+            where = f"; the checkpoint of step {kept[-1][0]} is kept: {kept[-1][1]}" if kept else ""
+            raise UserError(f"training of {job.label} stopped: {why}{where}")
+    return lowered
 
 
 def take_weights(checkpoint: Path, target: Path, base: str, full: bool) -> None:
@@ -227,23 +235,28 @@ def main() -> None:
         hardware = {
             "kind": "cuda" if gpus else "cpu",
             "cores": len(os.sched_getaffinity(0)),
-            **({"memory_gib": min(g["memory_gib"] for g in gpus)} if gpus else {}),
         }
+        if gpus:
+            hardware["memory_gib"] = min(g["memory_gib"] for g in gpus)
+            hardware["capability"] = min(g["capability"] for g in gpus)
         choices = training.choose(settings, shape, manifest["parameters"], receipt, hardware)
         key = training.identity(settings, model, manifest, receipt, hardware["kind"], versions())
         folder = args.output.resolve() / "checkpoints" / key[:16]
         folder.mkdir(parents=True, exist_ok=True)
 
-        def build(micro: int, checkpoint: Path | None) -> dict:
-            command = training.command(
+        def command(micro: int, checkpoint: Path | None) -> dict:
+            flags = training.command(
                 settings, choices, model=model, weights=str(args.weights.resolve()),
                 train=str(args.train.resolve()), output=str(folder), plugin=str(PLUGIN),
                 validation=str(args.validation.resolve()) if receipt["validation_rows"] else None,
                 gpus=max(1, len(gpus)), hardware=hardware, micro_batch=micro,
             )  # fmt: skip
-            return command | ({"resume_from_checkpoint": str(checkpoint)} if checkpoint else {})
+            return flags | ({"resume_from_checkpoint": str(checkpoint)} if checkpoint else {})
 
-        micro, _ = training.split_batch(settings, max(1, len(gpus)))
+        expected = {k: receipt[k] for k in ("train_rows", "validation_rows") if receipt[k]}
+        expected["fused_lora"] = choices["fused_lora"]["value"]
+        job = Job(run, folder, max(1, len(gpus)), expected, command)
+        micro, _ = training.split_batch(settings, job.gpus)
         tracked = {
             **args.settings.get("swanlab", {"mode": "disabled"}),
             "run": run,
@@ -254,7 +267,7 @@ def main() -> None:
             recorder(tracked, folder, args.output / "swanlab") as swanlab,
             gpu.Sampler() as sampler,
         ):
-            lowered = train(folder, build, max(1, len(gpus)), micro, receipt, run)
+            lowered = train(job, micro)
 
     step, checkpoint = training.checkpoints(folder)[-1]
     events = training.Events(folder / "events.jsonl").new()
@@ -263,9 +276,9 @@ def main() -> None:
     files = tree_files(args.output / "adapter")
     if lowered:
         micro = lowered[-1]["micro_batch"]
-    command = build(micro, None)
+    flags = command(micro, None)
     write_text(
-        args.output / "command.yaml", yaml.safe_dump(command, allow_unicode=True, sort_keys=True)
+        args.output / "command.yaml", yaml.safe_dump(flags, allow_unicode=True, sort_keys=True)
     )
     write_json(
         args.output / "training.json",
@@ -276,8 +289,8 @@ def main() -> None:
             "identity": key,
             "settings": settings,
             "choices": choices,
-            "micro_batch": command["per_device_train_batch_size"],
-            "accumulation": command["gradient_accumulation_steps"],
+            "micro_batch": flags["per_device_train_batch_size"],
+            "accumulation": flags["gradient_accumulation_steps"],
             "out_of_memory": lowered,
             "resumed": sum(e["event"] == "start" and e["first_step"] > 0 for e in events),
             **training.summary(events, [g["name"] for g in gpus]),

@@ -3,9 +3,9 @@
     python swift_plugin.py command.yaml      the same as `swift sft command.yaml`, in one process
 
 Loaded by `external_plugins:` in command.yaml, it registers the callback `sftflow`, which writes one
-JSON line per event into the file that the environment variable SFTFLOW_MONITOR describes:
-{"events": path, "train_rows": n, "validation_rows": n}. Without the variable it only watches the
-loss. The events:
+JSON line per event into the file that the environment variable SFTFLOW_PLUGIN describes:
+{"events": path, "train_rows": n, "validation_rows": n, "fused_lora": bool}. Without the variable it
+only watches the loss. On CUDA it also brings the faster parts of sftflow.kernels. The events:
 
     start       steps, rows, parameters, GPU memory before the first step
     step        loss (mean per labelled token over the optimizer step), learning rate, tokens
@@ -47,34 +47,39 @@ class Stop(Exception):
 
 def event(name: str, **values) -> None:
     """Append one event; a line is written whole, so a reader never sees half of it as JSON."""
-    monitor = _monitor()
-    if "events" in monitor:
+    asked = options()
+    if "events" in asked:
         line = json.dumps({"event": name, "time": time.time(), **values}) + "\n"
-        with open(monitor["events"], "a", encoding="utf-8") as file:
+        with open(asked["events"], "a", encoding="utf-8") as file:
             file.write(line)
 
 
-def _monitor() -> dict:
-    return json.loads(os.environ.get("SFTFLOW_MONITOR", "{}"))
+def options() -> dict:
+    return json.loads(os.environ.get("SFTFLOW_PLUGIN", "{}"))
 
 
 class Monitor(TrainerCallback):
     """Counts tokens, writes the event log, marks complete checkpoints, stops a diverging run."""
 
     def on_train_begin(self, args, state, control, **kwargs):
-        trainer, monitor = self.trainer, _monitor()
+        trainer, asked = self.trainer, options()
         self.main = state.is_world_process_zero
         rows = {"train_rows": len(trainer.train_dataset)}
         if trainer.eval_dataset is not None:
             rows["validation_rows"] = len(trainer.eval_dataset)
         for name, found in rows.items():
-            if found != monitor.get(name, found):
+            if found != asked.get(name, found):
                 raise Stop(
                     "rows",
-                    f"ms-swift kept {found} of the {monitor[name]} {name} that the receipt counts: "
+                    f"ms-swift kept {found} of the {asked[name]} {name} that the receipt counts: "
                     "the template or max_length differs from the one the receipt was made with",
                 )
         model = trainer.accelerator.unwrap_model(trainer.model)
+        fused = 0
+        if torch.cuda.is_available() and asked.get("fused_lora", True):
+            from sftflow.kernels import fuse_lora
+
+            fused = fuse_lora(model)
         everything = sum(p.numel() for p in model.parameters())
         trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
         embedding = model.get_input_embeddings().weight
@@ -90,6 +95,7 @@ class Monitor(TrainerCallback):
             "start",
             steps=state.max_steps,
             first_step=state.global_step,
+            fused_layers=fused,
             parameters=everything,
             trainable_parameters=trainable,
             # an embedding lookup multiplies nothing; a tied one is also the output matrix
@@ -181,6 +187,10 @@ class Monitor(TrainerCallback):
 
 
 callbacks_map["sftflow"] = Monitor
+if torch.cuda.is_available():
+    from sftflow.kernels import allow_packing
+
+    allow_packing()
 
 
 def check_flags(command: dict) -> None:

@@ -30,7 +30,7 @@ RENAMED = {  # flags of older ms-swift versions → today's
 }
 
 # Settings that are ours; every other key of `training` is a flag of ms-swift under its own name.
-OURS = {"too_long", "device", "gpus", "max_memory_gib", "extra"}
+OURS = {"too_long", "device", "gpus", "max_memory_gib", "fused_lora", "extra"}
 # What ms-swift is told by this workflow alone: a different value would break what is built on it.
 RESERVED = {
     "model", "dataset", "val_dataset", "output_dir", "add_version", "resume_from_checkpoint",
@@ -39,6 +39,12 @@ RESERVED = {
 # Settings that cannot change a weight: they are no part of a training's identity.
 NEUTRAL = {"dataloader_num_workers", "max_memory_gib"}
 
+# Decoders whose layers hand `position_ids` to the attention, as packed rows need.
+PACKED_TYPES = {"llama", "mistral", "qwen2", "qwen3"}
+# Attention implementations that take packed rows; `varlen` is ours (sftflow.kernels).
+PACKING = {
+    "varlen", "flash_attn", "flash_attention_2", "flash_attention_3", "flash_attention_4",
+}  # fmt: skip
 LIGER_TYPES = {"llama", "mistral", "mixtral", "qwen2", "qwen3", "gemma", "gemma2", "phi3"}
 
 # Dense bf16 matrix rate in FLOP/s without sparsity, NVIDIA's data sheets (SXM parts).
@@ -156,54 +162,65 @@ def split_batch(training: dict, gpus: int) -> tuple[int, int]:
 def choose(training: dict, shape: dict, parameters: int, receipt: dict, hardware: dict) -> dict:
     """Decide every setting that says "auto": {name: {"value": …, "why": …}}.
 
-    hardware: {"kind": "cuda" | "cpu", "memory_gib": of one GPU, "cores": usable CPU cores}.
-    A value that the user gave stands. The memory estimate decides about checkpointing: it costs a
-    second forward pass (half as much again), so it is used only where the activations do not fit.
+    hardware: {"kind": "cuda" | "cpu", "cores": usable CPU cores, and of the smallest GPU
+    "memory_gib", "capability": [major, minor]}. What the user asked for stands. The memory
+    estimate decides about checkpointing: that costs a second forward pass (half as much again), so
+    it is used only where the activations do not fit.
     """
-    cuda = hardware["kind"] == "cuda"
-    given = lambda name: training.get(name, "auto")  # noqa: E731
+    asked = {**training, **(training.get("extra") or {})}
+    cuda, family = hardware["kind"] == "cuda", shape.get("model_type")
+    short = training["torch_dtype"] in ("bfloat16", "float16")
+    lora = training["tuner_type"] == "lora"
     out: dict[str, dict] = {}
 
-    def decide(name: str, value, why: str) -> None:
-        asked = given(name)
-        out[name] = (
-            {"value": asked, "why": "asked for"}
-            if asked != "auto"
-            else {"value": value, "why": why}
-        )
+    def decide(name: str, value: object, why: str) -> object:
+        if asked.get(name, "auto") != "auto":
+            value, why = asked[name], "asked for"
+        out[name] = {"value": value, "why": why}
+        return value
 
-    known = shape.get("model_type") in LIGER_TYPES
-    decide(
+    liger = decide(
         "use_liger_kernel",
-        cuda and known,
-        "fused norms, rotary, SwiGLU and cross-entropy on CUDA"
-        if cuda and known
-        else ("no CUDA" if not cuda else f"no kernels for {shape.get('model_type')}"),
+        cuda and family in LIGER_TYPES,
+        f"{'has' if family in LIGER_TYPES else 'no'} kernels for {family}" if cuda else "no CUDA",
     )
-    decide("attn_impl", "sdpa", "torch's own kernels")
-    padded = receipt.get("padded_share", 0.0)
-    decide("group_by_length", False, "keeps the shuffled order of the padded reference")
-    fused = False
-    positions = largest_micro_batch(receipt, training["per_device_train_batch_size"], padded > 0)
     if not cuda:
-        decide("gradient_checkpointing", False, "no CUDA: time counts more than memory")
+        attention = decide("attn_impl", "sdpa", "no CUDA")
+    elif not short or hardware["capability"] < [8, 0] or family not in PACKED_TYPES:
+        attention = decide("attn_impl", "sdpa", "packed attention needs 16 bits, Ampere, Llama's")
     else:
+        attention = decide("attn_impl", "varlen", "packed rows need an attention that keeps apart")
+    packed = decide(
+        "padding_free",
+        attention in PACKING,
+        f"{attention} takes rows without padding"
+        if attention in PACKING
+        else f"{attention} needs padded rows",
+    )
+    decide("group_by_length", False, "every step holds the dialogues of the shuffled order")
+    fused = decide(
+        "fused_lora",
+        cuda and short and lora and not training.get("use_dora"),
+        "fewer kernels, less memory, the same numbers" if cuda else "no CUDA",
+    )
+    batch = training["per_device_train_batch_size"]
+    if cuda:
         budget = training.get("max_memory_gib") or 0.9 * hardware["memory_gib"]
         need = memory_gib(
-            shape, parameters, training, positions,
-            checkpointing=False, liger=out["use_liger_kernel"]["value"], fused_lora=fused,
+            shape, parameters, training, largest_micro_batch(receipt, batch, not packed),
+            checkpointing=False, liger=liger, fused_lora=fused,
         )  # fmt: skip
         decide(
             "gradient_checkpointing",
             need > budget,
             f"about {need:.0f} GiB without it, {budget:.0f} GiB to use",
         )
-    workers = min(training["dataloader_num_workers"], max(0, hardware["cores"] - 1)) if cuda else 0
+    else:
+        decide("gradient_checkpointing", False, "no CUDA: time counts more than memory")
+    workers, cores = training["dataloader_num_workers"], hardware["cores"]
     out["dataloader_num_workers"] = {
-        "value": workers,
-        "why": f"{training['dataloader_num_workers']} asked for, {hardware['cores']} cores"
-        if cuda
-        else "no GPU to keep busy",
+        "value": min(workers, max(0, cores - 1)) if cuda else 0,
+        "why": f"{workers} asked for, {cores} cores" if cuda else "no GPU to keep busy",
     }
     return out
 
@@ -224,7 +241,7 @@ def command(
         accumulation = accumulation * batch // micro_batch
         batch = micro_batch
     flags = {k: v for k, v in training.items() if k not in OURS and v is not None}
-    flags |= {name: choice["value"] for name, choice in choices.items()}
+    flags |= {name: choice["value"] for name, choice in choices.items() if name not in OURS}
     lora = training["tuner_type"] != "full"
     if not lora:
         flags = {k: v for k, v in flags.items() if not k.startswith("lora_")}
