@@ -10,6 +10,7 @@ import shutil
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
+from http.client import HTTPException
 from pathlib import Path
 
 from sftflow.cli import UserError
@@ -119,7 +120,7 @@ def check_reachable(hub: str, source: str, kind: str) -> None:
         urllib.request.urlopen(endpoint(hub), timeout=CONNECT_SECONDS).close()
     except urllib.error.HTTPError:
         pass  # it answers
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:
         raise UserError(failure(hub, source, kind, getattr(error, "reason", error))) from error
 
 

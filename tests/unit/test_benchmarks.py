@@ -1,0 +1,154 @@
+"""Benchmark data: what was asked for, whole, in a form that needs no network afterwards."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import fetch_benchmark
+import pytest
+import yaml
+from sftflow import benchmarks
+from sftflow.cli import UserError
+from sftflow.jsonio import read_json, read_jsonl
+
+ROOT = Path(__file__).resolve().parents[2]
+PRESETS = yaml.safe_load((ROOT / "config/benchmarks.yaml").read_text("utf-8"))
+MCQ = {"question": "1 + 1?", "A": "2", "B": "3", "answer": "A"}
+
+
+class Made:
+    """Stands for `datasets`, which this environment does not have: {config: {split: rows}}."""
+
+    def __init__(self, content: dict):
+        self.content = content
+
+    def configs(self) -> list[str]:
+        return list(self.content)
+
+    def rows(self, config: str, split: str) -> list[dict]:
+        return self.content[config][split]
+
+
+def mmlu(subject: str, count: int) -> list[dict]:
+    return [
+        {"question": f"{subject} {i}?", "subject": subject, "choices": list("abcd"), "answer": 0}
+        for i in range(count)
+    ]
+
+
+def settings(name: str, **changes) -> dict:
+    return PRESETS[name] | changes
+
+
+# --- subsets -------------------------------------------------------------------------------------
+
+
+def test_only_the_subsets_asked_for_are_copied_in_their_order(tmp_path):
+    mixed = [q for pair in zip(mmlu("virology", 3), mmlu("anatomy", 3), strict=True) for q in pair]
+    made = Made({"all": {"test": mixed + mmlu("prehistory", 2), "dev": mixed}})
+    asked = settings("mmlu", subsets=["anatomy", "prehistory"], shots=0)
+    assert fetch_benchmark.copy_published(made, tmp_path, asked) == {"anatomy": 3, "prehistory": 2}
+    copied = list(read_jsonl(tmp_path / "all/test.jsonl"))
+    assert copied == [q for q in mixed if q["subject"] == "anatomy"] + mmlu("prehistory", 2)
+    assert not (tmp_path / "all/dev.jsonl").exists()  # 0 shots: no examples are needed
+
+
+def test_a_misspelt_subset_is_an_error_that_names_the_valid_ones(tmp_path):
+    made = Made({"all": {"test": mmlu("anatomy", 3) + mmlu("virology", 3)}})
+    asked = settings("mmlu", subsets=["anatomi"], shots=0)
+    with pytest.raises(UserError, match=r"did you mean 'anatomy'.*Valid names: anatomy, virology"):
+        fetch_benchmark.copy_published(made, tmp_path, asked)
+
+
+def test_a_subset_per_config_and_its_examples(tmp_path):
+    row = {"question": "?", "A": "1", "B": "2", "C": "3", "D": "4", "answer": "A"}
+    made = Made({name: {"val": [row] * 2, "dev": [row] * 5} for name in ("law", "logic")})
+    assert fetch_benchmark.copy_published(made, tmp_path, settings("ceval", subsets=["law"])) == {
+        "law": 2
+    }
+    found = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.jsonl"))
+    assert found == ["law/dev.jsonl", "law/val.jsonl"]
+    front = yaml.safe_load((tmp_path / "README.md").read_text().split("---")[1])
+    assert front["configs"][0]["config_name"] == "law"
+    assert {"split": "val", "path": "law/val.jsonl"} in front["configs"][0]["data_files"]
+
+
+def test_names_in_lower_case_where_evalscope_knows_them_so(tmp_path):
+    row = dict.fromkeys(PRESETS["mmlu_pro"]["fields"], "x") | {"category": "Psychology"}
+    made = Made({"default": {"test": [row]}})
+    asked = settings("mmlu_pro", subsets=["psychology"], shots=0)
+    assert fetch_benchmark.copy_published(made, tmp_path, asked) == {"psychology": 1}
+
+
+def test_too_few_examples_for_the_shots_are_an_error(tmp_path):
+    made = Made({"all": {"test": mmlu("anatomy", 3), "dev": mmlu("anatomy", 2)}})
+    with pytest.raises(UserError, match=r"dev: fewer examples than the 5 shots in anatomy \(2\)"):
+        fetch_benchmark.copy_published(made, tmp_path, settings("mmlu", subsets=["anatomy"]))
+
+
+# --- fields --------------------------------------------------------------------------------------
+
+
+def test_a_question_that_lacks_a_field_is_an_error_that_says_where(tmp_path):
+    rows = mmlu("anatomy", 3)
+    del rows[0]["choices"]
+    with pytest.raises(UserError, match=r"all/test: no field 'choices'; the fields are question"):
+        benchmarks.check_rows(rows, PRESETS["mmlu"], "all/test")
+    rows = mmlu("anatomy", 3)
+    rows[2]["answer"] = None
+    with pytest.raises(UserError, match="all/test, row 3: answer is empty"):
+        benchmarks.check_rows(rows, PRESETS["mmlu"], "all/test")
+
+
+def test_an_empty_split_is_an_error(tmp_path):
+    with pytest.raises(UserError, match="no questions in main"):
+        fetch_benchmark.copy_published(
+            Made({"main": {"test": []}}), tmp_path, settings("gsm8k", shots=0)
+        )
+
+
+# --- the user's own questions --------------------------------------------------------------------
+
+
+def test_own_questions_as_json_lines_or_tables(tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "sleep_val.jsonl").write_text(json.dumps(MCQ) + "\n")
+    with open(source / "mood_val.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, list(MCQ))
+        writer.writeheader()
+        writer.writerows([MCQ, MCQ])
+    asked = settings("general_mcq", subsets=["mood", "sleep"])
+    assert fetch_benchmark.copy_plain(source, tmp_path, asked) == {"mood": 2, "sleep": 1}
+    assert list(read_jsonl(tmp_path / "mood_val.jsonl")) == [MCQ, MCQ]
+    with pytest.raises(UserError, match="Valid names: mood, sleep"):
+        fetch_benchmark.copy_plain(source, tmp_path, settings("general_mcq", subsets=["default"]))
+
+
+def run(folder: Path, monkeypatch, **changes) -> dict:
+    arguments = ["--benchmark", "b", "--settings", json.dumps(changes)]
+    places = ["--folder", str(folder), "--output", str(folder / "manifest.json")]
+    monkeypatch.setattr(sys, "argv", ["fetch_benchmark.py", *arguments, *places])
+    fetch_benchmark.main()
+    return read_json(folder / "manifest.json")
+
+
+def test_the_digest_follows_the_questions_and_not_the_limit(tmp_path, monkeypatch):
+    source = tmp_path / "own"
+    source.mkdir()
+    (source / "default_val.jsonl").write_text(json.dumps(MCQ) + "\n")
+    asked = settings("general_mcq", subsets=["default"], source=str(source), hub=None)
+    first = run(tmp_path / "a", monkeypatch, **asked)
+    assert first["subsets"] == {"default": 1} and first["hub"] == "local"
+    assert run(tmp_path / "b", monkeypatch, **asked | {"limit": 5})["digest"] == first["digest"]
+    (source / "default_val.jsonl").write_text(json.dumps(MCQ | {"answer": "B"}) + "\n")
+    assert run(tmp_path / "a", monkeypatch, **asked)["digest"] != first["digest"]
+
+
+def test_an_error_names_the_benchmark_and_where_its_data_came_from(tmp_path, monkeypatch):
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own/default_val.jsonl").write_text(json.dumps({"question": "?"}) + "\n")
+    asked = settings("general_mcq", subsets=["default"], source=str(tmp_path / "own"))
+    with pytest.raises(UserError, match=r"benchmark b \(.*own\): default_val\.jsonl: no field 'A'"):
+        run(tmp_path / "a", monkeypatch, **asked)

@@ -1,0 +1,199 @@
+"""Fetching: local copies are linked, and a hub that cannot be reached says so at once."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from sftflow import sources
+from sftflow.cli import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+EVALSCOPE = ROOT / "envs/evalscope/.venv/bin/python"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def fetch(folder: Path, source: Path | str, hub: str | None = None, **more) -> dict:
+    return sources.fetch(folder, str(source), hub, kind="dataset", **more)
+
+
+def test_a_local_folder_is_linked_with_what_is_wanted(tmp_path):
+    source = tmp_path / "data"
+    (source / "deep").mkdir(parents=True)
+    for name in ("a.jsonl", "deep/b.jsonl", "code.py", ".hidden.jsonl"):
+        (source / name).write_text(name)
+    origin = fetch(tmp_path / "out", source, keep=["*.jsonl"])
+    assert origin == {"source": str(source), "hub": "local", "revision": None}
+    assert [f["path"] for f in sources.files(tmp_path / "out")] == ["a.jsonl", "deep/b.jsonl"]
+    assert (tmp_path / "out/a.jsonl").is_symlink()
+
+
+def test_fetching_again_forgets_what_is_gone(tmp_path):
+    source = tmp_path / "data"
+    source.mkdir()
+    (source / "a.jsonl").write_text("a")
+    fetch(tmp_path / "out", source)
+    (source / "a.jsonl").rename(source / "b.jsonl")
+    fetch(tmp_path / "out", source)
+    assert [f["path"] for f in sources.files(tmp_path / "out")] == ["b.jsonl"]
+    assert (source / "b.jsonl").read_text() == "a"
+
+
+def test_one_file_is_a_source_too(tmp_path):
+    (tmp_path / "rows.jsonl").write_text("x")
+    fetch(tmp_path / "out", tmp_path / "rows.jsonl")
+    assert (tmp_path / "out/rows.jsonl").read_text() == "x"
+
+
+@pytest.mark.parametrize(
+    ("hub", "message"),
+    [("local", "no such file or folder"), ("github", "choose one of local, modelscope, huggingf")],
+)
+def test_what_cannot_be_found_is_said(tmp_path, hub, message):
+    with pytest.raises(UserError, match=message):
+        fetch(tmp_path / "out", "not/there", hub)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"none of the files looked for \(\*\.jsonl\)"):
+        fetch(tmp_path / "out", tmp_path / "empty", keep=["*.jsonl"])
+
+
+@pytest.mark.parametrize(
+    ("hub", "variable"),
+    [("huggingface", "HF_ENDPOINT"), ("modelscope", "MODELSCOPE_ENDPOINT")],
+)
+def test_without_network_one_clear_error_comes_quickly(tmp_path, monkeypatch, hub, variable):
+    monkeypatch.setenv(variable, "http://127.0.0.1:9")  # nobody listens there
+    begun = time.monotonic()
+    with pytest.raises(UserError) as caught:
+        fetch(tmp_path / "out", "CodyWhy/mh-sharegpt", hub)
+    assert time.monotonic() - begun < 5
+    for part in ("CodyWhy/mh-sharegpt", hub, "127.0.0.1:9", "hub: local", "https_proxy", variable):
+        assert part in str(caught.value)
+
+
+def test_a_hub_that_accepts_and_says_nothing_is_given_up(tmp_path, monkeypatch):
+    class Silent(BaseHTTPRequestHandler):
+        def handle(self):
+            time.sleep(3)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Silent) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setattr(sources, "CONNECT_SECONDS", 0.3)
+        begun = time.monotonic()
+        with pytest.raises(UserError, match="timed out"):
+            fetch(tmp_path / "out", "a/b", "huggingface")
+        assert time.monotonic() - begun < 2
+        server.shutdown()
+
+
+def test_the_newest_commit_stands_for_a_modelscope_branch():
+    files = [
+        {"Revision": "old", "CommittedDate": 1},
+        {"Revision": "new", "CommittedDate": 3},
+        {"Type": "tree"},
+    ]
+    assert sources.newest_commit(files) == "new"
+    assert sources.newest_commit([]) is None
+
+
+FILES = {"rows.jsonl": b'{"a": 1}\n', "loader.py": b"raise SystemExit\n"}
+ASKED = []
+
+
+class Hub(BaseHTTPRequestHandler):
+    """As much of the Hugging Face Hub as a dataset of two files needs."""
+
+    def do_GET(self):
+        ASKED.append(self.path)
+        name = self.path.partition(f"/resolve/{COMMIT}/")[2]
+        if name in FILES:
+            body, etag = FILES[name], f'"{len(FILES[name])}"'
+        elif "/api/datasets/own/data" in self.path:
+            siblings = [{"rfilename": name} for name in FILES]
+            info = {"id": "own/data", "sha": COMMIT, "siblings": siblings}
+            tree = [{"type": "file", "path": n, "size": len(b)} for n, b in FILES.items()]
+            tree = [entry | {"oid": "0" * 40} for entry in tree]
+            body, etag = json.dumps(tree if "/tree/" in self.path else info).encode(), '"info"'
+        else:
+            body, etag = b"{}", '"none"'
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Content-Type", "application/json")
+        self.send_header("ETag", etag)
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    do_HEAD = do_GET
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.skipif(not EVALSCOPE.exists(), reason="envs/evalscope is not synced")
+@pytest.mark.slow
+def test_a_branch_of_hugging_face_is_resolved_to_its_commit(tmp_path):
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        settings = {"source": "own/data", "hub": "huggingface", "revision": "main"}
+        command = [EVALSCOPE, ROOT / "scripts/fetch_dataset.py", "--dataset", "d"]
+        command += ["--settings", json.dumps(settings), "--folder", tmp_path / "source"]
+        address = f"http://127.0.0.1:{server.server_port}"
+        environment = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+        environment["HF_HUB_DISABLE_XET"] = "1"
+        done = subprocess.run(
+            [*command, "--output", tmp_path / "source.json"],
+            env=environment, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        server.shutdown()
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "source.json").read_text())
+    assert record["revision"] == COMMIT
+    assert [f["path"] for f in record["files"]] == ["rows.jsonl"]  # no code came along
+    assert (tmp_path / "source/rows.jsonl").read_bytes() == FILES["rows.jsonl"]
+    assert not any("/resolve/main/" in path for path in ASKED)
+
+
+# --- environments --------------------------------------------------------------------------------
+
+
+def environment(tmp_path: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, ROOT / "scripts/environment.py", "--env", "tool", *arguments]
+    return subprocess.run(
+        [*command, "--output", tmp_path / "tool.json"],
+        env=os.environ | variables, capture_output=True, text=True,
+    )  # fmt: skip
+
+
+def test_an_active_environment_is_recorded_as_it_is(tmp_path):
+    done = environment(tmp_path, "--project", str(tmp_path), "--software", "active")
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "tool.json").read_text())
+    assert record["lock"] is None and "." in record["python"] and record["packages"]
+
+
+def test_a_missing_uv_is_said_with_the_way_out(tmp_path):
+    (tmp_path / "uv.lock").write_text("")
+    done = environment(tmp_path, "--project", str(tmp_path), PATH="/nowhere")
+    assert done.returncode == 1
+    assert "pip install uv" in done.stderr and "software: active" in done.stderr
+
+
+@pytest.mark.skipif(shutil.which("uv") is None, reason="uv is not installed")
+def test_a_lock_that_no_longer_fits_is_refused(tmp_path):
+    for name in ("pyproject.toml", "uv.lock"):
+        text = (ROOT / "envs/evalscope" / name).read_text()
+        (tmp_path / name).write_text(text.replace('"psutil",', '"psutil", "pytest",', 1))
+    done = environment(tmp_path, "--project", str(tmp_path))
+    assert done.returncode == 1 and "uv.lock is out of date" in done.stderr
+    (tmp_path / "uv.lock").unlink()
+    done = environment(tmp_path, "--project", str(tmp_path))
+    assert done.returncode == 1 and "uv.lock is missing" in done.stderr
