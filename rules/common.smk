@@ -9,7 +9,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
 from sftflow.cli import UserError
-from sftflow.config import load
+from sftflow.config import load, warnings
 
 
 def resolved(raw: dict) -> dict:
@@ -21,6 +21,10 @@ def resolved(raw: dict) -> dict:
 
 
 study = resolved(config)
+
+if workflow.is_main_process:
+    for warning in warnings(study):
+        logger.warning(warning)
 
 
 # Programs -------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,82 @@
+"""What snakemake plans, and refuses, before anything runs: a wrong plan costs GPU hours."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+STUDY = "config/internlm2_5_7b.yaml"
+
+
+def jobs(output: str) -> dict[str, int]:
+    """The rules and counts of the job table that snakemake prints."""
+    table = output.partition("Job stats:")[2]
+    return {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", table, re.M)}
+
+
+def test_demo_is_the_default_and_plans_every_stage(workflow, snakemake):
+    """`snakemake` alone must plan the whole demo, from data to report."""
+    planned = snakemake(workflow, "-n")
+    assert planned.returncode == 0, planned.stdout
+    stages = {"prepare_dataset", "train_run", "merge_run", "serve_subject", "evaluate_suite"}
+    assert stages | {"score_benchmark", "tables", "report", "plan"} <= set(jobs(planned.stdout))
+
+
+def test_real_study_plans_and_holds_nothing_of_the_demo(workflow, snakemake):
+    """A user's config replaces the demo. Merged with it, the demo's model would be trained too."""
+    planned = snakemake(workflow, "-n", "--configfile", STUDY)
+    assert planned.returncode == 0, planned.stdout
+    study = yaml.safe_load((workflow / STUDY).read_text(encoding="utf-8"))
+    subjects = len(study["models"]) + len(study["runs"])
+    assert jobs(planned.stdout)["serve_subject"] == subjects
+    assert jobs(planned.stdout)["evaluate_suite"] == subjects * len(study["suites"])
+    assert "tiny" not in planned.stdout
+
+
+@pytest.mark.parametrize("target", ["tables", "report", "plan", "data", "train"])
+def test_named_targets(workflow, snakemake, target):
+    """The targets of the README exist, and each asks for no more than it needs."""
+    planned = snakemake(workflow, "-n", target)
+    assert planned.returncode == 0, planned.stdout
+    count = jobs(planned.stdout)
+    assert ("train_run" in count) == (target in ("tables", "report", "train"))
+    assert ("serve_subject" in count) == (target in ("tables", "report"))
+
+
+def test_every_error_is_told_before_any_job(workflow, snakemake):
+    """Someone with three mistakes must not find them one run at a time."""
+    config = workflow / "config/config.yaml"
+    broken = yaml.safe_load(config.read_text(encoding="utf-8"))
+    broken["runs"]["tiny-sft"]["dataset"] = "psycology"
+    broken["training"]["lora_rang"] = 8
+    broken["suites"]["general"].append("gsm9k")
+    config.write_text(yaml.safe_dump(broken), encoding="utf-8")
+    refused = snakemake(workflow)
+    assert refused.returncode != 0
+    for told in ("psycology", "lora_rank", "gsm9k"):
+        assert told in refused.stdout
+    assert not (workflow / "results/environments").exists()
+
+
+def test_reporting_alone_plans_nothing_upstream(workflow, snakemake):
+    """stage=report on a machine without GPU, data or weights must never start a training."""
+    planned = snakemake(workflow, "-n", "--config", "stage=report")
+    assert planned.returncode == 0, planned.stdout
+    assert set(jobs(planned.stdout)) <= {
+        *("all", "write_study", "plan", "data", "train", "tables", "report", "total")
+    }
+
+
+def test_lint_is_clean(workflow, snakemake):
+    """The workflow catalogue, and readers, expect it."""
+    linted = snakemake(workflow, "--lint")
+    assert linted.returncode == 0, linted.stdout
+
+
+def test_every_rule_says_what_it_does_and_needs(workflow):
+    """A rule without log, message or resources fails on a cluster in ways that nobody can read."""
+    for path in sorted(Path(workflow, "rules").glob("*.smk")):
+        for rule in re.split(r"^rule ", path.read_text(encoding="utf-8"), flags=re.M)[1:]:
+            for directive in ("log:", "message:", "threads:", "resources:", "conda:"):
+                assert f"    {directive}" in rule, f"{path.name}: {rule.splitlines()[0]} {directive}"
