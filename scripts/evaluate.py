@@ -14,6 +14,9 @@ kept whatever happens to the job), samples.jsonl (sample-level records) and eval
 predictions, reviews and reports). Nothing that has been answered is asked again, and with nothing
 left to ask no server starts. A benchmark that fails does not stop the others: they finish, then the
 job fails and names it.
+
+evalscope's own HTML report of a benchmark is IDENTITY/evalscope/reports/report.html. Its dashboard
+shows all of them: evalscope service --host 127.0.0.1 --outputs results/dashboard
 """
 
 import argparse
@@ -37,6 +40,7 @@ from sftflow.answers import AnswerStore
 from sftflow.cli import UserError
 from sftflow.jsonio import file_digest, read_json, write_json, write_jsonl
 from sftflow.progress import Progress
+from sftflow.samples import check_counts
 
 
 def arguments() -> argparse.Namespace:
@@ -101,6 +105,9 @@ def main() -> None:
         for plan in plans:
             if plan.entry is None and plan.error is None:
                 guarded(plan, finish, settings, session)
+    for plan in plans:
+        if plan.entry:
+            show_on_dashboard(plan, settings["subject"], args.output.parents[2])
     failed = [plan for plan in plans if plan.error]
     if failed:
         raise UserError(
@@ -190,7 +197,7 @@ def prepare(plan: Plan, settings: dict, stack: contextlib.ExitStack) -> None:
         plan.benchmark, plan.data, settings["subject"], generation, plan.folder / "evalscope"
     )
     plan.questions, plan.missing = harness.questions(plan.config, model)
-    harness.check_counts(plan.name, plan.benchmark, plan.manifest, plan.questions)
+    check_counts(plan.name, plan.benchmark, plan.manifest, plan.questions)
 
 
 class Session:
@@ -270,6 +277,9 @@ class Session:
 def ask_all(session: Session, plans: list[Plan], label: str) -> None:
     """Ask everything that has no answer yet: all benchmarks together, `concurrency` at once."""
     open_plans = [plan for plan in plans if plan.entry is None and plan.error is None]
+    if not open_plans:
+        cli.note(f"{label}  all answered before")
+        return
     total = sum(len(plan.questions) for plan in open_plans)
     left = sum(len(plan.missing) for plan in open_plans)
     progress = Progress(label, total, "answers")
@@ -338,6 +348,17 @@ def finish(plan: Plan, settings: dict, session: Session) -> None:
         f"evaluate {settings['subject']} {settings['suite']}  {plan.name}: "
         f"{figures['metric']} {figures['score']:.4f}, n = {len(records)}"
     )
+
+
+def show_on_dashboard(plan: Plan, subject: str, results: Path) -> None:
+    """A link under results/dashboard/, where evalscope's dashboard finds all runs side by side."""
+    link = results / "dashboard" / f"{subject}--{plan.name}"
+    target = os.path.relpath(plan.folder / "evalscope", link.parent)
+    if link.is_symlink() and os.readlink(link) == target:
+        return
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.unlink(missing_ok=True)
+    link.symlink_to(target)
 
 
 def git() -> str | None:

@@ -6,13 +6,12 @@ So evalscope always runs over a whole benchmark in a fresh folder, and asks noth
 """
 
 import contextlib
-import re
 import shutil
 import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,6 +29,7 @@ from openai.types.chat import ChatCompletion
 from sftflow.answers import AnswerStore
 from sftflow.cli import UserError
 from sftflow.jsonio import digest, read_json, read_jsonl
+from sftflow.samples import Question, check_report, record
 
 
 class Unanswered(Exception):
@@ -38,21 +38,6 @@ class Unanswered(Exception):
     def __init__(self, key: str, n: int, request: dict):
         super().__init__(f"request {key[:16]}, occurrence {n}")
         self.key, self.n, self.request = key, n, request
-
-
-@dataclass(frozen=True)
-class Question:
-    """One sample of a benchmark. `id` is the same for every subject, whatever the prompt."""
-
-    id: str
-    subset: str
-    index: int
-    repeat: int
-    prompt: list[dict]
-    target: str | list[str]
-    choices: int | None
-    key: str
-    n: int
 
 
 class StoredModel(OpenAICompatibleAPI):
@@ -191,27 +176,6 @@ def _plain(content: Any) -> Any:
     return content if isinstance(content, str) else [m.model_dump(exclude={"id"}) for m in content]
 
 
-def check_counts(name: str, benchmark: dict, manifest: dict, found: list[Question]) -> None:
-    """Every subset that was asked for is there, whole; else a UserError that says what is not."""
-    have = Counter(question.subset for question in found)
-    for subset in benchmark["subsets"]:
-        rows = manifest["subsets"].get(subset)
-        if rows is None:
-            raise UserError(
-                f"benchmark {name} has no subset {subset!r}; "
-                f"its data holds {', '.join(manifest['subsets'])}"
-            )
-        limit = benchmark.get("limit")
-        wanted = (min(rows, limit) if limit else rows) * (benchmark.get("repeats") or 1)
-        if not wanted:
-            raise UserError(f"benchmark {name}: subset {subset!r} is empty")
-        if have[subset] != wanted:
-            raise UserError(
-                f"benchmark {name}, subset {subset!r}: evalscope loads {have[subset]} questions, "
-                f"its manifest promises {wanted}. Fetch the benchmark again."
-            )
-
-
 def run(name: str, config: TaskConfig, found: list[Question]) -> tuple[dict, list[dict]]:
     """Let evalscope score a benchmark; (its figures, sample-level records). Fails loudly.
 
@@ -241,89 +205,3 @@ def run(name: str, config: TaskConfig, found: list[Question]) -> tuple[dict, lis
         for position, question in enumerate(asked):
             records.append(record(question, predictions[position], reviews[position]))
     return figures, sorted(records, key=lambda r: (r["subset"], r["index"], r["repeat"]))
-
-
-def check_report(name: str, report: dict, asked: dict[str, int]) -> dict:
-    """{metric, score, subsets} of a whole report; UserError for one that is not whole."""
-    metrics = report.get("metrics") or []
-    summary = report.get("execution_summary") or {}
-    if not metrics:
-        raise UserError(
-            f"benchmark {name}: evalscope reports no metric, so it scored no answer. "
-            "Its log says why; a metric name that it does not know has this effect."
-        )
-    if summary.get("errored") or summary.get("incomplete"):
-        raise UserError(
-            f"benchmark {name}: evalscope scored {summary.get('succeeded')} of "
-            f"{summary.get('requested')} answers, {summary.get('errored')} failed. See the log."
-        )
-    metric = metrics[0]
-    subsets = {
-        subset["name"]: subset
-        for category in metric["categories"]
-        for subset in category["subsets"]
-        if not subset.get("is_aggregate")
-    }
-    counts = {subset: row["num"] for subset, row in subsets.items()}
-    if counts != dict(asked):
-        raise UserError(
-            f"benchmark {name}: evalscope scored {counts}, {dict(asked)} were asked. "
-            "Check the names of the subsets."
-        )
-    return {
-        "metric": metric["identity"]["name"],
-        "score": metric["score"],
-        "subsets": {subset: row["score"] for subset, row in subsets.items()},
-    }
-
-
-def record(question: Question, prediction: dict, review: dict) -> dict:
-    """A sample-level record, from evalscope's prediction and review of one question."""
-    output = prediction["model_output"]
-    choice, usage = output["choices"][0], output.get("usage") or {}
-    score = review["sample_score"]["score"]
-    content = choice["message"]["content"]
-    answer = content if isinstance(content, str) else "".join(p.get("text", "") for p in content)
-    extracted = score.get("extracted_prediction") or ""
-    main = score.get("main_score_name") or next(iter(score["value"]))
-    return {
-        "id": question.id,
-        "subset": question.subset,
-        "index": question.index,
-        "repeat": question.repeat,
-        "prompt": question.prompt,
-        "target": question.target,
-        "answer": answer,
-        "extracted": extracted,
-        "score": float(score["value"][main]),
-        "parsed": parsed(answer, extracted, question.choices),
-        "finish_reason": {"max_tokens": "length"}.get(choice["stop_reason"], choice["stop_reason"]),
-        "choices": question.choices,
-        "tokens_in": usage.get("input_tokens"),
-        "tokens_out": usage.get("output_tokens"),
-        "seconds": output["time"],
-    }
-
-
-# What may stand between the mark and the answer: spaces, Markdown, brackets, LaTeX.
-_WRAP = r"(?:[\s*_`$(\[（【{\"'“]|\\\(|\\\[|\\(?:boxed|text|textbf|mathbf|mathrm)\b)*"
-_MARK = rf"(?:answer|答案)(?:\s+is|是|为)?[\s*_]*[:：]?{_WRAP}"
-_LETTER = re.compile(rf"{_MARK}([A-Z])(?![A-Za-z])", re.I)
-_NUMBER = re.compile(rf"(?:\\boxed\s*\{{|{_MARK}|####\s*)[^\d\n}}]{{0,8}}[-−]?\d", re.I)
-
-
-def parsed(answer: str, extracted: str, choices: int | None) -> bool:
-    """Whether the answer states its choice, or its number, in an explicit form.
-
-    evalscope falls back to the last capital letter, or the last number, of a text that states none;
-    such a lucky or unlucky find is not parsed. Explicit: "ANSWER: B" or "答案：B" and the like,
-    naming one of the options; \\boxed{42}, "answer is 42" or "#### 42" for a number. A benchmark
-    without options whose extracted answer is no number is parsed when anything was extracted. The
-    score is evalscope's either way.
-    """
-    if choices:
-        letters = {chr(ord("A") + i) for i in range(choices)}
-        return any(match in letters for match in _LETTER.findall(answer))
-    if re.fullmatch(r"[-−]?[\d.,/ %]+", extracted.strip()):
-        return bool(_NUMBER.search(answer))
-    return bool(extracted.strip())
