@@ -1,0 +1,361 @@
+"""Training speed at a model's shape, on one GPU, side by side: random weights, made-up dialogues.
+
+    envs/swift/.venv/bin/python tests/performance/training.py --output FOLDER
+        [--shape 7b] [--variants report,defaults,…] [--steps 4] [--losses 20]
+
+Every variant is one real ms-swift training of the same 640 dialogues, 32 to an optimizer step, in
+the same order. `report` is the command of the experiment report, `defaults` what the workflow
+chooses, the others change one thing in one of the two. Prints a Markdown table; FOLDER gets
+training.json with all figures and one events file per variant. README.md says how to read it.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+sys.path.insert(0, str(SCRIPTS))
+from sftflow.jsonio import read_json, write_json, write_jsonl  # noqa: E402
+from sftflow.training import Events, choose, useful_flops  # noqa: E402
+
+SHAPES = {
+    "7b": {  # InternLM2.5-7B
+        "vocab_size": 92544, "hidden_size": 4096, "intermediate_size": 14336,
+        "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8,
+        "max_position_embeddings": 32768, "rope_theta": 1e6,
+    },
+    "tiny": {
+        "vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 4096,
+    },
+}  # fmt: skip
+ROWS, MEAN, SPREAD, LONGEST = 640, 892, 477, 2044  # dialogues; tokens each, as in the real study
+
+REPORT = {
+    "tuner_type": "lora", "lora_rank": 8, "lora_alpha": 32, "lora_dropout": 0.05,
+    "target_modules": "all-linear", "torch_dtype": "bfloat16", "num_train_epochs": 1,
+    "per_device_train_batch_size": 8, "gradient_accumulation_steps": 4, "learning_rate": 1e-4,
+    "warmup_ratio": 0.1, "max_length": 2048, "logging_steps": 20, "dataloader_num_workers": 8,
+    "router_aux_loss_coef": 1e-3, "seed": 42, "data_seed": 42,
+}  # fmt: skip
+PACKED = {"attn_impl": "varlen", "padding_free": True}
+# name → (starts from, what differs, LoRA fused); {} stands for nothing
+VARIANTS = {
+    "report": ("report", {}, False),
+    "report-liger": ("report", {"use_liger_kernel": True}, False),
+    "report-packed": ("report", PACKED, False),
+    "report-fused-lora": ("report", {}, True),
+    "report-liger-no-checkpointing": (
+        "report",
+        {"use_liger_kernel": True, "gradient_checkpointing": False},
+        False,
+    ),
+    "defaults": ("defaults", {}, True),
+    "defaults-peft-lora": ("defaults", {}, False),
+    "defaults-padded": ("defaults", {"attn_impl": "sdpa", "padding_free": False}, True),
+    "defaults-checkpointing": ("defaults", {"gradient_checkpointing": True}, True),
+    "defaults-no-liger": ("defaults", {"use_liger_kernel": False}, True),
+    "defaults-autocast": ("defaults", {"bf16": True}, True),
+    "defaults-no-autocast": ("defaults", {"bf16": False}, True),
+    "defaults-16x2": (
+        "defaults",
+        {"per_device_train_batch_size": 16, "gradient_accumulation_steps": 2},
+        True,
+    ),
+    "defaults-4x8": (
+        "defaults",
+        {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 8},
+        True,
+    ),
+}
+
+
+def prepare(work: str, shape_name: str) -> None:
+    """Random weights, a tokenizer with one token per word, and the dialogues."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    folder, shape = Path(work), SHAPES[shape_name]
+    torch.manual_seed(0)
+    special = ["<unk>", "<pad>", "<s>", "<|im_start|>", "<|im_end|>"]
+    words = special + [f"w{i}" for i in range(shape["vocab_size"] - len(special))]
+    bare = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
+    bare.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bare, unk_token="<unk>", pad_token="<pad>", bos_token="<s>",
+        eos_token="<|im_end|>",
+    )  # fmt: skip
+    config = LlamaConfig(
+        **shape, bos_token_id=2, eos_token_id=4, pad_token_id=1, dtype=torch.bfloat16
+    )
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        torch.set_default_dtype(torch.bfloat16)
+        model = LlamaForCausalLM(config)
+        torch.set_default_dtype(torch.float32)
+    model.save_pretrained(folder / "weights", max_shard_size="4GB")
+    tokenizer.save_pretrained(folder / "weights")
+
+    rng = random.Random(0)
+
+    def text(n: int) -> str:
+        return " ".join(rng.choices(words[len(special) :], k=max(1, n)))
+
+    def dialogue() -> dict:
+        """Turns of a person (a third of the tokens) and an assistant, eight marks per exchange."""
+        length = min(LONGEST, max(60, round(rng.gauss(MEAN, SPREAD))))
+        exchanges = max(1, length // 250)
+        room = length // exchanges - 8
+        messages = []
+        for _ in range(exchanges):
+            messages += [
+                {"role": "user", "content": text(room // 3)},
+                {"role": "assistant", "content": text(room - room // 3)},
+            ]
+        return {"messages": messages}
+
+    write_jsonl(folder / "train.jsonl", (dialogue() for _ in range(ROWS)))
+    write_json(
+        folder / "model.json",
+        {
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "matmul": sum(p.numel() for p in model.parameters())
+            - model.get_input_embeddings().weight.numel(),
+        },
+    )
+
+
+def matrix_rate() -> float:
+    """FLOP/s of an 8192³ bf16 product of random numbers: the median of 20."""
+    import torch
+
+    a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    times = []
+    for _ in range(25):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        a @ b
+        end.record()
+        torch.cuda.synchronize()
+        times.append(begin.elapsed_time(end) / 1e3)
+    return 2 * 8192**3 / sorted(times[5:])[10]
+
+
+def flags(name: str, shape: dict, parameters: int, hardware: dict) -> dict:
+    """The ms-swift flags of a variant."""
+    start, differs, _ = VARIANTS[name]
+    out = dict(REPORT)
+    if start == "defaults":
+        receipt = {"tokens": {"mean": MEAN, "max": LONGEST}, "padded_share": 0.43}
+        choices = choose(REPORT, {**shape, "model_type": "llama"}, parameters, receipt, hardware)
+        out |= {k: choice["value"] for k, choice in choices.items() if k != "fused_lora"}
+    return out | differs
+
+
+def train(work: str, output: str, command: str, plugin: str, trace: str) -> None:
+    """One training; `trace`: a file for the profile of the tenth micro-batch, or nothing."""
+    os.environ["SFTFLOW_PLUGIN"] = plugin
+    from swift.pipelines import sft_main
+
+    if trace:
+        profile(Path(trace))
+    flags = json.loads(command) | {
+        "model": f"{work}/weights", "model_type": "llama", "template": "chatml",
+        "dataset": f"{work}/train.jsonl", "output_dir": output, "add_version": False,
+        "check_model": False, "report_to": "none", "save_strategy": "no",
+        "external_plugins": str(SCRIPTS / "sftflow" / "swift_plugin.py"), "callbacks": "sftflow",
+    }  # fmt: skip
+    sft_main([part for name, value in flags.items() for part in (f"--{name}", str(value))])
+
+
+def profile(file: Path) -> None:
+    """Write where the tenth micro-batch spends its time, on the GPU and on the CPU."""
+    import torch
+    from swift.trainers import Seq2SeqTrainer
+
+    inner, calls = Seq2SeqTrainer.training_step, []
+
+    def training_step(self, *args, **kwargs):
+        calls.append(None)
+        if len(calls) != 10:
+            return inner(self, *args, **kwargs)
+        torch.cuda.synchronize()
+        with torch.profiler.profile() as profiler:
+            begun = time.perf_counter()
+            loss = inner(self, *args, **kwargs)
+            launched = time.perf_counter() - begun
+            torch.cuda.synchronize()
+            done = time.perf_counter() - begun
+        found = profiler.key_averages()
+        text = f"launched after {launched:.3f} s, done after {done:.3f} s (profiler on)\n"
+        for key in ("self_cuda_time_total", "self_cpu_time_total"):
+            text += found.table(sort_by=key, row_limit=30, max_name_column_width=70)
+        file.write_text(text)
+        return loss
+
+    Seq2SeqTrainer.training_step = training_step
+
+
+class Worker:
+    """A process that has everything imported and waits for one job: (function's name, arguments).
+
+    The next one is started while this one works, so that imports cost no time on the GPU machine,
+    and every job begins with a fresh CUDA.
+    """
+
+    def __init__(self):
+        self.process = subprocess.Popen(
+            [sys.executable, __file__, "--worker"], stdin=subprocess.PIPE, stdout=sys.stderr
+        )
+
+    def run(self, function: str, *arguments) -> bool:
+        self.process.communicate(json.dumps([function, arguments]).encode())
+        return self.process.returncode == 0
+
+
+def work() -> None:
+    """The worker's side."""
+    import liger_kernel.transformers  # noqa: F401
+    import swift.pipelines
+    import swift.trainers  # noqa: F401
+
+    if line := sys.stdin.readline():
+        function, arguments = json.loads(line)
+        globals()[function](*arguments)
+
+
+def figures(events: list[dict], matmul: int, rate: float | None) -> dict:
+    """Seconds per step (median, without the first two steps) and what follows from them."""
+    steps = [e for e in events if e["event"] == "step"]
+    late = steps[2:] or steps
+    seconds = sorted(e["seconds"] for e in late)[len(late) // 2]
+    tokens = sum(e["tokens"] for e in late) / len(late)
+    out = {
+        "seconds_per_step": seconds,
+        "tokens_per_second": tokens / seconds,
+        "padded_share": 1 - tokens / (sum(e["positions"] for e in late) / len(late)),
+        "losses": [e["loss"] for e in steps],
+        "step_seconds": [e["seconds"] for e in steps],
+    }
+    for end in (e for e in events if e["event"] == "end"):
+        out |= {k: v for k, v in end.items() if k.endswith("_gib")}
+    if rate:
+        out["floor_seconds"] = useful_flops(matmul, 0, tokens) / rate
+        out["share_of_floor"] = out["floor_seconds"] / seconds
+    return out
+
+
+def table(results: dict) -> str:
+    lines = [
+        "| variant | s/step | tokens/s | padding | GPU memory | share of floor | times report |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    base = results.get("report", {}).get("seconds_per_step")
+    for name, r in results.items():
+        if "seconds_per_step" not in r:
+            lines.append(f"| {name} | failed | | | | | |")
+            continue
+        cells = [
+            name,
+            f"{r['seconds_per_step']:.2f}",
+            f"{r['tokens_per_second']:,.0f}",
+            f"{r['padded_share']:.0%}",
+            f"{r['gpu_reserved_gib']:.1f} GiB" if "gpu_reserved_gib" in r else "",
+            f"{r['share_of_floor']:.0%}" if "share_of_floor" in r else "",
+            f"{base / r['seconds_per_step']:.1f}" if base else "",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--shape", choices=SHAPES, default="7b")
+    parser.add_argument("--variants", default=",".join(VARIANTS))
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--losses", type=int, default=20, help="steps of `report` and `defaults`")
+    parser.add_argument("--trace", default="", help="variants to profile meanwhile")
+    parser.add_argument("--work", type=Path, default=Path("/tmp/sftflow-performance"))
+    args = parser.parse_args()
+    os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    begun = time.monotonic()
+    clock = lambda what: print(f"[{time.monotonic() - begun:5.0f} s] {what}", flush=True)  # noqa: E731
+    spare = Worker()
+
+    def run(function: str, *arguments) -> bool:
+        nonlocal spare
+        worker, spare = spare, Worker()
+        return worker.run(function, *map(str, arguments))
+
+    shape = SHAPES[args.shape]
+    args.output.mkdir(parents=True, exist_ok=True)
+    prepared = (args.work / "model.json").exists() or run("prepare", args.work, args.shape)
+    machine = args.output / "machine.json"
+    if not (prepared and run("describe", machine)):
+        sys.exit("cannot prepare weights and data")
+    model, hardware = read_json(args.work / "model.json"), read_json(machine)
+    clock(f"weights and dialogues written; {hardware}")
+    results = {}
+    for name in args.variants.split(","):
+        folder, events = args.work / "run", args.output / f"{name}.jsonl"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        events.unlink(missing_ok=True)
+        command = flags(name, shape, model["parameters"], hardware)
+        if hardware["kind"] == "cpu":
+            command |= {"use_cpu": True, "attn_impl": "sdpa", "padding_free": False}
+        command["max_steps"] = args.losses if name in ("report", "defaults") else args.steps
+        plugin = {"events": str(events), "fused_lora": VARIANTS[name][2]}
+        trace = args.output / f"trace-{name}.txt" if name in args.trace.split(",") else ""
+        run("train", args.work, folder, json.dumps(command), json.dumps(plugin), trace)
+        results[name] = {"flags": command, **plugin}
+        log = Events(events).new()
+        if any(e["event"] == "step" for e in log):
+            results[name] |= figures(log, model["matmul"], hardware.get("matrix_flops"))
+            clock(f"{name}: {results[name]['seconds_per_step']:.3f} s/step")
+        else:
+            clock(f"{name}: failed")
+        write_json(args.output / "training.json", {"hardware": hardware, "results": results})
+    spare.process.kill()
+    if {"report", "defaults"} <= set(results):
+        pairs = zip(results["report"]["losses"], results["defaults"]["losses"], strict=False)
+        difference = [abs(a - b) / a for a, b in pairs]
+        print(
+            f"losses of report and defaults over {len(difference)} steps: relative difference at "
+            f"most {max(difference):.2e}, mean {sum(difference) / len(difference):.2e}"
+        )
+    print(table(results))
+
+
+def describe(path: str) -> None:
+    """Hardware and versions, as train.py sees them, and the measured matrix rate."""
+    import importlib.metadata
+
+    import torch
+
+    out = {"kind": "cpu", "cores": len(os.sched_getaffinity(0))}
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        out |= {
+            "kind": "cuda",
+            "name": properties.name,
+            "memory_gib": properties.total_memory / 2**30,
+            "capability": [properties.major, properties.minor],
+            "matrix_flops": matrix_rate(),
+        }
+    packages = ("torch", "transformers", "peft", "ms-swift", "liger-kernel", "triton")
+    out["versions"] = {name: importlib.metadata.version(name) for name in packages}
+    write_json(path, out)
+
+
+if __name__ == "__main__":
+    work() if sys.argv[1:] == ["--worker"] else main()
