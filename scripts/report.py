@@ -148,10 +148,11 @@ def collect(study: dict, results: Results) -> dict:
     """Everything that the templates show; tables in English, translated when they are shown."""
     references = config_schema.references()
     cells = tables.load_cells(study, results)
-    comparison = tables.comparison_table(study, cells)
+    draws = tables.suite_draws(study, cells)
+    comparison = tables.comparison_table(study, cells, draws)
     training = {name: results.read(f"runs/{name}/training.json") for name in study["runs"]}
     suites = {
-        suite: tables.suite_table(study, suite, cells, references)
+        suite: tables.suite_table(study, suite, cells, draws, references)
         for suite in study["evaluate"]["suites"]
     }
     return {

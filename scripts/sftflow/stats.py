@@ -15,6 +15,7 @@ References
   Efron & Tibshirani (1993), chapter 13. Percentile bootstrap.
 """
 
+import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -228,7 +229,9 @@ def newcombe(
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """Holm-adjusted p values; a missing test stays missing and does not count in the family."""
     known = [p for p in p_values if p is not None]
+    gc.freeze()  # multipletests collects garbage each time: slow with thousands of scores in memory
     adjusted = iter(multipletests(known, method="holm")[1]) if known else iter(())
+    gc.unfreeze()
     return [None if p is None else float(next(adjusted)) for p in p_values]
 
 
@@ -287,41 +290,32 @@ def half_width(n: int, confidence: float = 0.95, share: float = 0.5) -> float | 
     return float(high - low) / 2
 
 
-def bootstrap_means(groups: Sequence[ArrayLike], resamples: int, seed: int) -> NDArray:
-    """Means of each group's values under resampling of its items: (resamples, groups).
+def bootstrap_means(
+    scores: ArrayLike, clusters: Sequence | None = None, resamples: int = 2000, seed: ArrayLike = 0
+) -> NDArray:
+    """Column means of `scores` (n, columns) under resampling of its rows: (resamples, columns).
 
-    Drawing n items with replacement is drawing how often each distinct value comes: one
-    multinomial draw a resample, exact and much faster than drawing items.
+    The rows (or whole clusters of rows) drawn are the same for every column, so the difference of
+    two columns is the paired bootstrap of their difference.
     """
+    scores = np.asarray(scores, float)
+    index = np.arange(len(scores))
+    if clusters is not None:
+        index = np.unique(np.asarray(clusters, str), return_inverse=True)[1]
+    sizes = np.bincount(index).astype(float)
+    totals = np.column_stack([np.bincount(index, weights=column) for column in scores.T])
     random = np.random.default_rng(seed)
-    draws = np.empty((resamples, len(groups)))
-    for column, group in enumerate(groups):
-        values, counts = np.unique(np.asarray(group, float), return_counts=True)
-        n = int(counts.sum())
-        draws[:, column] = random.multinomial(n, counts / n, size=resamples) @ values / n
-    return draws
+    means = np.empty((resamples, scores.shape[1]))
+    for start in range(0, resamples, 250):  # in parts: a resample is one weight per row
+        part = min(250, resamples - start)
+        weights = random.multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), size=part)
+        means[start : start + part] = weights @ totals / (weights @ sizes)[:, None]
+    return means
 
 
-def suite_means(
-    groups: Sequence[ArrayLike], confidence: float = 0.95, resamples: int = 2000, seed: int = 0
-) -> dict[str, tuple[float, Interval]]:
-    """Micro (over all items) and macro (over groups) mean, each with a percentile interval.
-
-    Items are resampled within their group. Given paired differences per item, the intervals are
-    those of the paired difference.
-    """
-    sizes = np.array([len(group) for group in groups])
-    means = np.array([np.mean(group) for group in groups])
-    draws = bootstrap_means(groups, resamples, seed)
-    tails = [(1 - confidence) / 2, (1 + confidence) / 2]
-    result = {}
-    for name, weights in (
-        ("micro", sizes / sizes.sum()),
-        ("macro", np.full(len(sizes), 1 / len(sizes))),
-    ):
-        low, high = np.quantile(draws @ weights, tails)
-        result[name] = (float(means @ weights), (float(low), float(high)))
-    return result
+def percentile_interval(draws: ArrayLike, confidence: float = 0.95) -> Interval:
+    low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
 
 
 def macro_f1(targets: Sequence[str], answers: Sequence[str | None]) -> float | None:

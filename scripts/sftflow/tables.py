@@ -20,6 +20,9 @@ MISSING = "missing"
 STALE = "stale"
 WIDE = 6  # so many subjects still stand side by side as columns
 
+# {(suite, subject): {"micro" | "macro": (mean, bootstrap draws of it)}}
+Draws = dict[tuple[str, str], dict[str, tuple[float, np.ndarray]]]
+
 
 class Results:
     """The outputs of a study. What is not there reads as None."""
@@ -196,14 +199,14 @@ def render(table: Table) -> str:
 # --- scores --------------------------------------------------------------------------------------
 
 
-def suite_table(study: dict, suite: str, cells: dict, references: dict) -> Table:
+def suite_table(study: dict, suite: str, cells: dict, draws: Draws, references: dict) -> Table:
     benchmarks = study["suites"][suite]
     subjects = study["evaluate"]["subjects"]
     chosen = [cells[subject, benchmark] for benchmark in benchmarks for subject in subjects]
     rows = [row for cell in chosen for row in score_rows(study, cell, references)]
     sections = [
         ("Side by side", side_by_side(study, benchmarks, subjects, cells)),
-        ("Suite means", suite_mean_frame(study, benchmarks, subjects, cells)),
+        ("Suite means", suite_mean_frame(study, suite, cells, draws)),
     ]
     seeds = seed_frame(study, benchmarks, cells)
     if len(seeds):
@@ -391,32 +394,61 @@ def item_scores(score: dict) -> np.ndarray:
     return np.asarray(scores, float)
 
 
-def suite_mean_frame(
-    study: dict, benchmarks: list[str], subjects: list[str], cells: dict
-) -> pd.DataFrame:
+def suite_draws(study: dict, cells: dict) -> Draws:
+    """Means of every subject that has a complete suite.
+
+    Micro is the mean over all questions, macro over benchmarks; questions are resampled within
+    their benchmark, the same ones for every subject that was asked the same set.
+    """
+    settings = study["statistics"]
+    draws = {}
+    for suite in study["evaluate"]["suites"]:
+        names = study["suites"][suite]
+        complete = [
+            subject
+            for subject in study["evaluate"]["subjects"]
+            if incomplete([cells[subject, name] for name in names]) is None
+        ]
+        parts: dict[str, list[tuple[int, float, np.ndarray]]] = {s: [] for s in complete}
+        for place, name in enumerate(names):
+            same: dict[str, list[str]] = {}
+            for subject in complete:
+                same.setdefault(cells[subject, name].score["items"]["digest"], []).append(subject)
+            for group in same.values():
+                items = [cells[subject, name].score["items"] for subject in group]
+                means = stats.bootstrap_means(
+                    np.column_stack([item_scores(cells[s, name].score) for s in group]),
+                    items[0]["clusters"],
+                    settings["bootstrap"],
+                    [settings["seed"], place],
+                )
+                for subject, column in zip(group, means.T, strict=True):
+                    score = cells[subject, name].score
+                    parts[subject].append((score["n"], score["score"], column))
+        for subject, found in parts.items():
+            sizes, scores, columns = (np.array(values) for values in zip(*found, strict=True))
+            draws[suite, subject] = {
+                "micro": (np.average(scores, weights=sizes), np.average(columns, 0, sizes)),
+                "macro": (scores.mean(), columns.mean(axis=0)),
+            }
+    return draws
+
+
+def suite_mean_frame(study: dict, suite: str, cells: dict, draws: Draws) -> pd.DataFrame:
     """Micro and macro mean, over complete sets of one metric only."""
     rows = []
-    for subject in subjects:
-        row = {"Subject": label(study, "subjects", subject), "Micro mean": NONE, "Macro mean": NONE}
-        reason = incomplete([cells[subject, benchmark] for benchmark in benchmarks])
-        if reason is None:
-            means = stats.suite_means(
-                [item_scores(cells[subject, benchmark].score) for benchmark in benchmarks],
-                **bootstrap_settings(study),
-            )
-            row["Micro mean"] = with_interval(*means["micro"])
-            row["Macro mean"] = with_interval(*means["macro"])
-        rows.append({**row, "Note": reason or ""})
+    confidence = study["statistics"]["confidence"]
+    for subject in study["evaluate"]["subjects"]:
+        row = {"Subject": label(study, "subjects", subject)}
+        found = draws.get((suite, subject))
+        for name, kind in (("Micro mean", "micro"), ("Macro mean", "macro")):
+            row[name] = NONE
+            if found:
+                mean, drawn = found[kind]
+                row[name] = with_interval(mean, stats.percentile_interval(drawn, confidence))
+        row["Note"] = incomplete([cells[subject, b] for b in study["suites"][suite]]) or ""
+        rows.append(row)
     return pd.DataFrame(rows)
-
-
-def bootstrap_settings(study: dict) -> dict:
-    settings = study["statistics"]
-    return {
-        "confidence": settings["confidence"],
-        "resamples": settings["bootstrap"],
-        "seed": settings["seed"],
-    }
 
 
 def incomplete(cells: list[Cell]) -> str | None:
@@ -586,7 +618,7 @@ def verdict(row: dict, alpha: float) -> str:
     return f"no evidence at n = {row['n']}"
 
 
-def comparison_table(study: dict, cells: dict) -> Table:
+def comparison_table(study: dict, cells: dict, draws: Draws) -> Table:
     rows = comparison_rows(study, cells)
     frame = pd.DataFrame(
         {
@@ -617,7 +649,7 @@ def comparison_table(study: dict, cells: dict) -> Table:
         f"differences in percentage points with {confidence_text(study)} interval.",
         [
             ("Benchmarks", frame),
-            ("Suite means", suite_difference_frame(study, cells)),
+            ("Suite means", suite_difference_frame(study, cells, draws)),
         ],
         pd.DataFrame(rows),
         COMPARISON_NOTES,
@@ -651,27 +683,26 @@ def _pair(row: dict, name: str) -> tuple[float, float] | None:
     return None if low is None else (low, high)
 
 
-def suite_difference_frame(study: dict, cells: dict) -> pd.DataFrame:
+def suite_difference_frame(study: dict, cells: dict, draws: Draws) -> pd.DataFrame:
     rows = []
+    confidence = study["statistics"]["confidence"]
     for pair in study["comparisons"]:
         for suite in study["evaluate"]["suites"]:
-            benchmarks = study["suites"][suite]
             row = {"Baseline": pair["baseline"], "Candidate": pair["candidate"], "Suite": suite}
             sides = [
-                [cells.get((pair[side], b)) for b in benchmarks]
+                [cells.get((pair[side], name)) for name in study["suites"][suite]]
                 for side in ("baseline", "candidate")
             ]
-            reason = suite_problem(sides)
-            row |= {"Micro difference": NONE, "Macro difference": NONE, "Note": reason or ""}
-            if reason is None:
-                changes = [
-                    item_scores(after.score) - item_scores(before.score)
-                    for before, after in zip(*sides, strict=True)
-                ]
-                means = stats.suite_means(changes, **bootstrap_settings(study))
-                row["Micro difference"] = points(*means["micro"])
-                row["Macro difference"] = points(*means["macro"])
-            rows.append(row)
+            problem = suite_problem(sides)
+            for name, kind in (("Micro difference", "micro"), ("Macro difference", "macro")):
+                row[name] = NONE
+                if problem is None:
+                    (before, old), (after, new) = (
+                        draws[suite, pair[side]][kind] for side in ("baseline", "candidate")
+                    )
+                    interval = stats.percentile_interval(new - old, confidence)
+                    row[name] = points(after - before, interval)
+            rows.append({**row, "Note": problem or ""})
     return pd.DataFrame(rows)
 
 
@@ -1038,13 +1069,15 @@ def build(study: dict, results: Results, references: dict, wanted: list[str]) ->
         "chat": chat_table,
         "data": data_table,
     }
-    cells = load_cells(study, results) if set(wanted) - plain.keys() else {}
+    scores_wanted = bool(set(wanted) - plain.keys())
+    cells = load_cells(study, results) if scores_wanted else {}
+    draws = suite_draws(study, cells) if scores_wanted else {}
     tables = []
     for name in wanted:
         if name in plain:
             tables.append(plain[name](study, results))
         elif name == "comparison":
-            tables.append(comparison_table(study, cells))
+            tables.append(comparison_table(study, cells, draws))
             if extra := extra_scores(study, results):
                 tables[-1].notes.append(
                     "Scores that lie in results/ but that this config does not ask for, left out: "
@@ -1054,5 +1087,5 @@ def build(study: dict, results: Results, references: dict, wanted: list[str]) ->
         elif name == "sweep":
             tables.append(sweep_table(study, results, cells))
         else:
-            tables.append(suite_table(study, name, cells, references))
+            tables.append(suite_table(study, name, cells, draws, references))
     return tables

@@ -201,22 +201,36 @@ def test_answers_that_have_nothing_to_do_with_the_question_score_at_chance():
 # --- suite means ---------------------------------------------------------------------------------
 
 
-def test_suite_means_and_their_intervals_agree_with_scipys_bootstrap():
+def test_bootstrap_agrees_with_scipys_and_pairs_its_columns():
     random = np.random.default_rng(7)
-    groups = [random.choice([-1, 0, 1], size=n, p=[0.1, 0.6, 0.3]) for n in (30, 80, 200)]
-    found = stats.suite_means(groups, resamples=20_000, seed=1)
+    before, after = random.integers(0, 2, size=(2, 150))
+    draws = stats.bootstrap_means(np.column_stack([before, after]), resamples=20_000, seed=1)
 
-    def macro(*samples, axis):
-        return np.mean([np.mean(sample, axis=axis) for sample in samples], axis=0)
+    def difference(a, b, axis):
+        return np.mean(b - a, axis=axis)
 
     expected = scipy_stats.bootstrap(
-        groups, macro, method="percentile", n_resamples=20_000, rng=np.random.default_rng(2)
+        (before, after),
+        difference,
+        paired=True,
+        method="percentile",
+        n_resamples=20_000,
+        rng=np.random.default_rng(2),
     ).confidence_interval
-    mean, interval = found["macro"]
-    assert mean == pytest.approx(np.mean([np.mean(group) for group in groups]))
-    assert interval == pytest.approx((expected.low, expected.high), abs=0.004)
-    assert found["micro"][0] == pytest.approx(np.concatenate(groups).mean())
-    assert stats.suite_means(groups, seed=1) == stats.suite_means(groups, seed=1)
+    interval = stats.percentile_interval(draws[:, 1] - draws[:, 0])
+    assert interval == pytest.approx((expected.low, expected.high), abs=0.007)
+    same = stats.bootstrap_means(np.column_stack([before, before]), seed=1)
+    assert (same[:, 0] == same[:, 1]).all()
+    assert (
+        stats.bootstrap_means(same[:, :1], seed=3) == stats.bootstrap_means(same[:, :1], seed=3)
+    ).all()
+
+
+def test_bootstrap_draws_whole_clusters():
+    clusters = np.repeat(np.arange(20), 10)
+    scores = (clusters % 2).astype(float)[:, None]
+    apart, together = stats.bootstrap_means(scores), stats.bootstrap_means(scores, clusters)
+    assert together.std() == pytest.approx(apart.std() * 10**0.5, rel=0.1)
 
 
 def test_limit_10_is_seen_for_what_it_is():

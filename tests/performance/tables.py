@@ -1,0 +1,113 @@
+"""How long all tables take for a large study of cached scores, and how much memory.
+
+    uv run python tests/performance/tables.py [--subjects 1000] [--folder DIR]
+
+Writes made-up scores of SUBJECTS subjects (one base model, the rest its runs) on 9 benchmarks, then
+runs scripts/tables.py once as the workflow does. Goal: 10 s and 1 GiB on 2 cores.
+"""
+
+import argparse
+import os
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests/unit")]
+
+import made_up  # noqa: E402
+import score  # noqa: E402
+from sftflow import config  # noqa: E402
+from sftflow.jsonio import digest, write_json  # noqa: E402
+
+SUITES = {
+    "general": ["gsm8k", "ceval", "cmmlu", "social"],
+    "psychology": ["mmlu", "mmlu_pro", "mmlu_redux", "super_gpqa", "clinic"],
+}
+QUESTIONS = 100  # per subset
+
+
+def study(subjects: int) -> dict:
+    own = {"preset": "general_mcq", "source": "questions", "subsets": ["all"]}
+    psychology = ["professional_psychology", "high_school_psychology"]
+    return config.load(
+        {
+            "models": {"base": {"source": "org/base"}},
+            "datasets": {"talks": {"source": "talks.jsonl"}},
+            "runs": {
+                f"run{i:04}": {"model": "base", "dataset": "talks"} for i in range(subjects - 1)
+            },
+            "benchmarks": {
+                "ceval": {"subsets": ["education_science"]},
+                "cmmlu": {"subsets": ["professional_psychology"]},
+                "mmlu": {"subsets": psychology, "shots": 0},
+                "mmlu_redux": {"subsets": psychology},
+                "mmlu_pro": {"subsets": ["psychology"]},
+                "super_gpqa": {"subsets": ["Psychology"]},
+                "social": own,
+                "clinic": own,
+            },
+            "suites": SUITES,
+        }
+    )
+
+
+def write_scores(results: Path, settings: dict) -> None:
+    """One real score per benchmark, then one per subject with its own right and wrong answers."""
+    chance = random.Random(0)
+    for benchmark in [name for names in SUITES.values() for name in names]:
+        about = settings["benchmarks"][benchmark]
+        records = made_up.samples(0.5, 1, about | {"options": about["options"] or 4}, QUESTIONS)
+        for place, subject in enumerate(settings["evaluate"]["subjects"]):
+            if place == 0:
+                suite = about["suite"]
+                session = made_up.write_session(
+                    results, settings, subject, suite, {benchmark: records}
+                )
+                made = score.score_file(results, score.read_json(session), benchmark, None, 0.95)
+            n = made["n"]
+            right = "".join(chance.choices("01", weights=(45, 55), k=n))
+            share = right.count("1") / n
+            own = {
+                "subject": subject,
+                "score": share,
+                "ci95": [max(share - 0.1, 0), min(share + 0.1, 1)],
+                "identity": digest([subject, benchmark]),
+                "items": made["items"] | {"scores": right},
+            }
+            write_json(results / f"scores/{subject}/{benchmark}.json", made | own)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--subjects", type=int, default=1000)
+    parser.add_argument("--folder", type=Path, help="where to write (default: a temporary folder)")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        results = args.folder or Path(temporary)
+        settings = study(args.subjects)
+        write_scores(results, settings)
+        write_json(results / "study.json", settings)
+        begun = time.monotonic()
+        subprocess.run(
+            [
+                sys.executable, ROOT / "scripts/tables.py",
+                "--results", results, "--settings", f"@{results / 'study.json'}",
+            ],
+            check=True,
+        )  # fmt: skip
+        seconds = time.monotonic() - begun
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        print(
+            f"{args.subjects} subjects × {sum(map(len, SUITES.values()))} benchmarks: "
+            f"{seconds:.1f} s (CPU {usage.ru_utime + usage.ru_stime:.1f} s), "
+            f"{usage.ru_maxrss / 2**20:.2f} GiB, {os.cpu_count()} cores"
+        )
+
+
+if __name__ == "__main__":
+    main()
