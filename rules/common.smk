@@ -274,7 +274,7 @@ base_models = list(study["models"])
 used_datasets = sorted({run["dataset"] for run in study["runs"].values()})
 
 study_text = json.dumps(
-    {key: value for key, value in study.items() if key not in ("stage", "software", "resources")},
+    {key: value for key, value in study.items() if key not in ("stage", "software", "resources", "pathvars")},
     ensure_ascii=False,
     indent=2,
 )

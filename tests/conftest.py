@@ -1,4 +1,4 @@
-"""Fixtures for tests that meet the workflow as a user does: a copy of it in a folder, and the command line."""
+"""Tests meet the workflow as a user does: a copy of it in a folder, and the command line."""
 
 import subprocess
 import sys
