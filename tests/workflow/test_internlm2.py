@@ -28,7 +28,7 @@ def test_internlm2_converts_trains_merges_serves_and_is_evaluated(workflow, snak
             "source": "internlm2-random",
             "model_type": "llama",
             "template": "internlm2",
-            "system": "You help.",  # the template's own is longer than this model's context is worth
+            "system": "You help.",  # the template's own is long
         }
     }
     config["datasets"] = {"few": {"source": "few.jsonl", "validation_share": 0.2}}
