@@ -42,6 +42,8 @@ from sftflow.jsonio import file_digest, read_json, write_json, write_jsonl
 from sftflow.progress import Progress
 from sftflow.samples import check_counts
 
+NO_SERVER = "not all of its questions are answered, because there is no server"
+
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
@@ -113,6 +115,7 @@ def main() -> None:
         raise UserError(
             f"{len(failed)} of {len(plans)} benchmarks failed; the answers of all are kept:\n"
             + "\n".join(f"  {plan.name}: {plan.error}" for plan in failed)
+            + (f"\n{session.ended}" if session.ended else "")
         )
     write_json(
         args.output,
@@ -214,7 +217,7 @@ class Session:
             threads=args.threads,
         )
         self.log = args.server_log
-        self.ended: server.ServerError | None = None
+        self.ended: Exception | None = None  # why there is no server any more
         self._stack = contextlib.ExitStack()
         self._client = None
         self._mutex = threading.Lock()
@@ -245,6 +248,13 @@ class Session:
     def _end(self, error: server.ServerError) -> None:
         self.ended = error
 
+    def _look(self) -> None:
+        try:
+            self._running.check()
+        except server.ServerError as error:
+            self.ended = error
+            raise
+
     def ask(self, request: dict) -> tuple[dict, float]:
         """(the completion, seconds). Raises ServerError when the server has ended or refuses."""
         import openai
@@ -259,7 +269,7 @@ class Session:
             answer = self._client.chat.completions.create(model=self._running.model, **request)
         except openai.APIConnectionError as error:
             time.sleep(1)  # a server that ends drops its connections first
-            self._running.check()
+            self._look()
             raise server.ServerError(f"the connection to the server broke: {error}") from error
         except openai.APIStatusError as error:
             raise server.ServerError(
@@ -294,8 +304,9 @@ def ask_all(session: Session, plans: list[Plan], label: str) -> None:
     try:
         session.start()
     except (UserError, ValueError) as error:
+        session.ended = error
         for plan in open_plans:
-            plan.error = str(error) if plan.missing else None
+            plan.error = NO_SERVER if plan.missing else None
         return
     done = total - left
     with ThreadPoolExecutor(session.spec.serving.get("concurrency") or 32) as pool:
@@ -309,7 +320,7 @@ def ask_all(session: Session, plans: list[Plan], label: str) -> None:
                 done += plan.error is None
                 progress.update(done)
             elif plan.error is None:
-                plan.error = str(session.ended or error)
+                plan.error = NO_SERVER if session.ended else str(error)
 
 
 def finish(plan: Plan, settings: dict, session: Session) -> None:

@@ -97,6 +97,8 @@ class Server:
         except urllib.error.HTTPError as error:
             text = error.read().decode(errors="replace")[:500]
             raise ServerError(f"the server refused {path}: HTTP {error.code}: {text}") from error
+        except ValueError as error:  # not JSON
+            raise ServerError(f"{self.url}{path} is not OpenAI's API: {error}") from error
 
     def chat(self, messages: list[dict], timeout: float = 600.0, **generation) -> dict:
         """A chat completion, as OpenAI's API gives it."""

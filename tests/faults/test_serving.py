@@ -1,0 +1,379 @@
+"""Evaluation under faults: what has been answered is never asked again, and scores come out equal.
+
+evalscope is real throughout. Most tests put a stub in the server's place, which counts questions;
+the last ones start ms-swift's server on the demo's model.
+"""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from sftflow import identity, process
+from sftflow.jsonio import digest, read_json, read_jsonl, tree_digest, tree_files, write_json
+
+ROOT = Path(__file__).parents[2]
+EVALSCOPE = ROOT / "envs/evalscope/.venv/bin/python"
+SWIFT = ROOT / "envs/swift/.venv/bin/python"
+STUB = Path(__file__).with_name("stub_server.py")
+PACKAGES = {"ms-swift": "0", "torch": "0", "transformers": "0"}
+SERVING = {"backend": "transformers", "concurrency": 4, "ready_timeout": 300, "device": "cpu"}
+MODEL = {"model_type": "llama", "template": "chatml", "torch_dtype": "float32", "system": None}
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not EVALSCOPE.exists(), reason="needs envs/evalscope"),
+]
+
+
+class Case:
+    """A results folder with one subject and some benchmarks, and evaluate.py to run in it."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.results = folder, folder / "results"
+        self.log = folder / "questions.jsonl"
+        self.stub: dict = {"log": str(self.log)}
+        self.env: dict = {}
+        self.benchmarks: dict = {}
+        self.serving = dict(SERVING)
+        self.python = folder / "python"
+        self.python.write_text(f'#!/bin/sh\nexec {sys.executable} {STUB} "$@"\n')
+        self.python.chmod(0o755)
+        self.weights = self.results / "models/m/weights"
+        self.weights.mkdir(parents=True)
+        (self.weights / "model.safetensors").write_text("weights")
+        self.note_weights()
+        self.add("mmlu", "subject", {"a": 9, "b": 7})
+        self.add("cmmlu", "category", {"c": 8})
+        write_json(self.results / "environments/swift.json", {"packages": PACKAGES})
+
+    def note_weights(self) -> None:
+        files = tree_files(self.weights)
+        about = {"model": "m", "files": files, "digest": tree_digest(files)}
+        write_json(self.weights.parent / "manifest.json", about)
+        marker = {"weights": identity.weights(about)}
+        write_json(self.results / "subjects/m/readiness.json", marker)
+
+    def add(self, name: str, key: str, subsets: dict[str, int], words: str = "Question") -> None:
+        """A benchmark in the form that evalscope's own of that name has on disk."""
+        names = {"mmlu": ("agronomy", "anatomy"), "cmmlu": ("agronomy",)}[name]
+        subsets = dict(zip(names, subsets.values(), strict=True))
+        data = self.results / "benchmarks" / name / "data"
+        data.mkdir(parents=True, exist_ok=True)
+        rows = [
+            {"question": f"{words} {number} of {subset}?", key: subset}
+            | (
+                {"choices": ["w", "x", "y", "z"], "answer": number % 4}
+                if name == "mmlu"
+                else {"choices": ["(A) w", "(B) x", "(C) y", "(D) z"], "answer": "(B)"}
+            )
+            for subset, count in subsets.items()
+            for number in range(count)
+        ]
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (data / "test.jsonl").write_text(lines)
+        config = "all" if name == "mmlu" else "default"
+        (data / "README.md").write_text(
+            f"---\nconfigs:\n- config_name: {config}\n  data_files:\n"
+            "  - split: test\n    path: test.jsonl\n---\n"
+        )
+        files = tree_files(data)
+        about = {"benchmark": name, "subsets": subsets, "digest": tree_digest(files)}
+        write_json(data.parent / "manifest.json", about)
+        self.benchmarks[name] = {"dataset": name, "subsets": list(subsets), "shots": 0}
+
+    def command(self) -> list[str]:
+        settings = {
+            "subject": "m",
+            "suite": "s",
+            "model": MODEL,
+            "serving": self.serving,
+            "generation": {"temperature": 0, "max_tokens": 16},
+            "benchmarks": self.benchmarks,
+        }
+        manifests = [str(self.results / f"benchmarks/{b}/manifest.json") for b in self.benchmarks]
+        return [
+            str(EVALSCOPE), str(ROOT / "scripts/evaluate.py"), "--settings", json.dumps(settings),
+            "--weights", str(self.weights),
+            "--manifest", str(self.weights.parent / "manifest.json"),
+            "--readiness", str(self.results / "subjects/m/readiness.json"),
+            "--environment", str(self.results / "environments/swift.json"),
+            "--python", str(self.python), "--server-log", str(self.folder / "server.log"),
+            "--output", str(self.output), "--benchmarks", *manifests,
+        ]  # fmt: skip
+
+    @property
+    def output(self) -> Path:
+        return self.results / "evaluations/m/s.json"
+
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "STUB": json.dumps(self.stub), **self.env}
+
+    def start(self) -> subprocess.Popen:
+        return subprocess.Popen(
+            self.command(), env=self.environment(), text=True, cwd=self.folder,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    def run(self) -> tuple[int, str, str]:
+        job = self.start()
+        out, err = job.communicate(timeout=600)
+        return job.returncode, out, err
+
+    def asked(self) -> list[str]:
+        return [row["key"] for row in read_jsonl(self.log)] if self.log.exists() else []
+
+    def answered(self) -> set[str]:
+        """Keys of all stored answers; a torn last line is none."""
+        keys = set()
+        for path in self.output.parent.glob("*/answers.jsonl"):
+            for line in path.read_bytes().split(b"\n")[:-1]:
+                keys.add(json.loads(line)["key"])
+        return keys
+
+    def samples(self) -> dict[str, list[dict]]:
+        """Sample-level records without their times."""
+        entries = read_json(self.output)["benchmarks"]
+        return {
+            name: [
+                {key: value for key, value in row.items() if key != "seconds"}
+                for row in read_jsonl(self.results / entry["samples"])
+            ]
+            for name, entry in entries.items()
+        }
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> Case:
+    return Case(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> dict:
+    """The records of a session that ran through."""
+    case = Case(tmp_path_factory.mktemp("whole"))
+    status, _, err = case.run()
+    assert status == 0, err
+    assert len(case.asked()) == len(set(case.asked())) == 24
+    return case.samples()
+
+
+def alive(folder: Path) -> list[int]:
+    """Processes that mention this test's folder in their arguments."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                text = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if str(folder).encode() in text and process._stat(int(entry.name)):
+                found.append(int(entry.name))
+    return found
+
+
+def nothing_left(folder: Path, seconds: float = 15.0) -> None:
+    end = time.monotonic() + seconds
+    while left := alive(folder):
+        assert time.monotonic() < end, f"left after {seconds} s: {left}"
+        time.sleep(0.2)
+
+
+def test_a_second_session_asks_nothing_and_starts_nothing(case, whole):
+    assert case.run()[0] == 0
+    first, asked = case.output.read_bytes(), case.asked()
+    case.output.unlink()
+    (case.folder / "server.log").unlink()
+    status, out, _ = case.run()
+    assert status == 0 and "all answered before" in out
+    assert case.output.read_bytes() == first
+    # records lost, answers kept: scored again, without a server
+    for path in case.output.parent.glob("*/samples.jsonl"):
+        path.unlink()
+    assert case.run()[0] == 0
+    assert case.samples() == whole
+    assert case.asked() == asked and not (case.folder / "server.log").exists()
+
+
+def test_other_weights_and_other_data_are_asked_anew(case):
+    assert case.run()[0] == 0
+    before = case.asked()
+    (case.weights / "model.safetensors").write_text("trained again")
+    case.note_weights()
+    assert case.run()[0] == 0
+    assert len(case.asked()) == 2 * len(before)
+    case.add("cmmlu", "category", {"c": 8}, words="Changed question")
+    assert case.run()[0] == 0
+    assert len(case.asked()) == 2 * len(before) + 8
+
+
+def test_an_added_benchmark_is_asked_alone(case, whole):
+    later = case.benchmarks.pop("cmmlu")
+    assert case.run()[0] == 0
+    entry = read_json(case.output)["benchmarks"]["mmlu"]
+    assert len(case.asked()) == 16
+    case.benchmarks["cmmlu"] = later
+    assert case.run()[0] == 0
+    assert len(case.asked()) == 24 and case.samples() == whole
+    assert read_json(case.output)["benchmarks"]["mmlu"] == entry
+
+
+def test_a_failing_benchmark_does_not_stop_its_sibling(case, whole):
+    case.stub["refuse"] = "Question 3 of anatomy"
+    status, _, err = case.run()
+    assert status == 1 and not case.output.exists()
+    message = err[err.rindex("\nerror: ") :]
+    assert "1 of 2 benchmarks failed" in message
+    assert "mmlu: the server refused a question: HTTP 400" in message and "cmmlu" not in message
+    kept, asked = case.answered(), case.asked()
+    assert len(kept) >= 8
+    del case.stub["refuse"]
+    assert case.run()[0] == 0
+    assert not kept & set(case.asked()[len(asked) :])
+    assert case.samples() == whole
+
+
+def test_unknown_subset_is_an_error(case):
+    case.benchmarks["cmmlu"]["subsets"] = ["no_such_subset"]
+    status, _, err = case.run()
+    assert status == 1 and "cmmlu" in err[err.rindex("\nerror: ") :]
+    assert "no_such_subset" in err[err.rindex("\nerror: ") :]
+
+
+def test_readiness_of_other_weights_is_refused(case):
+    write_json(case.results / "subjects/m/readiness.json", {"weights": digest("others")})
+    status, _, err = case.run()
+    assert status == 1 and "serve the subject again" in err
+
+
+def test_server_that_dies_and_is_resumed(case, whole):
+    case.stub |= {"die_after": 9, "delay": 0.05}
+    begun = time.monotonic()
+    status, _, err = case.run()
+    assert status == 1 and time.monotonic() - begun < 120
+    message = err[err.rindex("\nerror: ") :]
+    assert "the server ended" in message and "illegal memory access" in message
+    nothing_left(case.folder)
+    kept, asked = case.answered(), case.asked()
+    assert 1 <= len(kept) < 24
+    del case.stub["die_after"]
+    assert case.run()[0] == 0
+    assert not kept & set(case.asked()[len(asked) :])
+    assert case.samples() == whole
+
+
+def test_server_that_never_comes_up(case):
+    case.stub["exit"] = 5
+    status, _, err = case.run()
+    assert status == 1 and "ValueError: no such model" in err
+    nothing_left(case.folder)
+
+
+def test_wrong_server(case):
+    case.stub["name"] = "other"
+    status, _, err = case.run()
+    assert status == 1 and "it is not the one that was meant" in err
+    assert case.asked() == []
+
+
+def test_proxies(case, whole):
+    nobody = "http://127.0.0.1:9"
+    case.env = {name: nobody for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "ALL_PROXY")}
+    case.env |= {"no_proxy": "example.org", "NO_PROXY": "example.org"}
+    assert case.run()[0] == 0
+    assert case.samples() == whole
+
+
+def test_twenty_random_kills(case, whole):
+    """kill -9 at a random moment, again and again; then a session that may finish."""
+    case.stub["delay"] = 0.5
+    chance = random.Random(7)
+    finished = False
+    for _ in range(20):
+        kept, asked = case.answered(), len(case.asked())
+        job = case.start()
+        try:
+            job.wait(timeout=chance.uniform(1, 14))
+            finished = True
+        except subprocess.TimeoutExpired:
+            job.send_signal(signal.SIGKILL)
+        job.communicate()
+        nothing_left(case.folder)
+        again = case.asked()[asked:]
+        assert not kept & set(again), "asked again what had been answered"
+        if finished:
+            assert job.returncode == 0
+            case.output.unlink()
+    del case.stub["delay"]
+    assert case.run()[0] == 0
+    assert case.samples() == whole
+    assert set(case.asked()) == case.answered()
+
+
+def test_killed_snakemake_leaves_nothing(case, whole):
+    case.stub["delay"] = 1
+    (case.folder / "command.sh").write_text(
+        " ".join(f"'{part}'" for part in case.command()) + f" 2> {case.folder}/job.log\n"
+    )
+    (case.folder / "Snakefile").write_text(
+        f'rule all:\n    output: "{case.output}"\n    shell: "bash {case.folder}/command.sh"\n'
+    )
+    command = [sys.executable, "-m", "snakemake", "--cores", "1", "-d", str(case.folder)]
+    top = subprocess.Popen(
+        [*command, "-s", str(case.folder / "Snakefile")], env=case.environment(),
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    end = time.monotonic() + 120
+    while len(case.asked()) < 6:
+        assert time.monotonic() < end and top.poll() is None
+        time.sleep(0.1)
+    top.kill()
+    top.wait()
+    nothing_left(case.folder, 15)
+    kept, asked = case.answered(), len(case.asked())
+    assert kept
+    case.stub["delay"] = 0
+    assert case.run()[0] == 0
+    assert not kept & set(case.asked()[asked:]) and case.samples() == whole
+
+
+@pytest.fixture
+def real(case: Case) -> Case:
+    """The same case on the demo's model, served by ms-swift."""
+    demo = ROOT / "config/demo/model"
+    if not (SWIFT.exists() and demo.exists()):
+        pytest.skip("needs envs/swift and the demo's model")
+    case.python = SWIFT
+    shutil.rmtree(case.weights)
+    shutil.copytree(demo, case.weights)
+    case.note_weights()
+    return case
+
+
+def test_real_server_killed_and_resumed(real, tmp_path):
+    other = Case(tmp_path / "through") if (tmp_path / "through").mkdir() is None else None
+    other.python = real.python
+    shutil.rmtree(other.weights)
+    shutil.copytree(real.weights, other.weights)
+    other.note_weights()
+    assert other.run()[0] == 0
+    job = real.start()
+    end = time.monotonic() + 300
+    while len(real.answered()) < 4:
+        assert time.monotonic() < end and job.poll() is None, job.communicate()
+        time.sleep(0.05)
+    for pid in process.descendants(job.pid):
+        if b"deploy.py" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            os.kill(pid, signal.SIGKILL)
+    err = job.communicate(timeout=60)[1]
+    if job.returncode:  # all may have been answered already
+        assert "the server ended" in err
+    nothing_left(real.folder)
+    assert real.run()[0] == 0
+    assert real.samples() == other.samples()

@@ -1,0 +1,83 @@
+"""Everything that can change an answer changes the identity; nothing else does."""
+
+import copy
+
+import pytest
+from sftflow import identity
+
+SERVING = {"backend": "transformers", "torch_dtype": "auto", "max_model_len": None, "extra": {}}
+MODEL = {"model_type": "llama", "template": "chatml", "torch_dtype": "auto", "system": None}
+PACKAGES = {"ms-swift": "4.6.0", "torch": "2.11.0", "transformers": "5.12.1", "vllm": "0.26.0"}
+BENCHMARK = {"dataset": "mmlu", "subsets": ["b", "a"], "shots": 0, "prompt": None, "limit": None}
+GENERATION = {"temperature": 0, "max_tokens": 32, "top_p": None}
+
+
+def made(serving=SERVING, model=MODEL, packages=PACKAGES, benchmark=BENCHMARK, data="d"):
+    return identity.identity(
+        {
+            "weights": "w",
+            "data": data,
+            "settings": identity.settings(benchmark, model["system"], "1.14.1"),
+            "generation": identity.generation(GENERATION, benchmark),
+            "backend": identity.backend(serving, model, packages),
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"serving": SERVING | {"torch_dtype": "float16"}},
+        {"serving": SERVING | {"backend": "vllm"}},
+        {"serving": SERVING | {"max_model_len": 100}},
+        {"serving": SERVING | {"extra": {"attn_impl": "eager"}}},
+        {"model": MODEL | {"template": "llama3"}},
+        {"model": MODEL | {"system": "Be kind."}},
+        {"packages": PACKAGES | {"transformers": "5.12.2"}},
+        {"benchmark": BENCHMARK | {"shots": 5}},
+        {"benchmark": BENCHMARK | {"limit": 10}},
+        {"benchmark": BENCHMARK | {"prompt": "{question}"}},
+        {"benchmark": BENCHMARK | {"repeats": 2}},
+        {"benchmark": BENCHMARK | {"subsets": ["a"]}},
+        {"benchmark": BENCHMARK | {"generation": {"max_tokens": 64}}},
+        {"data": "other"},
+    ],
+)
+def test_changes_that_count(change):
+    assert made(**change) != made()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"serving": SERVING | {"concurrency": 1, "max_batch_size": 2, "gpus": 4, "device": "cpu"}},
+        {"serving": SERVING | {"ready_timeout": 9}},
+        {"packages": PACKAGES | {"ruff": "1", "vllm": "9"}},
+        {"benchmark": BENCHMARK | {"label": "MMLU", "note": "x", "source": "/a/path"}},
+        {"benchmark": BENCHMARK | {"subsets": ["a", "b"]}},
+        {"benchmark": BENCHMARK | {"generation": {"temperature": 0}}},
+    ],
+)
+def test_changes_that_do_not_count(change):
+    assert made(**change) == made()
+
+
+def test_weights():
+    base, adapter = {"digest": "b"}, {"digest": "a"}
+    assert identity.weights(base) == "b"
+    endpoint = {"model": "m", "version": "1", "url": "http://x"}
+    several = {
+        identity.weights(base),
+        identity.weights(base, adapter),
+        identity.weights({"digest": "b2"}, adapter),
+        identity.weights(None, endpoint=endpoint),
+        identity.weights(None, endpoint=endpoint | {"version": "2"}),
+    }
+    assert len(several) == 5
+    moved = copy.deepcopy(endpoint) | {"url": "http://elsewhere:9/v1", "key_env": "K"}
+    assert identity.weights(None, endpoint=moved) == identity.weights(None, endpoint=endpoint)
+
+
+def test_parts_are_complete():
+    with pytest.raises(ValueError, match="parts"):
+        identity.identity({"weights": "w"})

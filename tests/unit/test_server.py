@@ -1,0 +1,165 @@
+"""A server comes up proven, is watched, and leaves nothing behind; faults end in a clear error."""
+
+import json
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from sftflow import process, server
+
+STUB = Path(__file__).parent.parent / "faults" / "stub_server.py"
+
+
+@pytest.fixture
+def spec(tmp_path, monkeypatch):
+    """A Spec whose "interpreter" is the stub server; behaviour as keyword arguments."""
+
+    def make(serving=(), **behaviour):
+        monkeypatch.setenv("STUB", json.dumps(behaviour))
+        python = tmp_path / "python"
+        python.write_text(f'#!/bin/sh\nexec {sys.executable} {STUB} "$@"\n')
+        python.chmod(0o755)
+        settings = {"backend": "transformers", "ready_timeout": 20, **dict(serving)}
+        return server.Spec(serving=settings, weights=tmp_path, python=str(python))
+
+    return make
+
+
+def gone(pids, seconds=5.0):
+    end = time.monotonic() + seconds
+    while any(process._stat(pid) for pid in pids):
+        assert time.monotonic() < end, "a process is left"
+        time.sleep(0.05)
+
+
+def test_comes_up_proven_and_leaves_nothing(spec, tmp_path):
+    with server.serve(spec(), tmp_path / "log") as running:
+        pids = [running.process.pid, *process.descendants(running.process.pid)]
+        assert running.models == [running.model]
+        assert running.probe.startswith("ANSWER")
+        assert set(running.seconds) == {"ready", "first_answer"}
+        assert running.chat([{"role": "user", "content": "x"}])["choices"][0]["message"]
+    gone(pids)
+
+
+def test_key_is_needed_and_shown_nowhere(spec, tmp_path):
+    log = tmp_path / "log"
+    with server.serve(spec(), log) as running:
+        for pid in process.descendants(running.process.pid):
+            assert running.key not in Path(f"/proc/{pid}/cmdline").read_text()
+        stranger = server.Server(running.url, running.model, key="guessed")
+        with pytest.raises(server.ServerError, match="400"):
+            stranger.chat([{"role": "user", "content": "x"}])
+        key = running.key
+    assert key not in log.read_text()
+
+
+def test_names_and_keys_are_new_each_time(spec, tmp_path):
+    seen = []
+    for _ in range(2):
+        with server.serve(spec(), tmp_path / "log") as running:
+            seen.append((running.model, running.key))
+    assert seen[0][0] != seen[1][0] and seen[0][1] != seen[1][1]
+
+
+def test_nobody_else_gets_the_port(spec, tmp_path):
+    """From its choice on: while the server still starts, and after it has died."""
+    chosen = []
+
+    def look(command, env=None, log=None):
+        port = int(env["SFTFLOW_PORT"])
+        with socket.socket() as other, pytest.raises(OSError):
+            other.bind(("127.0.0.1", port))
+        chosen.append(port)
+        return start(command, env=env, log=log)
+
+    start, process_start = process.start, "sftflow.process.start"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(process_start, look)
+        with server.serve(spec(), tmp_path / "log") as running:
+            process.stop(running.process)
+            with socket.socket() as other, pytest.raises(OSError):
+                other.bind(("127.0.0.1", chosen[0]))
+            with pytest.raises(OSError):  # refused, not swallowed by the held socket
+                running.request("/models", timeout=5)
+
+
+def test_another_server_is_not_believed(spec, tmp_path):
+    with pytest.raises(server.ServerError, match="serves \\['other'\\], not sftflow-"):
+        with server.serve(spec(name="other"), tmp_path / "log"):
+            pass
+
+
+def test_end_before_ready_shows_the_log(spec, tmp_path):
+    with pytest.raises(server.ServerError, match=r"(?s)status 3.*ValueError: no such model"):
+        with server.serve(spec(exit=3), tmp_path / "log"):
+            pass
+
+
+@pytest.mark.parametrize("behaviour", [{"start_delay": 60}, {"ready": False}])
+def test_never_ready_ends_at_the_deadline(spec, tmp_path, behaviour):
+    begun = time.monotonic()
+    with pytest.raises(server.ServerError, match=r"(?s)not ready after 2 s.*line one of its log"):
+        with server.serve(spec({"ready_timeout": 2}, **behaviour), tmp_path / "log"):
+            pass
+    assert time.monotonic() - begun < 10
+
+
+def test_death_is_noticed_within_five_seconds(spec, tmp_path):
+    errors = []
+    with server.serve(spec(die_after=1), tmp_path / "log") as running:
+        with server.Watch(running, errors.append):
+            begun = time.monotonic()
+            running.chat([{"role": "user", "content": "x"}])
+            while not errors and time.monotonic() - begun < 5:
+                time.sleep(0.05)
+    assert "illegal memory access" in str(errors[0])
+
+
+def test_proxies_are_not_asked(spec, tmp_path, monkeypatch):
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv("NO_PROXY", "example.org")
+    with server.serve(spec(), tmp_path / "log") as running:
+        assert running.probe
+    assert server.without_proxy(dict(os.environ))["no_proxy"].startswith("example.org,127.0.0.1")
+
+
+def test_endpoint(spec, tmp_path, monkeypatch):
+    with server.serve(spec(), tmp_path / "log") as running:
+        monkeypatch.setenv("MY_KEY", running.key)
+        endpoint = {"url": running.url, "model": running.model, "key_env": "MY_KEY"}
+        there = server.Spec(serving={"backend": "endpoint"}, endpoint=endpoint)
+        with server.serve(there, tmp_path / "unused") as remote:
+            assert remote.probe == running.probe
+        assert not (tmp_path / "unused").exists()
+        monkeypatch.delenv("MY_KEY")
+        with pytest.raises(server.ServerError, match="set the environment variable MY_KEY"):
+            server.connect(there)
+    with pytest.raises(server.ServerError, match="does not answer"):
+        monkeypatch.setenv("MY_KEY", "x")
+        server.connect(there)
+
+
+def test_flags():
+    flags = server._flags({"a": 1, "b": "", "c": None, "d": "x"})
+    assert flags == ["--a", "1", "--b", "--d", "x"]
+
+
+def test_vllm_command_for_an_adapter(tmp_path):
+    (tmp_path / "adapter_config.json").write_text('{"r": 16}')
+    spec = server.Spec(
+        serving={"backend": "vllm", "torch_dtype": "bfloat16", "extra": {"enforce-eager": ""}},
+        weights=Path("w"), adapter=tmp_path, python="py",
+    )  # fmt: skip
+    running = server.Server("http://127.0.0.1:1/v1", "sftflow-1", "secret")
+    command, env = server.COMMANDS["vllm"](spec, running, 1)
+    text = " ".join(command)
+    assert "secret" not in text and env["VLLM_API_KEY"] == "secret"
+    assert f"--lora-modules sftflow-1={tmp_path}" in text and "--max-lora-rank 16" in text
+    assert "--served-model-name sftflow-1-base" in text and text.endswith("--enforce-eager")
+    assert "--dtype bfloat16" in text and "--host 127.0.0.1" in text
