@@ -54,13 +54,34 @@ class Published:
             ) from error
 
 
+class Plain:
+    """A source that is JSON lines already, each file named in README.md: needs no library."""
+
+    def __init__(self, folder: Path, files: dict[str, dict[str, str]]):
+        self.folder, self.files = folder, files
+
+    def configs(self) -> list[str]:
+        return list(self.files)
+
+    def rows(self, config: str, split: str) -> list[dict]:
+        file = self.files.get(config, {}).get(split)
+        if not file or not (self.folder / file).is_file():
+            raise UserError(f"README.md names no file, or one that is not there: {config}/{split}")
+        return list(jsonio.read_jsonl(self.folder / file))
+
+
+def opened(folder: Path, cache: str) -> Plain | Published:
+    files = benchmarks.json_lines(folder / "README.md")
+    return Plain(folder, files) if files else Published(folder, cache)
+
+
 def write_rows(path: Path, rows: list[dict]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with jsonio.writing(path) as file:
         file.writelines(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
 
 
-def copy_published(published: Published, data: Path, settings: dict) -> dict[str, int]:
+def copy_published(published: Plain | Published, data: Path, settings: dict) -> dict[str, int]:
     """Write data/ for a benchmark that is loaded by config and split; give {subset: questions}."""
     per_subset, field = settings["config"] == PER_SUBSET, settings.get("subset_field")
     splits = {"questions": settings["eval_split"]}
@@ -173,8 +194,7 @@ def main() -> None:
             subsets = copy_plain(args.folder / "source", data, settings)
         else:
             with tempfile.TemporaryDirectory() as cache:
-                published = Published(args.folder / "source", cache)
-                subsets = copy_published(published, data, settings)
+                subsets = copy_published(opened(args.folder / "source", cache), data, settings)
     except UserError as error:
         raise UserError(f"benchmark {args.benchmark} ({source}): {error}") from None
     files = jsonio.tree_files(data)

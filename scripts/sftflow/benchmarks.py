@@ -11,7 +11,11 @@ A preset (config/benchmarks.yaml) says where a benchmark keeps things: `config` 
 
 import difflib
 import json
+import re
 from collections.abc import Iterable
+from pathlib import Path
+
+import yaml
 
 from sftflow.cli import UserError
 
@@ -46,14 +50,26 @@ def asked_subsets(settings: dict, available: Iterable[str]) -> list[str]:
 
 
 def check_rows(rows: list[dict], settings: dict, where: str) -> None:
-    """Raise UserError where a question lacks a field that evalscope will read."""
+    """Raise UserError where a question lacks a field that evalscope will read.
+
+    A field that is a number here and a text there is refused too: evalscope's loader would.
+    """
     fields = settings.get("fields") or []
+    kinds: dict[str, type] = {}
     for number, row in enumerate(rows, start=1):
         for field in fields:
             if field not in row:
                 raise UserError(f"{where}: no field {field!r}; the fields are {', '.join(row)}")
             if row[field] in (None, "") and field not in NULLABLE:
                 raise UserError(f"{where}, row {number}: {field} is empty")
+            if row[field] is None:
+                continue
+            kind = kinds.setdefault(field, type(row[field]))
+            if kind is not type(row[field]):
+                raise UserError(
+                    f"{where}, row {number}: {field} is {type(row[field]).__name__}, "
+                    f"in rows before it {kind.__name__}"
+                )
 
 
 def check_counts(counts: dict[str, int], where: str, least: int = 1) -> None:
@@ -61,6 +77,21 @@ def check_counts(counts: dict[str, int], where: str, least: int = 1) -> None:
     if small:
         need = "no questions" if least == 1 else f"fewer examples than the {least} shots"
         raise UserError(f"{where}: {need} in " + ", ".join(f"{k} ({n})" for k, n in small.items()))
+
+
+def json_lines(readme: Path) -> dict[str, dict[str, str]] | None:
+    """{config: {split: path}} of a README.md that names one .jsonl file for each, else None."""
+    text = readme.read_text("utf-8") if readme.is_file() else ""
+    found = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
+    configs = (yaml.safe_load(found[1]) or {}).get("configs") if found else None
+    files: dict[str, dict[str, str]] = {}
+    for config in configs or []:
+        for entry in config.get("data_files") or []:
+            path = entry.get("path") if isinstance(entry, dict) else None
+            if not isinstance(path, str) or not path.endswith(".jsonl") or "*" in path:
+                return None
+            files.setdefault(config["config_name"], {})[entry["split"]] = path
+    return files or None
 
 
 def front_matter(files: dict[str, dict[str, str]]) -> str:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import yaml
 from sftflow import benchmarks
 from sftflow.cli import UserError
-from sftflow.jsonio import read_json, read_jsonl
+from sftflow.jsonio import read_json, read_jsonl, tree_files, write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 PRESETS = yaml.safe_load((ROOT / "config/benchmarks.yaml").read_text("utf-8"))
@@ -101,11 +102,99 @@ def test_a_question_that_lacks_a_field_is_an_error_that_says_where(tmp_path):
         benchmarks.check_rows(rows, PRESETS["mmlu"], "all/test")
 
 
+def test_a_field_of_two_kinds_is_an_error_as_it_would_be_later():
+    rows = mmlu("anatomy", 2)
+    rows[1]["answer"] = "A"
+    with pytest.raises(UserError, match="row 2: answer is str, in rows before it int"):
+        benchmarks.check_rows(rows, PRESETS["mmlu"], "all/test")
+
+
 def test_an_empty_split_is_an_error(tmp_path):
     with pytest.raises(UserError, match="no questions in main"):
         fetch_benchmark.copy_published(
             Made({"main": {"test": []}}), tmp_path, settings("gsm8k", shots=0)
         )
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+README = """---
+license: mit
+configs:
+- config_name: main
+  data_files:
+  - {split: test, path: questions/test.jsonl}
+---
+# Questions
+"""
+
+
+def test_json_lines_that_a_readme_names_are_read_without_any_library(tmp_path):
+    (tmp_path / "questions").mkdir()
+    (tmp_path / "README.md").write_text(README)
+    row = {"question": "1 + 1?", "answer": "1 + 1 = 2\n#### 2"}
+    (tmp_path / "questions/test.jsonl").write_text(json.dumps(row) + "\n")
+    source = fetch_benchmark.opened(tmp_path, cache="")
+    assert source.configs() == ["main"] and source.rows("main", "test") == [row]
+    with pytest.raises(UserError, match="main/train"):
+        source.rows("main", "train")
+
+
+@pytest.mark.parametrize("path", ["data/*.jsonl", "data/test.parquet", "[a.jsonl, b.jsonl]"])
+def test_any_other_form_is_left_to_the_library(tmp_path, path):
+    (tmp_path / "README.md").write_text(README.replace("questions/test.jsonl", path))
+    assert benchmarks.json_lines(tmp_path / "README.md") is None
+    assert benchmarks.json_lines(tmp_path / "none.md") is None
+
+
+def test_what_is_written_can_be_fetched_again(tmp_path):
+    made = Made({"all": {"test": mmlu("anatomy", 3), "dev": mmlu("anatomy", 5)}})
+    asked = settings("mmlu", subsets=["anatomy"])
+    fetch_benchmark.copy_published(made, tmp_path / "a", asked)
+    again = fetch_benchmark.opened(tmp_path / "a", cache="")
+    fetch_benchmark.copy_published(again, tmp_path / "b", asked)
+    assert tree_files(tmp_path / "a") == tree_files(tmp_path / "b")
+
+
+EVALSCOPE = ROOT / "envs/evalscope/.venv/bin/python"
+
+
+@pytest.mark.skipif(not EVALSCOPE.exists(), reason="envs/evalscope is not synced")
+@pytest.mark.slow
+def test_evalscope_loads_every_demo_benchmark_whole_and_offline(tmp_path):
+    """Each in the published form on disk; counts as in the manifest, and no hub is asked."""
+    code = """
+import json, os, sys
+sys.path.insert(0, sys.argv[1])
+os.environ |= {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
+from pathlib import Path
+import contamination
+from sftflow.jsonio import read_json
+found = {}
+for path in map(Path, sys.argv[2:]):
+    manifest = read_json(path)
+    questions = contamination.asked(manifest, path.parent / "data", {"zh": 13, "en": 8})
+    counts = {}
+    for question in questions:
+        counts[question.subset] = counts.get(question.subset, 0) + 1
+    found[manifest["benchmark"]] = counts
+print(json.dumps(found))
+"""
+    expected = {}
+    config = yaml.safe_load((ROOT / "config/config.yaml").read_text("utf-8"))
+    for name, entry in config["benchmarks"].items():
+        asked = settings(name, **{"shots": 0} | entry | {"source": str(ROOT / entry["source"])})
+        source = fetch_benchmark.opened(Path(asked["source"]), cache="")
+        folder = tmp_path / name
+        subsets = fetch_benchmark.copy_published(source, folder / "data", asked)
+        write_json(
+            folder / "manifest.json", {"benchmark": name, "dataset": name, "subsets": subsets}
+        )
+        expected[name] = subsets
+    paths = [tmp_path / name / "manifest.json" for name in expected]
+    command = [EVALSCOPE, "-c", code, ROOT / "scripts", *paths]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert json.loads(done.stdout) == expected
 
 
 # --- the user's own questions --------------------------------------------------------------------

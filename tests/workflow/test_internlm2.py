@@ -51,3 +51,4 @@ def test_internlm2_converts_trains_merges_serves_and_is_evaluated(workflow, snak
     receipt = json.loads((results / "runs/random-sft/receipt.json").read_text())
     training = json.loads((results / "runs/random-sft/training.json").read_text())
     assert training["steps"] == receipt["steps_per_epoch"]
+    assert training["tokens"] == receipt["tokens"]["train"]  # one epoch, counted by the trainer
