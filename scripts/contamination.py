@@ -30,7 +30,6 @@ EXAMPLES = 5
 
 def asked(manifest: dict, data: Path, lengths: dict[str, int]) -> list[contamination.Question]:
     """Every question of a benchmark, as evalscope reads it from disk."""
-    os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     from sftflow import harness
 
     benchmark = {"dataset": manifest["dataset"], "subsets": manifest["subsets"], "shots": 0}
@@ -67,6 +66,13 @@ def main() -> None:
     parser.add_argument("--settings", type=cli.settings, required=True, help="JSON, or @FILE")
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+        os.environ["HF_DATASETS_CACHE"] = cache  # read when the library is imported, by `asked`
+        find(args)
+
+
+def find(args: argparse.Namespace) -> None:
     settings = args.settings
     lengths = {"zh": settings["zh_ngram"], "en": settings["en_ngram"]}
     index = contamination.Index(lengths)

@@ -17,6 +17,7 @@ deletes files (dataset_infos.json) in the folder that it loads.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import shutil
@@ -75,10 +76,20 @@ def opened(folder: Path, cache: str) -> Plain | Published:
     return Plain(folder, files) if files else Published(folder, cache)
 
 
-def write_rows(path: Path, rows: list[dict]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with jsonio.writing(path) as file:
-        file.writelines(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
+def as_lines(rows: list[dict]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
+
+
+def write_split(data: Path, config: str, split: str, rows: list[dict]) -> str:
+    """Write one split; give its path below `data`, which names its content.
+
+    `datasets` caches a local folder by the names in its README.md alone: with plain names, edited
+    questions, or another benchmark's, would be served from the cache.
+    """
+    text = as_lines(rows)
+    path = f"{config}/{split}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.jsonl"
+    jsonio.write_text(data / path, text)
+    return path
 
 
 def copy_published(published: Plain | Published, data: Path, settings: dict) -> dict[str, int]:
@@ -105,8 +116,7 @@ def copy_published(published: Plain | Published, data: Path, settings: dict) -> 
             else:
                 names = names or asked_subsets(settings, [config])
                 counts[use][config] = len(rows)
-            write_rows(data / f"{where}.jsonl", rows)
-            files.setdefault(config, {})[split] = f"{where}.jsonl"
+            files.setdefault(config, {})[split] = write_split(data, config, split, rows)
     jsonio.write_text(data / "README.md", benchmarks.front_matter(files))
     subsets = {name: counts["questions"][name] for name in names}
     check_counts(subsets, settings["eval_split"])
@@ -136,7 +146,7 @@ def copy_plain(source: Path, data: Path, settings: dict) -> dict[str, int]:
                 continue
             rows = plain_rows(path)
             check_rows(rows, settings, path.name)
-            write_rows(data / f"{name}_{split}.jsonl", rows)
+            jsonio.write_text(data / f"{name}_{split}.jsonl", as_lines(rows))
             if split == settings["eval_split"]:
                 subsets[name] = len(rows)
             else:

@@ -1,8 +1,8 @@
 """Benchmark data as evalscope reads it from disk, written once in one plain form.
 
-    data/README.md                 front matter that names each config's files (not for general_*)
-    data/<config>/<split>.jsonl    one question a line, in the published order and with its fields
-    data/<subset>_<split>.jsonl    the same for general_mcq and general_qa
+    data/README.md                          front matter that names each config's files
+    data/<config>/<split>-<sha256>.jsonl    one question a line, in the published order
+    data/<subset>_<split>.jsonl             instead of both, for general_mcq and general_qa
 
 A preset (config/benchmarks.yaml) says where a benchmark keeps things: `config` (one name, or
 "<subset>": one config per subset, or null: general_*), `subset_field`, `eval_split`,

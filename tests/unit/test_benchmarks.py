@@ -50,9 +50,9 @@ def test_only_the_subsets_asked_for_are_copied_in_their_order(tmp_path):
     made = Made({"all": {"test": mixed + mmlu("prehistory", 2), "dev": mixed}})
     asked = settings("mmlu", subsets=["anatomy", "prehistory"], shots=0)
     assert fetch_benchmark.copy_published(made, tmp_path, asked) == {"anatomy": 3, "prehistory": 2}
-    copied = list(read_jsonl(tmp_path / "all/test.jsonl"))
+    (copied,) = map(list, map(read_jsonl, tmp_path.glob("all/test-*.jsonl")))
     assert copied == [q for q in mixed if q["subject"] == "anatomy"] + mmlu("prehistory", 2)
-    assert not (tmp_path / "all/dev.jsonl").exists()  # 0 shots: no examples are needed
+    assert not list(tmp_path.glob("all/dev*"))  # 0 shots: no examples are needed
 
 
 def test_a_misspelt_subset_is_an_error_that_names_the_valid_ones(tmp_path):
@@ -69,10 +69,20 @@ def test_a_subset_per_config_and_its_examples(tmp_path):
         "law": 2
     }
     found = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.jsonl"))
-    assert found == ["law/dev.jsonl", "law/val.jsonl"]
-    front = yaml.safe_load((tmp_path / "README.md").read_text().split("---")[1])
-    assert front["configs"][0]["config_name"] == "law"
-    assert {"split": "val", "path": "law/val.jsonl"} in front["configs"][0]["data_files"]
+    dev, val = found
+    assert dev.startswith("law/dev-") and val.startswith("law/val-")
+    assert benchmarks.json_lines(tmp_path / "README.md") == {"law": {"val": val, "dev": dev}}
+
+
+def test_other_questions_have_other_file_names(tmp_path):
+    """`datasets` serves a local folder from its cache as long as the names in it stay the same."""
+    names = set()
+    for count in (2, 3):
+        made = Made({"all": {"test": mmlu("anatomy", count)}})
+        asked = settings("mmlu", subsets=["anatomy"], shots=0)
+        fetch_benchmark.copy_published(made, tmp_path / str(count), asked)
+        names |= {path.name for path in (tmp_path / str(count)).rglob("*.jsonl")}
+    assert len(names) == 2
 
 
 def test_names_in_lower_case_where_evalscope_knows_them_so(tmp_path):
@@ -193,7 +203,8 @@ print(json.dumps(found))
         expected[name] = subsets
     paths = [tmp_path / name / "manifest.json" for name in expected]
     command = [EVALSCOPE, "-c", code, ROOT / "scripts", *paths]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == expected
 
 
