@@ -10,6 +10,7 @@ import base64
 import re
 import sys
 from collections import Counter
+from datetime import UTC, datetime
 from pathlib import Path
 
 import jinja2
@@ -101,17 +102,42 @@ CHINESE = {
     "Verdict": "结论",
     "n": "样本数",
     "p (Holm)": "p（Holm 校正）",
-    "all": "全部",
-    "better": "更好",
-    "worse": "更差",
-    MISSING: "缺失",
-    "not evaluated": "未评测",
-    "base": "基座",
-    "merged": "合并权重",
-    "adapter": "基座 + 适配器",
-    "endpoint": "外部服务",
+    "Covered": "覆盖 (%)",
+    "Dialogue": "对话",
+    "Overlapping": "重叠题数",
+    "Passage": "重合片段",
+    "Question": "题目",
+    "Share": "占比 (%)",
+    "Limit": "limit",
+    "Lowest to highest": "最低至最高",
+    "SE of one score (sampling)": "单次得分的标准误（抽样）",
+    "Ready": "就绪用时",
+    "Weights loaded in": "权重加载用时",
+    "First answer": "首次回答用时",
+    "Ready as adapter": "LoRA 适配器形式就绪用时",
+    "Ready as merged": "合并权重形式就绪用时",
+    "First token": "首 token 延迟",
+    "Tokens/s, one stream": "token/秒（单路）",
+    "Tokens/s, together": "token/秒（并发）",
+    "Process memory": "内存占用",
+    "GPU memory": "显存占用",
+    "First lines": "首批行号",
+}
+# Words of ours in cells, by column: a model may be called "base".
+CHINESE_CELLS = {
+    "Form": {
+        "base": "基座",
+        "merged": "合并权重",
+        "adapter": "基座 + 适配器",
+        "endpoint": "外部服务",
+    },
+    "Subset": {"all": "全部"},
+    "Verdict": {"better": "更好", "worse": "更差"},
 }
 CHINESE_PATTERNS = [
+    (re.compile(r"^missing$"), "缺失"),
+    (re.compile(r"^not evaluated$"), "未评测"),
+    (re.compile(r"^no score file$"), "没有得分文件"),
     (re.compile(r"^no evidence at n = (\d+)$"), r"n = \1 时无证据"),
     (re.compile(r"^not compared: (.*)$", re.S), r"未比较：\1"),
     (re.compile(r"^incomplete: (.*)$", re.S), r"不完整：\1"),
@@ -246,7 +272,7 @@ def settings_frame(study: dict) -> pd.DataFrame:
 def commands(study: dict, results: Results) -> dict[str, str]:
     """The exact ms-swift file of the first runs."""
     paths = {name: results.folder / f"runs/{name}/command.yaml" for name in list(study["runs"])[:2]}
-    return {name: path.read_text("utf-8") for name, path in paths.items() if path.exists()}
+    return {name: path.read_text("utf-8").rstrip() for name, path in paths.items() if path.exists()}
 
 
 def asked_frame(study: dict) -> pd.DataFrame:
@@ -342,13 +368,18 @@ def provenance(cells: dict) -> dict:
     started = sorted(record["started"] for record in records)
     machines = Counter(machine(record["hardware"]) for record in records)
     return {
-        "first": started[0] if started else None,
-        "last": started[-1] if started else None,
+        "first": minute(started[0]) if started else None,
+        "last": minute(started[-1]) if started else None,
         "commits": sorted({record["git"] for record in records if record["git"]}),
         "machines": [name for name, _ in machines.most_common()],
         "seconds": sum(record["seconds"] for record in records),
         "scores": len(records),
     }
+
+
+def minute(time: str) -> str:
+    """2026-01-01T09:30:59+00:00 -> 2026-01-01 09:30 UTC"""
+    return f"{datetime.fromisoformat(time).astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def machine(hardware: dict) -> str:
@@ -382,6 +413,7 @@ def page(language: str, found: dict) -> str:
         undefined=jinja2.StrictUndefined, keep_trailing_newline=True,
     )  # fmt: skip
     environment.filters["table"] = lambda frame: tables.markdown(translate(frame, language))
+    environment.filters["upright"] = lambda frame: tables.markdown(upright(frame, language))
     environment.filters["percent"] = tables.percent
     environment.filters["duration"] = tables.duration
     text = environment.get_template(f"report.{language}.md.j2").render(**found, none=NONE)
@@ -391,16 +423,26 @@ def page(language: str, found: dict) -> str:
 def translate(frame: pd.DataFrame, language: str) -> pd.DataFrame:
     if language != "zh":
         return frame
-    return frame.rename(columns=CHINESE).map(chinese)
+    shown = frame.map(chinese)
+    for column in CHINESE_CELLS.keys() & set(frame.columns):
+        shown[column] = shown[column].replace(CHINESE_CELLS[column])
+    return shown.rename(columns=CHINESE)
 
 
 def chinese(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    for pattern, replacement in CHINESE_PATTERNS:
-        if pattern.match(value):
-            return pattern.sub(replacement, value)
-    return CHINESE.get(value, value)
+    if isinstance(value, str):
+        for pattern, replacement in CHINESE_PATTERNS:
+            value = pattern.sub(replacement, value)
+    return value
+
+
+def upright(frame: pd.DataFrame, language: str) -> pd.DataFrame:
+    """A table of few wide rows turned on its side: one column per row."""
+    if frame.empty or len(frame) > tables.WIDE:
+        return translate(frame, language)
+    shown = translate(frame, language)
+    turned = shown.set_index(shown.columns[0]).T.fillna(NONE)
+    return turned.rename_axis(columns=None).reset_index(names=shown.columns[0])
 
 
 NAMES = {"zh": "中文", "en": "English"}
@@ -412,7 +454,7 @@ def html(pages: dict[str, str], pictures: dict[str, str]) -> str:
     parser = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True)
     bodies = {
-        language: embed(parser.render(text.replace("<br>", " ⏎ ")), pictures)
+        language: embed(parser.render(text).replace("&lt;br&gt;", "<br>"), pictures)
         for language, text in pages.items()
     }
     return environment.get_template("report.html.j2").render(bodies=bodies, names=NAMES)

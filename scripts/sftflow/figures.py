@@ -4,6 +4,7 @@ Each function takes plain records and returns SVG text, the same bytes for the s
 """
 
 import io
+import warnings
 from collections.abc import Callable
 
 import matplotlib
@@ -15,7 +16,7 @@ from matplotlib.axes import Axes
 COLORS = ["#2563eb", "#dc6803", "#15803d", "#9333ea", "#be123c", "#0e7490", "#854d0e", "#475569"]
 STYLE = {
     "svg.hashsalt": "sftflow",
-    "svg.fonttype": "path",
+    "svg.fonttype": "none",  # text stays text: the reader's fonts know the user's script
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -35,6 +36,7 @@ def _svg(draw: Callable[[Axes], None], width: float = 7.2, height: float = 3.2) 
         figure, axes = plt.subplots(figsize=(width, height))
         draw(axes)
         buffer = io.StringIO()
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # of the font that measures
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
         plt.close(figure)
     return buffer.getvalue()

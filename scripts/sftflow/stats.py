@@ -313,9 +313,10 @@ def bootstrap_means(
     return means
 
 
-def percentile_interval(draws: ArrayLike, confidence: float = 0.95) -> Interval:
+def percentile_interval(draws: ArrayLike, confidence: float = 0.95) -> Interval | None:
+    """None where all draws are equal: resampling one value says nothing about others."""
     low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
+    return None if np.ptp(draws) == 0 else (float(low), float(high))
 
 
 def macro_f1(targets: Sequence[str], answers: Sequence[str | None]) -> float | None:

@@ -4,6 +4,7 @@ A `Table` is what one results/tables/<name>.md and .csv hold. Everything that th
 its row: what is missing, stale or cannot be compared says so in its place.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,8 @@ NONE = "—"  # has no meaning here, or could not be computed
 MISSING = "missing"
 STALE = "stale"
 WIDE = 6  # so many subjects still stand side by side as columns
+
+TAG = re.compile(r"<(?=[A-Za-z/!?])")
 
 # {(suite, subject): {"micro" | "macro": (mean, bootstrap draws of it)}}
 Draws = dict[tuple[str, str], dict[str, tuple[float, np.ndarray]]]
@@ -180,11 +183,17 @@ def link(path: str, text: str = "json") -> str:
 
 
 def markdown(frame: pd.DataFrame) -> str:
-    """A pipe table. Cells keep their text: a bar or a line break would end them."""
+    """A pipe table. Cells keep their text: a bar or a line break would end them, a tag vanish."""
     if frame.empty:
         return "(none)"
-    safe = frame.map(lambda value: str(value).replace("|", "\\|").replace("\n", "<br>"))
-    return safe.to_markdown(index=False, disable_numparse=True)
+    return frame.map(_cell).to_markdown(index=False, disable_numparse=True)
+
+
+def _cell(value: object) -> str:
+    text = str(value)
+    if text.isalnum():
+        return text
+    return TAG.sub("&lt;", text).replace("|", "\\|").replace("\r", "").replace("\n", "<br>")
 
 
 def render(table: Table) -> str:
@@ -566,7 +575,9 @@ def compare_cells(study: dict, cells: dict, baseline: str, candidate: str, bench
         if cell is None or not cell.usable:
             return {**row, "problem": f"{subject}: {cell.state if cell else 'not evaluated'}"}
     base, tuned = (cell.score for cell in pair)
-    row |= {"baseline_score": base["score"], "candidate_score": tuned["score"]}
+    for side, score in (("baseline", base), ("candidate", tuned)):
+        row |= {f"{side}_score": score["score"]}
+        row |= {f"{side}_unparsed_share": score["unparsed"] / score["answers"]}
     if base["items"]["digest"] != tuned["items"]["digest"]:
         return {
             **row,
@@ -630,6 +641,10 @@ def comparison_table(study: dict, cells: dict, draws: Draws) -> Table:
             "Candidate score": _linked(row, "candidate"),
             "Difference": points(row.get("difference"), _pair(row, "ci")),
             "Fixed / broken": f"{row['fixed']} / {row['broken']}" if "fixed" in row else NONE,
+            "Unparsed": f"{percent(row['baseline_unparsed_share'])} → "
+            f"{percent(row['candidate_unparsed_share'])}"
+            if "fixed" in row
+            else NONE,
             "p": p_value(row.get("p")),
             "p (Holm)": p_value(row.get("p_holm")),
             "Verdict": row["verdict"],
@@ -660,6 +675,8 @@ COMPARISON_NOTES = [
     "Paired by question. Fixed: right only in the candidate; broken: right only in the baseline. "
     "p: exact two-sided McNemar test; interval: Newcombe's method 10. For graded scores, repeats "
     "and clustered questions: sign-flip permutation test and Student's t interval.",
+    "Unparsed: share of answers in no explicit form, before and after. Where it changes a lot, the "
+    "format was learnt or lost, and the scores say little about knowledge.",
     "p (Holm): adjusted over the benchmarks of one pair; the verdict goes by it. An interval is "
     "not adjusted, and of another method than p: near the threshold the two may disagree.",
     "Detectable: the smallest true difference that this n would have shown with 80 % power at the "

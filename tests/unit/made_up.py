@@ -73,7 +73,7 @@ def evalscope_figure(records: list[dict]) -> dict:
 
 def write_session(results: Path, study: dict, subject: str, suite: str, answers: dict) -> Path:
     """A session and its samples; `answers` has the records by benchmark."""
-    entries = {}
+    entries, entry = {}, study["subjects"][subject]
     for benchmark, records in answers.items():
         settings = study["benchmarks"][benchmark]
         parts = {
@@ -81,7 +81,9 @@ def write_session(results: Path, study: dict, subject: str, suite: str, answers:
             "data": digest(benchmark),
             "settings": identity.settings(settings, None, "1.14.1"),
             "generation": identity.generation(study["generation"], settings),
-            "backend": {"name": "transformers", "versions": VERSIONS},
+            "backend": identity.backend(
+                entry["serving"], study["models"][entry["model"]], VERSIONS
+            ),
         }
         key = digest(parts)
         path = f"evaluations/{subject}/{key[:16]}/samples.jsonl"
@@ -130,3 +132,112 @@ def write_study(results: Path, raw: dict = RAW, shares: dict | None = None) -> d
             }
             write_scores(results, write_session(results, study, subject, suite, answers))
     return study
+
+
+def write_records(results: Path, study: dict) -> None:
+    """What lies beside the scores: receipts, training, readiness, chats, manifests."""
+    for name in study["models"]:
+        write_json(
+            results / f"models/{name}/manifest.json",
+            {
+                "schema": 1, "model": name, "source": "org/base", "revision": "1" * 40,
+                "license": "apache-2.0", "parameters": 1_000_000, "torch_dtype": "bfloat16",
+                "remote_code": False, "files": [], "digest": digest(name),
+            },
+        )  # fmt: skip
+    for name in study["datasets"]:
+        write_json(results / f"datasets/{name}/receipt.json", dataset_receipt(name))
+        write_json(
+            results / f"datasets/{name}/contamination.json",
+            {
+                "schema": 1, "dataset": name, "settings": study["contamination"], "dialogues": 95,
+                "benchmarks": {
+                    "mmlu": {
+                        "n": 40, "overlapping": 1, "share": 0.025,
+                        "ids": [sample(0, True, "high_school_psychology")["id"]],
+                        "examples": [
+                            {
+                                "id": "0" * 64, "subset": "high_school_psychology", "coverage": 1.0,
+                                "question": "Which memory | holds\nabout seven items?",
+                                "dialogue": "1" * 64, "passage": "which memory holds about seven",
+                            }
+                        ],
+                    }
+                },
+            },
+        )  # fmt: skip
+    for name, run in study["runs"].items():
+        write_json(results / f"runs/{name}/receipt.json", run_receipt(name, run))
+        write_json(results / f"runs/{name}/training.json", training_record(name, run))
+        adapter = {"schema": 1, "run": name, "files": [], "digest": digest([name, "adapter"])}
+        write_json(results / f"runs/{name}/adapter.json", adapter)
+        merged = {"schema": 1, "run": name, "files": [], "digest": digest(name)}
+        write_json(results / f"runs/{name}/merged.json", merged | {"adapter": adapter["digest"]})
+        (results / f"runs/{name}/command.yaml").write_text("lora_rank: 8\ntuner_type: lora\n")
+    for name, subject in study["subjects"].items():
+        write_json(results / f"subjects/{name}/readiness.json", readiness(name, subject))
+        answers = [
+            {
+                "prompt": prompt, "answer": f"An answer | of {name}\n<b>in two lines</b>",
+                "finish_reason": "stop", "seconds": 0.5,
+            }
+            for prompt in study["prompts"]
+        ]  # fmt: skip
+        record = {"schema": 1, "subject": name, "form": subject["form"], "answers": answers}
+        write_json(results / f"subjects/{name}/chat.json", record)
+    for env, packages in (("swift", VERSIONS), ("evalscope", {"evalscope": "1.14.1"})):
+        record = {"schema": 1, "env": env, "software": "managed", "python": "3.11.7"}
+        record |= {"packages": packages, "lock": digest(env)}
+        write_json(results / f"environments/{env}.json", record)
+
+
+def dataset_receipt(name: str) -> dict:
+    return {
+        "schema": 1, "dataset": name, "source": "talks.jsonl", "revision": None,
+        "rows_read": 103, "rows_kept": 100, "train_rows": 95, "validation_rows": 5,
+        "dropped": {"empty turn": {"count": 3, "lines": [7, 12, 99]}},
+        "turns": {"mean": 4.2, "max": 9}, "characters": {"mean": 310.0, "max": 900},
+        "digest": digest(name),
+    }  # fmt: skip
+
+
+def run_receipt(name: str, run: dict) -> dict:
+    histogram = [[48, 10], [64, 30], [96, 40], [128, 12], [192, 3]]
+    return {
+        "schema": 1, "run": name, "dataset": run["dataset"], "rows_read": 100, "rows_kept": 100,
+        "dropped": {}, "train_rows": 95, "validation_rows": 5, "padded_share": 0.31,
+        "loss_share": 0.62, "steps_per_epoch": 3, "digest": digest(["fit", name]),
+        "tokens": {"train": 9_500, "mean": 100.0, "max": 230, "histogram": histogram},
+    }  # fmt: skip
+
+
+def training_record(name: str, run: dict) -> dict:
+    steps = list(range(1, 61))
+    return {
+        "schema": 1, "run": name, "model": run["model"], "identity": digest(["training", name]),
+        "settings": run["training"], "steps": 60, "epochs": 1.0, "final_loss": 1.0312,
+        "best_loss": 0.98, "validation_loss": 1.21, "token_accuracy": 0.71,
+        "train_seconds": 75.5, "samples_per_second": 25.2, "tokens_per_second": 2516.1,
+        "padded_share": 0.3, "host_memory_gib": 1.7, "out_of_memory": [],
+        "curve": {
+            "step": steps, "loss": [1 + 2 / step for step in steps],
+            "learning_rate": [1e-4 * min(step / 6, (60 - step) / 54) for step in steps],
+        },
+        "validation_curve": {"step": [20, 40, 60], "loss": [1.5, 1.3, 1.21]},
+    }  # fmt: skip
+
+
+def readiness(name: str, subject: dict) -> dict:
+    seconds = {"ready": 6.1, "import": 3.9, "load": 1.2, "first_answer": 0.35}
+    forms = {subject["form"]: seconds}
+    if subject["form"] == "merged":
+        forms["adapter"] = {"ready": 7.4}
+    return {
+        "schema": 1, "subject": name, "form": subject["form"], "weights": digest(name),
+        "backend": {"name": "transformers"}, "seconds": forms,
+        "memory": {"process": 2**30, "gpu": None},
+        "speed": {
+            "first_token_seconds": 0.041, "tokens_per_second": 55.1, "concurrency": 32,
+            "tokens_per_second_concurrent": 410.7, "max_tokens": 64,
+        },
+    }  # fmt: skip

@@ -1,0 +1,114 @@
+"""The plan: what a limit can show, what a run costs, what is already there."""
+
+from pathlib import Path
+
+import made_up
+import plan
+import pytest
+from sftflow import cli, config, stale, stats, tables
+from sftflow.jsonio import write_json, write_jsonl
+
+SHAPE = {
+    "hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32,
+    "num_key_value_heads": 8, "num_hidden_layers": 32, "vocab_size": 92544,
+}  # fmt: skip
+
+
+def sections(results: Path, raw: dict = made_up.RAW, gpu: str = "H100") -> dict[str, list[dict]]:
+    table = plan.plan_table(config.load(raw), tables.Results(results), gpu)
+    assert "nan" not in tables.render(table).lower()
+    return {heading: frame.to_dict("records") for heading, frame in table.sections}
+
+
+def test_limit_10_is_seen_for_what_it_is(tmp_path):
+    raw = made_up.RAW | {
+        "benchmarks": {"gsm8k": {"limit": 10}, "mmlu": made_up.RAW["benchmarks"]["mmlu"]}
+    }
+    rows = sections(tmp_path, raw)["What can be seen"]
+    asked = next(row for row in rows if "config" in row["Limit"])
+    assert (asked["n"], asked["Half-width"], asked["Detectable"]) == ("10", "± 26.3", "67.3")
+    everything = next(row for row in rows if row["Limit"] == "all")
+    assert everything["n"] == "1,319"
+    assert everything["Detectable"] == tables.percent(stats.detectable(1319, plan.DISCORDANCE))
+
+
+def test_a_limit_counts_per_subset_and_not_beyond_its_size(tmp_path):
+    write_json(
+        tmp_path / "benchmarks/mmlu/manifest.json",
+        {"digest": "x", "subsets": {"professional_psychology": 15, "high_school_psychology": 500}},
+    )
+    rows = [row for row in sections(tmp_path)["What can be seen"] if row["Benchmark"] == "MMLU"]
+    assert {row["Limit"]: row["n"] for row in rows}["20 ◀ config"] == "35"
+    assert rows[-1]["n"] == "515"
+
+
+def test_questions_needed_are_those_that_detect():
+    for target in plan.TARGETS:
+        n = plan.questions_for(target, 0.05)
+        assert stats.detectable(n, plan.DISCORDANCE) <= target
+        assert stats.detectable(round(0.95 * n), plan.DISCORDANCE) > target
+
+
+def test_what_is_not_known_yet_is_a_dash(tmp_path):
+    row = sections(tmp_path)["What has to be trained"][0]
+    assert row["Steps"] == row["Time"] == row["Memory"] == row["Trained"] == tables.NONE
+    assert row["Dialogues a step"] == 32
+
+
+def test_five_thousand_dialogues_make_157_steps(tmp_path):
+    """Not the 300 to 500 that the hand-written report expected."""
+    receipt = made_up.dataset_receipt("talks") | {"train_rows": 5000}
+    write_json(tmp_path / "datasets/talks/receipt.json", receipt)
+    assert sections(tmp_path)["What has to be trained"][0]["Steps"] == "157"
+
+
+def test_hours_and_memory_of_a_7b_run(tmp_path):
+    study = config.load(made_up.RAW)
+    receipt = made_up.run_receipt("tuned", study["runs"]["tuned"]) | {"train_rows": 5000}
+    receipt["tokens"] = {"train": 4_460_000, "mean": 892, "max": 2044, "histogram": []}
+    write_json(tmp_path / "runs/tuned/receipt.json", receipt)
+    write_json(tmp_path / "models/base/manifest.json", {"digest": "x", "parameters": 7_738_000_000})
+    write_json(tmp_path / "models/base/weights/config.json", SHAPE)
+    row = sections(tmp_path)["What has to be trained"][0]
+    minutes = 4 * 7.738e9 * 4.46e6 / (989e12 * plan.UTILISATION) / 60
+    found = sum(
+        int(part) * unit for part, unit in zip(row["Time"].split(":"), (60, 1, 1 / 60), strict=True)
+    )
+    assert found == pytest.approx(minutes, rel=0.02)
+    assert 50 < float(row["Memory"].split()[0]) < 200
+    assert sections(tmp_path, gpu="A100")["What has to be trained"][0]["Time"] > row["Time"]
+
+
+def test_what_is_already_there(tmp_path):
+    study = made_up.write_study(tmp_path)
+    made_up.write_records(tmp_path, study)
+    found = sections(tmp_path)
+    assert found["What has to be trained"][0]["Trained"] == "yes, took 0:01:16"
+    assert {row["Scored"] for row in found["What is already there"]} == {"1 of 1"}
+    changed = sections(tmp_path, made_up.RAW | {"training": {"lora_rank": 4}})
+    assert "lora_rank: 8 → 4" in changed["What has to be trained"][0]["Trained"]
+    assert changed["What is already there"][-1]["Stale"] == 1
+
+
+def test_answers_that_wait_are_counted_by_identity(tmp_path):
+    study = made_up.write_study(tmp_path)
+    made_up.write_records(tmp_path, study)
+    write_json(
+        tmp_path / "benchmarks/gsm8k/manifest.json", {"digest": "x", "subsets": {"main": 20}}
+    )
+    read = tables.Results(tmp_path).read
+    key = stale.current_identity(study, read, "base", "gsm8k")
+    write_jsonl(
+        tmp_path / f"evaluations/base/{key[:16]}/answers.jsonl", [{"n": i} for i in range(7)]
+    )
+    row = sections(tmp_path)["What is already there"][0]
+    assert (row["Scored"], row["Stale"], row["Answers kept for the rest"]) == ("0 of 1", 1, "7")
+
+
+def test_the_program_writes_the_plan(tmp_path, monkeypatch, capsys):
+    write_json(tmp_path / "study.json", config.load(made_up.RAW))
+    arguments = ["--results", str(tmp_path), "--settings", f"@{tmp_path / 'study.json'}"]
+    monkeypatch.setattr("sys.argv", ["plan.py", *arguments])
+    assert cli.run(plan.main) == 0
+    assert (tmp_path / "tables/plan.md").exists() and (tmp_path / "tables/plan.csv").exists()
+    assert "What can be seen" in capsys.readouterr().out

@@ -1,0 +1,335 @@
+"""Tables: right numbers in right cells; what is missing, stale or unequal is seen, not used."""
+
+import re
+from pathlib import Path
+
+import made_up
+import pandas as pd
+import pytest
+import report
+import score
+import tables as program
+from sftflow import cli, config, stats, tables
+from sftflow.jsonio import digest, read_json, read_jsonl, write_json
+
+SHARES = {"base": 0.35, "tuned": 0.75}
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    study = made_up.write_study(tmp_path, shares=SHARES)
+    made_up.write_records(tmp_path, study)
+    write_json(tmp_path / "study.json", study)
+    return tmp_path
+
+
+def change_study(results: Path, **changes) -> dict:
+    study = config.load(made_up.RAW | changes)
+    write_json(results / "study.json", study)
+    return study
+
+
+def build(results: Path, *names: str) -> dict[str, tables.Table]:
+    study = read_json(results / "study.json")
+    wanted = list(names) or tables.names(study)
+    return {t.name: t for t in tables.build(study, tables.Results(results), {}, wanted)}
+
+
+def section(table: tables.Table, heading: str) -> list[dict]:
+    return dict(table.sections)[heading].to_dict("records")
+
+
+def test_the_program_writes_every_table_for_people_and_for_programs(results, monkeypatch):
+    arguments = ["--results", str(results), "--settings", f"@{results / 'study.json'}"]
+    monkeypatch.setattr("sys.argv", ["tables.py", *arguments])
+    assert cli.run(program.main) == 0
+    for name in (
+        "training",
+        "inference",
+        "general",
+        "psychology",
+        "comparison",
+        "chat",
+        "data",
+        "sweep",
+    ):
+        text = (results / f"tables/{name}.md").read_text()
+        assert "nan" not in text.lower() and "None" not in text, name
+        assert (results / f"tables/{name}.csv").exists()
+    for link in re.findall(r"\]\(\.\./([^)]+)\)", (results / "tables/general.md").read_text()):
+        assert (results / link).exists()
+    first = {path: path.read_bytes() for path in (results / "tables").iterdir()}
+    assert cli.run(program.main) == 0
+    assert first == {path: path.read_bytes() for path in (results / "tables").iterdir()}
+
+
+def test_cells_hold_the_numbers_of_the_score_files(results):
+    table = build(results, "psychology")["psychology"]
+    found = read_json(results / "scores/tuned/mmlu.json")
+    low, high = found["ci95"]
+    expected = f"{100 * found['score']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+    assert section(table, "Side by side")[0]["tuned"] == expected
+    details = section(table, "Details")
+    whole = next(row for row in details if row["Subject"] == "tuned" and row["Subset"] == "all")
+    assert whole["Accuracy"] == expected
+    assert (whole["n"], whole["Few-shot"], whole["Chance"]) == (40, 0, "25.0")
+    assert "scores/tuned/mmlu.json" in whole["Score"]
+    assert [row["Subset"] for row in details if row["Subject"] == "tuned"] == [
+        "all", "high_school_psychology", "professional_psychology",
+    ]  # fmt: skip
+    raw = table.data[(table.data["subject"] == "tuned") & (table.data["subset"] == "all")].iloc[0]
+    assert raw["score"] == found["score"] and raw["ci_low"] == low
+
+
+def test_a_missing_score_is_seen_and_no_mean_is_taken_without_it(results):
+    (results / "scores/tuned/mmlu.json").unlink()
+    found = build(results, "psychology", "comparison")
+    assert section(found["psychology"], "Side by side")[0]["tuned"] == "missing"
+    mean = section(found["psychology"], "Suite means")[1]
+    assert mean["Micro mean"] == tables.NONE and "mmlu missing" in mean["Note"]
+    row = section(found["comparison"], "Benchmarks")[1]
+    assert row["Verdict"] == "not compared: tuned: missing"
+    assert row["p"] == row["Difference"] == tables.NONE
+
+
+def test_nothing_at_all_still_gives_tables(tmp_path):
+    write_json(tmp_path / "study.json", config.load(made_up.RAW))
+    for table in build(tmp_path).values():
+        assert "nan" not in tables.render(table).lower()
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"generation": {"max_tokens": 99}}, "generation.max_tokens: 2048 → 99"),
+        ({"benchmarks": {**made_up.RAW["benchmarks"], "mmlu": {
+            **made_up.RAW["benchmarks"]["mmlu"], "shots": 5}}}, "settings.shots: 0 → 5"),
+        ({"serving": {"torch_dtype": "float16"}}, "backend.dtype: auto → float16"),
+    ],
+)  # fmt: skip
+def test_a_score_of_another_config_is_stale_and_not_mixed_in(results, changes, reason):
+    change_study(results, **changes)
+    found = build(results, "psychology", "comparison")
+    assert "stale" in section(found["psychology"], "Side by side")[0]["tuned"]
+    assert reason in tables.render(found["psychology"])
+    assert section(found["psychology"], "Suite means")[0]["Micro mean"] == tables.NONE
+    assert section(found["comparison"], "Benchmarks")[1]["Verdict"].startswith("not compared")
+
+
+def test_labels_notes_and_ports_make_nothing_stale(results):
+    change_study(
+        results,
+        models={"base": {"source": "org/base", "label": "Another name"}},
+        serving={"concurrency": 3, "ready_timeout": 9},
+        training={"dataloader_num_workers": 2},
+    )
+    assert not build(results, "psychology")["psychology"].data["state"].ne("ok").any()
+
+
+def test_another_training_makes_the_run_stale_and_leaves_the_base(results):
+    change_study(results, training={"learning_rate": 5e-5})
+    row = section(build(results, "general")["general"], "Side by side")[0]
+    assert "stale" in row["tuned"] and "stale" not in row["Base 1B"]
+
+
+@pytest.mark.parametrize("path", ["models/base/manifest.json", "benchmarks/mmlu/manifest.json"])
+def test_other_weights_and_other_data_make_stale(results, path):
+    write_json(results / path, {"digest": digest("another")})
+    row = section(build(results, "psychology")["psychology"], "Side by side")[0]
+    assert "stale" in row["Base 1B"]
+
+
+def test_scores_that_were_not_asked_for_are_named(results):
+    write_json(results / "scores/old/mmlu.json", read_json(results / "scores/base/mmlu.json"))
+    assert "scores/old/mmlu.json" in tables.render(build(results, "comparison")["comparison"])
+
+
+def test_comparison_pairs_by_question(results):
+    row = build(results, "comparison")["comparison"].data.iloc[1]
+    base, tuned = (
+        tables.item_scores(read_json(results / f"scores/{name}/mmlu.json")) for name in SHARES
+    )
+    assert row["fixed"] == ((base == 0) & (tuned == 1)).sum()
+    assert row["broken"] == ((base == 1) & (tuned == 0)).sum()
+    assert row["difference"] == pytest.approx(tuned.mean() - base.mean())
+    assert row["p"] == stats.compare(base, tuned).p
+    assert row["verdict"] == "better"
+
+
+def test_unequal_sample_sets_are_an_error_of_that_comparison(results):
+    study = read_json(results / "study.json")
+    records = made_up.samples(0.9, 5, study["benchmarks"]["mmlu"])[1:]
+    session = made_up.write_session(results, study, "tuned", "psychology", {"mmlu": records})
+    made_up.write_scores(results, session)
+    found = build(results, "comparison")["comparison"]
+    rows = section(found, "Benchmarks")
+    assert "unequal sample sets (40 and 39" in rows[1]["Verdict"]
+    assert rows[0]["Verdict"] != rows[1]["Verdict"]
+    assert "unequal" in section(found, "Suite means")[1]["Note"]
+
+
+def test_holms_family_is_the_benchmarks_of_one_pair(results):
+    data = build(results, "comparison")["comparison"].data
+    assert list(data["p_holm"]) == pytest.approx(stats.holm(list(data["p"])))
+
+
+def test_identical_subjects_show_no_evidence_and_no_false_certainty(results):
+    write_json(
+        results / "scores/tuned/mmlu.json",
+        read_json(results / "scores/base/mmlu.json") | {"subject": "tuned"},
+    )
+    write_json(results / "runs/tuned/merged.json", {"digest": digest("base"), "adapter": "x"})
+    write_json(results / "runs/tuned/adapter.json", {"digest": "x"})
+    found = build(results, "comparison")["comparison"]
+    row = section(found, "Benchmarks")[1]
+    assert row["Verdict"] == "no evidence at n = 40"
+    assert row["p"] == "1.0000" and row["Fixed / broken"] == "0 / 0"
+    low, high = re.findall(r"[-+]\d+\.\d", row["Difference"])[1:]
+    assert float(low) < 0 < float(high)
+    assert section(found, "Suite means")[1]["Macro difference"] == "+0.0"
+
+
+def test_comparison_on_the_clean_questions(results):
+    session = results / "evaluations/tuned/psychology.json"
+    ids = [made_up.sample(i, True, "high_school_psychology")["id"] for i in range(15)]
+    made_up.write_scores(results, session, {"mmlu": {"ids": ids}})
+    found = build(results, "comparison", "psychology")
+    assert "(n 25)" in section(found["comparison"], "Benchmarks")[1]["Difference, clean"]
+    details = section(found["psychology"], "Details")
+    assert "(n 25)" in next(row for row in details if row["Subject"] == "tuned")["Clean"]
+
+
+def test_suite_means_are_micro_and_macro(tmp_path):
+    raw = made_up.RAW | {"suites": {"both": ["gsm8k", "mmlu"]}}
+    study = made_up.write_study(tmp_path, raw, SHARES)
+    write_json(tmp_path / "study.json", study)
+    gsm8k, mmlu = (read_json(tmp_path / f"scores/tuned/{b}.json") for b in ("gsm8k", "mmlu"))
+    row = section(build(tmp_path, "both")["both"], "Suite means")[1]
+    micro = (gsm8k["score"] * 20 + mmlu["score"] * 40) / 60
+    assert row["Micro mean"].startswith(f"{100 * micro:.1f} [")
+    assert row["Macro mean"].startswith(f"{50 * (gsm8k['score'] + mmlu['score']):.1f} [")
+
+
+def test_spread_between_seeds_stands_apart_from_sampling_error(tmp_path):
+    raw = made_up.RAW | {"runs": {"tuned": {**made_up.RAW["runs"]["tuned"], "seeds": [1, 2, 3]}}}
+    shares = {"tuned-seed1": 0.5, "tuned-seed2": 0.7, "tuned-seed3": 0.9}
+    write_json(tmp_path / "study.json", made_up.write_study(tmp_path, raw, shares))
+    scores = [read_json(tmp_path / f"scores/{name}/mmlu.json") for name in shares]
+    row = section(build(tmp_path, "psychology")["psychology"], "Between seeds")[0]
+    values = pd.Series([each["score"] for each in scores])
+    assert (row["Run"], row["Seeds"]) == ("tuned", "3 of 3")
+    assert row["Mean"] == f"{100 * values.mean():.1f}"
+    assert row["SD between seeds"] == f"{100 * values.std():.1f}"
+    assert row["SE of one score (sampling)"] == (
+        f"{100 * sum(each['stderr'] for each in scores) / 3:.1f}"
+    )
+
+
+def test_repeats_are_compared_by_question(tmp_path):
+    raw = made_up.RAW | {
+        "benchmarks": {**made_up.RAW["benchmarks"], "gsm8k": {"limit": 20, "repeats": 3}},
+        "generation": {"temperature": 0.7},
+    }
+    study = made_up.write_study(tmp_path, raw, SHARES)
+    for subject, threshold in (("base", 1), ("tuned", 3)):
+        records = [
+            made_up.sample(i, (i + r) % 4 < threshold, choices=None, repeat=r)
+            for i in range(20)
+            for r in range(3)
+        ]
+        session = made_up.write_session(tmp_path, study, subject, "general", {"gsm8k": records})
+        made_up.write_scores(tmp_path, session)
+    write_json(tmp_path / "study.json", study)
+    row = build(tmp_path, "comparison")["comparison"].data.iloc[0]
+    assert row["test"] == "sign-flip permutation"
+    assert row["n"] == 20 and row["verdict"] == "better"
+
+
+def test_a_sweep_shows_its_points_and_their_scores(tmp_path):
+    raw = made_up.RAW | {"sweeps": {"rank": {"run": "tuned", "grid": {"lora_rank": [4, 8]}}}}
+    write_json(tmp_path / "study.json", made_up.write_study(tmp_path, raw))
+    rows = section(build(tmp_path, "sweep")["sweep"], "")
+    assert [row["lora_rank"] for row in rows] == ["4", "8"]
+    assert all(re.match(r"\d+\.\d \[", row["MMLU"]) for row in rows)
+
+
+def test_text_of_a_model_cannot_break_a_table(results):
+    rendered = tables.render(build(results, "chat")["chat"])
+    assert "\\|" in rendered and "&lt;b>in two lines&lt;/b>" in rendered
+    rows = [line for line in rendered.splitlines() if line.startswith("|")]
+    assert len(rows) == 2 + 2
+
+
+def test_a_published_figure_warns_and_does_not_fail(results):
+    study = read_json(results / "study.json")
+    study["models"]["base"]["reference"] = "published"
+    sizes = {name: 20 for name in study["benchmarks"]["mmlu"]["subsets"]}
+    study["benchmarks"]["mmlu"]["published"] = sizes
+    figure = {"score": 0.9, "band": 0.05, "subsets": None, "shots": 5, "prompt": None}
+    figure["source"] = "a paper"
+    references = {"published": {"mmlu": figure}}
+    table = tables.build(study, tables.Results(results), references, ["psychology"])[0]
+    row = section(table, "Details")[0]
+    assert row["Published"] == "90.0"
+    assert "far from the published 90.0 (5-shot, a paper)" in row["Note"]
+    figure["score"] = read_json(results / "scores/base/mmlu.json")["score"]
+    table = tables.build(study, tables.Results(results), references, ["psychology"])[0]
+    assert "published" not in section(table, "Details")[0]["Note"]
+
+
+def test_records_of_training_and_serving(results):
+    found = build(results, "training", "inference", "data")
+    row = section(found["training"], "")[0]
+    assert (row["Steps"], row["Final loss"], row["Time"]) == ("60", "1.0312", "0:01:16")
+    row = section(found["inference"], "")[1]
+    assert (row["Ready as merged"], row["Ready as adapter"]) == ("6.10 s", "7.40 s")
+    assert row["GPU memory"] == tables.NONE
+    assert section(found["data"], "Dropped rows")[0]["First lines"] == "7, 12, 99"
+    assert section(found["data"], "Contamination")[0]["Overlapping"] == "1"
+
+
+# --- report --------------------------------------------------------------------------------------
+
+
+def run_report(results: Path, monkeypatch) -> None:
+    arguments = ["--results", str(results), "--settings", f"@{results / 'study.json'}"]
+    monkeypatch.setattr("sys.argv", ["report.py", *arguments])
+    assert cli.run(report.main) == 0
+
+
+def test_the_report_is_filled_and_stands_alone(results, monkeypatch):
+    run_report(results, monkeypatch)
+    chinese = (results / "report/report.zh.md").read_text()
+    for heading in ("### 9.1 训练结果", "### 9.3 评测结果：general", "### 9.5 性能对比"):
+        assert heading in chinese
+    assert "待" not in chinese
+    assert "| 数据集" in chinese and "F1分数" in chinese
+    page = (results / "report/report.html").read_text()
+    assert not re.search(r"(src|href)=\"https?:", page)
+    assert page.count("data:image/svg+xml;base64,") == 8  # four figures, two languages
+    assert "<b>in two" not in page
+    for name in ("loss", "learning_rate", "scores", "token_lengths"):
+        assert (results / f"figures/{name}.svg").read_text().startswith("<?xml")
+    first = (results / "report/report.html").read_bytes()
+    run_report(results, monkeypatch)
+    assert (results / "report/report.html").read_bytes() == first
+
+
+def test_the_report_of_an_empty_study_says_so(tmp_path, monkeypatch):
+    write_json(tmp_path / "study.json", config.load(made_up.RAW | {"languages": ["en"]}))
+    run_report(tmp_path, monkeypatch)
+    assert "no score file" in (tmp_path / "report/report.en.md").read_text()
+    assert not (tmp_path / "report/report.zh.md").exists()
+
+
+def test_a_users_name_is_not_translated():
+    frame = pd.DataFrame({"Model": ["base"], "Form": ["base"], "Verdict": ["no evidence at n = 5"]})
+    shown = report.translate(frame, "zh").iloc[0].to_dict()
+    assert shown == {"模型": "base", "形式": "基座", "结论": "n = 5 时无证据"}
+
+
+def test_scores_of_samples_in_a_file_are_those_of_the_tables(results):
+    """From the cell back to the answers: the chain closes."""
+    found = read_json(results / "scores/tuned/mmlu.json")
+    again = score.score(list(read_jsonl(results / found["samples"])), None, 0.95)
+    assert again["score"] == found["score"]
