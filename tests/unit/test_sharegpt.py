@@ -3,6 +3,7 @@
 import gzip
 import json
 import random
+import subprocess
 import sys
 from pathlib import Path
 
@@ -162,6 +163,35 @@ def test_files_of_every_form_hold_the_same_rows(tmp_path):
     (tmp_path / "d.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
     for path in sorted(tmp_path.iterdir()):
         assert [r for _, r in sharegpt.read_rows(path)] == rows, path.name
+
+
+EVALSCOPE = Path(__file__).resolve().parents[2] / "envs/evalscope/.venv/bin/python"
+
+
+@pytest.mark.skipif(not EVALSCOPE.exists(), reason="envs/evalscope is not synced")
+@pytest.mark.slow
+def test_parquet_holds_the_same_rows(tmp_path):
+    code = """
+import json, sys; from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import pyarrow, pyarrow.parquet
+from sftflow import sharegpt
+rows, path = json.loads(sys.argv[3]), Path(sys.argv[2])
+pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+print(json.dumps([sharegpt.normalise(row)[0]["id"] for _, row in sharegpt.read_rows(path)]))
+"""
+    rows = [row(ASK, {"from": "gpt", "value": f"{i}"}) for i in range(3)]
+    scripts = Path(prepare_dataset.__file__).parent
+    command = [EVALSCOPE, "-c", code, scripts, tmp_path / "rows.parquet", json.dumps(rows)]
+    found = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert json.loads(found) == [sharegpt.normalise(r)[0]["id"] for r in rows]
+
+
+def test_a_broken_file_is_an_error_that_names_it(tmp_path):
+    name = "rows.jsonl.gz"
+    (tmp_path / name).write_bytes(gzip.compress(b'{"a": 1}\n' * 1000)[:-20])
+    with pytest.raises(UserError, match=name):
+        list(prepare_dataset.located_rows(tmp_path, [name]))
 
 
 @pytest.mark.parametrize("end", ["", ",", ', {"a": '])

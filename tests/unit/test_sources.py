@@ -1,5 +1,6 @@
 """Fetching: local copies are linked, and a hub that cannot be reached says so at once."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -107,26 +108,16 @@ FILES = {"rows.jsonl": b'{"a": 1}\n', "loader.py": b"raise SystemExit\n"}
 ASKED = []
 
 
-class Hub(BaseHTTPRequestHandler):
-    """As much of the Hugging Face Hub as a dataset of two files needs."""
+class HuggingFace(BaseHTTPRequestHandler):
+    """As much of a hub as a dataset of two files needs."""
 
     def do_GET(self):
         ASKED.append(self.path)
-        name = self.path.partition(f"/resolve/{COMMIT}/")[2]
-        if name in FILES:
-            body, etag = FILES[name], f'"{len(FILES[name])}"'
-        elif "/api/datasets/own/data" in self.path:
-            siblings = [{"rfilename": name} for name in FILES]
-            info = {"id": "own/data", "sha": COMMIT, "siblings": siblings}
-            tree = [{"type": "file", "path": n, "size": len(b)} for n, b in FILES.items()]
-            tree = [entry | {"oid": "0" * 40} for entry in tree]
-            body, etag = json.dumps(tree if "/tree/" in self.path else info).encode(), '"info"'
-        else:
-            body, etag = b"{}", '"none"'
+        body = self.answer()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.send_header("Content-Type", "application/json")
-        self.send_header("ETag", etag)
+        self.send_header("ETag", f'"{hashlib.sha256(body).hexdigest()}"')
         self.send_header("X-Repo-Commit", COMMIT)
         self.end_headers()
         if self.command == "GET":
@@ -134,21 +125,52 @@ class Hub(BaseHTTPRequestHandler):
 
     do_HEAD = do_GET
 
+    def answer(self) -> bytes:
+        name = self.path.partition(f"/resolve/{COMMIT}/")[2]
+        if name in FILES:
+            return FILES[name]
+        if "/tree/" in self.path:
+            files = [{"type": "file", "path": n, "size": len(b)} for n, b in FILES.items()]
+            return json.dumps([file | {"oid": "0" * 40} for file in files]).encode()
+        siblings = [{"rfilename": name} for name in FILES]
+        return json.dumps({"id": "own/data", "sha": COMMIT, "siblings": siblings}).encode()
+
     def log_message(self, *_):
         pass
 
 
+class ModelScope(HuggingFace):
+    def answer(self) -> bytes:
+        name = self.path.partition("FilePath=")[2]
+        if name in FILES:
+            assert f"Revision={COMMIT}" in self.path
+            return FILES[name]
+        files = [
+            {"Path": name, "Size": len(content), "Type": "blob", "Revision": COMMIT}
+            | {"CommittedDate": 1, "Sha256": hashlib.sha256(content).hexdigest()}
+            for name, content in FILES.items()
+        ]
+        return json.dumps({"Code": 200, "Success": True, "Data": {"Files": files}}).encode()
+
+
 @pytest.mark.skipif(not EVALSCOPE.exists(), reason="envs/evalscope is not synced")
 @pytest.mark.slow
-def test_a_branch_of_hugging_face_is_resolved_to_its_commit(tmp_path):
-    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+@pytest.mark.parametrize(
+    ("hub", "handler", "variable"),
+    [
+        ("huggingface", HuggingFace, "HF_ENDPOINT"),
+        ("modelscope", ModelScope, "MODELSCOPE_ENDPOINT"),
+    ],
+)
+def test_a_branch_is_resolved_to_its_commit(tmp_path, hub, handler, variable):
+    ASKED.clear()
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        settings = {"source": "own/data", "hub": "huggingface", "revision": "main"}
+        settings = {"source": "own/data", "hub": hub, "revision": "main"}
         command = [EVALSCOPE, ROOT / "scripts/fetch_dataset.py", "--dataset", "d"]
         command += ["--settings", json.dumps(settings), "--folder", tmp_path / "source"]
-        address = f"http://127.0.0.1:{server.server_port}"
-        environment = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path), "PATH": os.environ["PATH"]}
-        environment["HF_HUB_DISABLE_XET"] = "1"
+        environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "HF_HUB_DISABLE_XET": "1"}
+        environment[variable] = f"http://127.0.0.1:{server.server_port}"
         done = subprocess.run(
             [*command, "--output", tmp_path / "source.json"],
             env=environment, capture_output=True, text=True, timeout=60,
@@ -159,7 +181,7 @@ def test_a_branch_of_hugging_face_is_resolved_to_its_commit(tmp_path):
     assert record["revision"] == COMMIT
     assert [f["path"] for f in record["files"]] == ["rows.jsonl"]  # no code came along
     assert (tmp_path / "source/rows.jsonl").read_bytes() == FILES["rows.jsonl"]
-    assert not any("/resolve/main/" in path for path in ASKED)
+    assert not any("loader.py" in path for path in ASKED)
 
 
 # --- environments --------------------------------------------------------------------------------
