@@ -61,6 +61,7 @@ def score_file(
             f"{benchmark}; it has {', '.join(evaluation['benchmarks'])}"
         )
     samples = load_samples(results, benchmark, entry)
+    check_choices(benchmark, samples)
     made = {
         "schema": 1,
         "subject": evaluation["subject"],
@@ -96,6 +97,20 @@ def load_samples(results: Path, benchmark: str, entry: dict) -> list[dict]:
     if not samples:
         raise UserError(f"{path} holds no sample: check the subsets and limit of {benchmark}")
     return samples
+
+
+def check_choices(benchmark: str, samples: list[dict]) -> None:
+    """An option is right exactly when it is the target: accuracy and F1 see the same thing."""
+    for sample in samples:
+        if sample["choices"] is None or sample["score"] not in (0, 1):
+            continue
+        right = sorted(sample["extracted"] or "") == sorted("".join(sample["target"]))
+        if right != bool(sample["score"]):
+            raise UserError(
+                f"{benchmark}, {sample['subset']} {sample['index']}: the answer was read as "
+                f"{sample['extracted']!r} where {sample['target']!r} is right, but its score is "
+                f"{sample['score']:g}"
+            )
 
 
 def score(samples: list[dict], overlapping: set[str] | None, confidence: float) -> dict:

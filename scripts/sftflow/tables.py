@@ -50,7 +50,6 @@ class Cell:
 
     subject: str
     benchmark: str
-    suite: str
     score: dict | None
     state: str = "ok"  # ok, missing or stale
     note: str = ""
@@ -77,20 +76,24 @@ class Table:
 # --- reading -------------------------------------------------------------------------------------
 
 
+def asked(study: dict) -> list[str]:
+    """Every benchmark that is evaluated, in the order of the suites."""
+    return [name for suite in study["evaluate"]["suites"] for name in study["suites"][suite]]
+
+
 def load_cells(study: dict, results: Results) -> dict[tuple[str, str], Cell]:
     """Every cell that the study asks for, by (subject, benchmark)."""
     changes = stale.checker(study, results.read)
     cells = {}
-    for suite in study["evaluate"]["suites"]:
-        for benchmark in study["suites"][suite]:
-            for subject in study["evaluate"]["subjects"]:
-                score = results.read(f"scores/{subject}/{benchmark}.json")
-                state, note = "ok", ""
-                if score is None:
-                    state, note = MISSING, "no score file"
-                elif changed := changes(subject, benchmark, score):
-                    state, note = STALE, "stale: " + "; ".join(changed)
-                cells[subject, benchmark] = Cell(subject, benchmark, suite, score, state, note)
+    for benchmark in asked(study):
+        for subject in study["evaluate"]["subjects"]:
+            score = results.read(f"scores/{subject}/{benchmark}.json")
+            state, note = "ok", ""
+            if score is None:
+                state, note = MISSING, "no score file"
+            elif changed := changes(subject, benchmark, score):
+                state, note = STALE, "stale: " + "; ".join(changed)
+            cells[subject, benchmark] = Cell(subject, benchmark, score, state, note)
     return cells
 
 
@@ -98,8 +101,7 @@ def extra_scores(study: dict, results: Results) -> list[str]:
     """Score files that lie there but that the study does not ask for: named, never mixed in."""
     wanted = {
         f"scores/{subject}/{benchmark}.json"
-        for suite in study["evaluate"]["suites"]
-        for benchmark in study["suites"][suite]
+        for benchmark in asked(study)
         for subject in study["evaluate"]["subjects"]
     }
     found = (
@@ -227,7 +229,7 @@ def suite_table(study: dict, suite: str, cells: dict, draws: Draws, references: 
         f"Accuracy in percent with {confidence_text(study)} interval.",
         sections,
         pd.DataFrame(rows),
-        SCORE_NOTES + stale_notes(chosen),
+        SCORE_NOTES + reference_notes(study, chosen, references) + stale_notes(chosen),
     )
 
 
@@ -249,6 +251,21 @@ SCORE_NOTES = [
 
 def confidence_text(study: dict) -> str:
     return f"{100 * study['statistics']['confidence']:g} %"
+
+
+def reference_notes(study: dict, cells: list[Cell], references: dict) -> list[str]:
+    found = [
+        f"{label(study, 'benchmarks', cell.benchmark)} {percent(figure['score'])} for "
+        f"{label(study, 'subjects', cell.subject)} ({reference_text(figure)})"
+        for cell in cells
+        if cell.score and (figure := reference_for(study, references, cell))
+    ]
+    return ["Published figures, a sanity band: " + "; ".join(found) + "."] if found else []
+
+
+def reference_text(figure: dict) -> str:
+    shots = f"{figure['shots']}-shot" if figure["shots"] is not None else "shots not stated"
+    return ", ".join(filter(None, [shots, figure["prompt"], figure["source"]]))
 
 
 def stale_notes(cells: list[Cell]) -> list[str]:
@@ -351,14 +368,9 @@ def warnings(cell: Cell, reference: dict | None) -> list[str]:
         low, high = score["ci95"] or (score["score"], score["score"])
         band = reference["band"]
         if not low - band <= reference["score"] <= high + band:
-            how = [
-                reference["shots"] is not None and f"{reference['shots']}-shot",
-                reference["prompt"],
-                reference["source"],
-            ]
             found.append(
-                f"far from the published {percent(reference['score'])} "
-                f"({', '.join(filter(None, how))}): check prompt, template and parsing"
+                f"far from the published {percent(reference['score'])}: check prompt, template and "
+                "parsing"
             )
     return found
 
@@ -558,8 +570,7 @@ def comparison_rows(study: dict, cells: dict) -> list[dict]:
     for pair in study["comparisons"]:
         mine = [
             compare_cells(study, cells, pair["baseline"], pair["candidate"], benchmark)
-            for suite in study["evaluate"]["suites"]
-            for benchmark in study["suites"][suite]
+            for benchmark in asked(study)
         ]
         for row, adjusted in zip(mine, stats.holm([r.get("p") for r in mine]), strict=True):
             row["p_holm"] = adjusted
@@ -665,6 +676,11 @@ def comparison_table(study: dict, cells: dict, draws: Draws) -> Table:
         [
             ("Benchmarks", frame),
             ("Suite means", suite_difference_frame(study, cells, draws)),
+            *(
+                [("Seeds together", seeds)]
+                if len(seeds := seed_difference_frame(study, cells))
+                else []
+            ),
         ],
         pd.DataFrame(rows),
         COMPARISON_NOTES,
@@ -682,6 +698,8 @@ COMPARISON_NOTES = [
     "Detectable: the smallest true difference that this n would have shown with 80 % power at the "
     "unadjusted level (exact McNemar power, Duffy 1984, at the observed discordance). No evidence "
     "is not evidence of no change: smaller differences may be there.",
+    "Seeds together: interval and p are over questions (sampling error); the SD between seeds is "
+    "the spread of the difference from training to training.",
     "Suite means are over complete sets only: micro over all questions, macro over benchmarks, "
     "with a percentile bootstrap interval of the paired difference (questions resampled within "
     "their benchmark, seeded).",
@@ -721,6 +739,62 @@ def suite_difference_frame(study: dict, cells: dict, draws: Draws) -> pd.DataFra
                     row[name] = points(after - before, interval)
             rows.append({**row, "Note": problem or ""})
     return pd.DataFrame(rows)
+
+
+def seed_difference_frame(study: dict, cells: dict) -> pd.DataFrame:
+    """Runs that differ in their seed only, as one: each question's score is the mean over seeds."""
+    pairs = {(pair["baseline"], pair["candidate"]) for pair in study["comparisons"]}
+    return pd.DataFrame(
+        seed_difference_row(study, cells, baseline, group, runs, benchmark)
+        for group, runs in seed_groups(study).items()
+        for baseline in sorted({baseline for baseline, _ in pairs})
+        if all((baseline, run) in pairs for run in runs)
+        for benchmark in asked(study)
+    )
+
+
+def seed_difference_row(
+    study: dict, cells: dict, baseline: str, group: str, runs: list[str], benchmark: str
+) -> dict:
+    row = {
+        "Baseline": baseline,
+        "Candidate": f"{group} ({len(runs)} seeds)",
+        "Benchmark": label(study, "benchmarks", benchmark),
+        "Difference": NONE,
+        "p": NONE,
+        "SD between seeds": NONE,
+        "Seeds better / worse": NONE,
+    }
+    members = [cells.get((name, benchmark)) for name in (baseline, *runs)]
+    if problem := seed_problem(members):
+        return {**row, "Note": problem}
+    before, *after = (item_scores(cell.score) for cell in members)
+    each = [float(np.mean(scores - before)) for scores in after]
+    together = stats.compare(
+        before,
+        np.mean(after, axis=0),
+        members[0].score["items"]["clusters"],
+        study["statistics"]["confidence"],
+        study["statistics"]["seed"],
+    )
+    return {
+        **row,
+        "Difference": points(together.difference, together.interval),
+        "p": p_value(together.p),
+        "SD between seeds": percent(np.std(each, ddof=1)),
+        "Seeds better / worse": f"{sum(d > 0 for d in each)} / {sum(d < 0 for d in each)}",
+        "Note": "",
+    }
+
+
+def seed_problem(members: list[Cell | None]) -> str | None:
+    if any(cell is None for cell in members):
+        return "not evaluated"
+    if absent := [f"{cell.subject} {cell.state}" for cell in members if not cell.usable]:
+        return "incomplete: " + ", ".join(absent)
+    if len({cell.score["items"]["digest"] for cell in members}) > 1:
+        return "unequal sample sets"
+    return None
 
 
 def suite_problem(sides: list[list[Cell | None]]) -> str | None:
@@ -1007,7 +1081,7 @@ def fit_row(study: dict, name: str, receipt: dict | None) -> dict:
 
 def sweep_table(study: dict, results: Results, cells: dict) -> Table:
     """Each point of a sweep against its scores."""
-    benchmarks = [b for suite in study["evaluate"]["suites"] for b in study["suites"][suite]]
+    benchmarks = asked(study)
     rows, data = [], []
     for name, run in study["runs"].items():
         if not run["sweep"]:

@@ -100,6 +100,18 @@ def test_missing_and_changed_answers_are_errors(session, run):
     assert status == 1 and "holds no benchmark gsm8k" in said
 
 
+def test_an_option_whose_score_contradicts_it_is_an_error(session, run):
+    evaluation = read_json(session)
+    entry = evaluation["benchmarks"]["mmlu"]
+    path = session.parents[2] / entry["samples"]
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    records[3]["extracted"] = "D" if records[3]["extracted"] != "D" else "A"
+    write_jsonl(path, records)
+    entry["samples_sha256"] = file_digest(path)
+    write_json(session, evaluation)
+    assert "was read as" in run()[1]
+
+
 def test_a_benchmark_that_did_not_finish_is_no_score(session, run):
     evaluation = read_json(session)
     evaluation["benchmarks"]["mmlu"]["status"] = "failed"

@@ -215,7 +215,8 @@ def test_spread_between_seeds_stands_apart_from_sampling_error(tmp_path):
     shares = {"tuned-seed1": 0.5, "tuned-seed2": 0.7, "tuned-seed3": 0.9}
     write_json(tmp_path / "study.json", made_up.write_study(tmp_path, raw, shares))
     scores = [read_json(tmp_path / f"scores/{name}/mmlu.json") for name in shares]
-    row = section(build(tmp_path, "psychology")["psychology"], "Between seeds")[0]
+    found = build(tmp_path, "psychology", "comparison")
+    row = section(found["psychology"], "Between seeds")[0]
     values = pd.Series([each["score"] for each in scores])
     assert (row["Run"], row["Seeds"]) == ("tuned", "3 of 3")
     assert row["Mean"] == f"{100 * values.mean():.1f}"
@@ -223,6 +224,13 @@ def test_spread_between_seeds_stands_apart_from_sampling_error(tmp_path):
     assert row["SE of one score (sampling)"] == (
         f"{100 * sum(each['stderr'] for each in scores) / 3:.1f}"
     )
+    base = read_json(tmp_path / "scores/base/mmlu.json")["score"]
+    together = section(found["comparison"], "Seeds together")[1]
+    assert together["Difference"].startswith(f"{100 * (values.mean() - base):+.1f} [")
+    assert together["SD between seeds"] == f"{100 * values.std():.1f}"
+    (tmp_path / "scores/tuned-seed2/mmlu.json").unlink()
+    together = section(build(tmp_path, "comparison")["comparison"], "Seeds together")[1]
+    assert together["Note"] == "incomplete: tuned-seed2 missing"
 
 
 def test_repeats_are_compared_by_question(tmp_path):
@@ -271,7 +279,8 @@ def test_a_published_figure_warns_and_does_not_fail(results):
     table = tables.build(study, tables.Results(results), references, ["psychology"])[0]
     row = section(table, "Details")[0]
     assert row["Published"] == "90.0"
-    assert "far from the published 90.0 (5-shot, a paper)" in row["Note"]
+    assert "far from the published 90.0" in row["Note"]
+    assert "MMLU 90.0 for Base 1B (5-shot, a paper)" in tables.render(table)
     figure["score"] = read_json(results / "scores/base/mmlu.json")["score"]
     table = tables.build(study, tables.Results(results), references, ["psychology"])[0]
     assert "published" not in section(table, "Details")[0]["Note"]
