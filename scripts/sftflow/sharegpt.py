@@ -9,6 +9,8 @@ of `tool_call` and `tool` that ends in `assistant`; and so on in turn. Everythin
 with one of the reasons in `REASONS`.
 """
 
+import ast
+import contextlib
 import gzip
 import hashlib
 import json
@@ -60,6 +62,7 @@ REASONS = {
     "unknown role": "a turn without a role, or with a role that no dialect uses",
     "not text": "a turn whose content is not text (an image, a number)",
     "empty turn": "a turn without content",
+    "invalid tool call": "a tool call that is not {name, arguments}",
     "system not first": "a system turn after the first turn, or two different system prompts",
     "starts with assistant": "the first turn that is not system is an answer",
     "roles do not alternate": "for example two user turns in a row",
@@ -190,11 +193,11 @@ def messages_of(turn: Any) -> list[dict]:
     content = turn.get("content", turn.get("value"))
     calls = turn.get("tool_calls") if role == "assistant" else None
     if calls:
-        if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
-            raise BadRow("not text")
         said = [{"role": "assistant", "content": text_of(content)}] if content else []
-        return said + [{"role": "tool_call", "content": call_text(call)} for call in calls]
-    if role in ("tool_call", "tool") and isinstance(content, dict | list):
+        return said + tool_calls(calls)
+    if role == "tool_call":
+        return tool_calls(content)
+    if role == "tool" and isinstance(content, dict | list):
         return [{"role": role, "content": json.dumps(content, ensure_ascii=False)}]
     return [{"role": role, "content": text_of(content)}]
 
@@ -207,15 +210,33 @@ def round_of(turn: dict) -> list[dict]:
     return [{"role": role, "content": text} for role, text in sorted(known, reverse=True)]
 
 
-def call_text(call: dict) -> str:
-    function = call.get("function", call)
-    arguments = function.get("arguments", {})
-    if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments)
-        except ValueError:
-            pass
-    return json.dumps({"name": function.get("name"), "arguments": arguments}, ensure_ascii=False)
+def tool_calls(content: Any) -> list[dict]:
+    """Calls, alone or in a list, as JSON or already read, in the one form that templates parse."""
+    calls = literal(content)
+    messages = []
+    for call in calls if isinstance(calls, list) else [calls]:
+        call = literal(call)
+        function = literal(call.get("function", call)) if isinstance(call, dict) else None
+        name = function.get("name") if isinstance(function, dict) else None
+        arguments = function.get("arguments", function.get("parameters")) if name else None
+        arguments = literal(arguments)
+        if not isinstance(name, str) or not isinstance(arguments, dict):
+            raise BadRow("invalid tool call")
+        text = json.dumps({"name": name, "arguments": arguments}, ensure_ascii=False)
+        messages.append({"role": "tool_call", "content": text})
+    if not messages:
+        raise BadRow("invalid tool call")
+    return messages
+
+
+def literal(value: Any) -> Any:
+    """What a text means as JSON (or as Python writes it); anything else as it is."""
+    if not isinstance(value, str):
+        return value
+    for read in (json.loads, ast.literal_eval):
+        with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
+            return read(value)
+    return None
 
 
 def text_of(content: Any) -> str:

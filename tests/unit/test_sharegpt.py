@@ -20,6 +20,7 @@ SETTINGS = {
     "split_seed": 42,
 }
 ASK, ANSWER = {"from": "human", "value": "你好"}, {"from": "gpt", "value": "你好！"}
+CALLED = {"from": "observation", "value": "sunny"}
 
 
 def row(*turns: dict, **more) -> dict:
@@ -105,9 +106,24 @@ def test_a_last_question_that_nobody_answers_is_left_out_and_told():
     assert shortened and len(normal["messages"]) == 2
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        '{"name": "weather", "parameters": "{\\"city\\": 1}"}',
+        "{'name': 'weather', 'arguments': {'city': 1}}",
+        {"function": {"name": "weather", "arguments": {"city": 1}}},
+        '[{"name": "weather", "arguments": {"city": 1}}]',
+    ],
+)
+def test_tool_calls_have_one_form_whoever_wrote_them(value):
+    found = messages(row(ASK, {"from": "function_call", "value": value}, CALLED, ANSWER))
+    assert found[1] == ("tool_call", '{"name": "weather", "arguments": {"city": 1}}')
+
+
 # --- what is dropped, and why --------------------------------------------------------------------
 
 BAD = {
+    "invalid tool call": row(ASK, {"from": "function_call", "value": "weather(x)"}, CALLED, ANSWER),
     "not an object": ["a string"],
     "no conversations": {"conversations": []},
     "unknown role": row({"from": "narrator", "value": "x"}, ANSWER),
@@ -311,7 +327,10 @@ def anything(chance: random.Random, depth: int = 0):
 def malformed(chance: random.Random) -> bytes:
     """One line that is damaged in one of many ways."""
     turns = [
-        {"from": chance.choice(["human", "gpt", "system", "tool", "x", None]), "value": "t"},
+        {
+            "from": chance.choice(["human", "gpt", "system", "tool", "function_call", None]),
+            "value": "t",
+        },
         *({**ASK}, {**ANSWER}),
     ]
     chance.shuffle(turns)
