@@ -304,11 +304,12 @@ def bootstrap_means(
         index = np.unique(np.asarray(clusters, str), return_inverse=True)[1]
     sizes = np.bincount(index).astype(float)
     totals = np.column_stack([np.bincount(index, weights=column) for column in scores.T])
-    random = np.random.default_rng(seed)
+    random, count = np.random.default_rng(seed), len(sizes)
     means = np.empty((resamples, scores.shape[1]))
     for start in range(0, resamples, 250):  # in parts: a resample is one weight per row
         part = min(250, resamples - start)
-        weights = random.multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), size=part)
+        drawn = random.integers(count, size=(part, count)) + count * np.arange(part)[:, None]
+        weights = np.bincount(drawn.ravel(), minlength=part * count).reshape(part, count)
         means[start : start + part] = weights @ totals / (weights @ sizes)[:, None]
     return means
 

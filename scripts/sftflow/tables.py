@@ -244,6 +244,8 @@ SCORE_NOTES = [
     "not the knowledge.",
     "Clean: accuracy on the questions that do not overlap with the subject's training data, as far "
     "as that is known. Chance: accuracy of blind guessing.",
+    "Suite means have a percentile bootstrap interval (questions resampled within their benchmark, "
+    "seeded); there is none where all questions were answered alike.",
     "From a number to its origin: the score file names the answers, weights, data, settings and "
     "software; `uv run python scripts/trace.py SUBJECT BENCHMARK` prints that chain.",
 ]
@@ -541,7 +543,7 @@ def detail_frame(rows: list[dict]) -> pd.DataFrame:
             "Few-shot": NONE if row.get("shots") is None else row["shots"],
             "Published": percent(row.get("published")),
             "Note": row["note"],
-            "Score": link(row["file"]),
+            "Score": link(row["file"]) if "score" in row else NONE,
         }
         for row in rows
     )
