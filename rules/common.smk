@@ -304,10 +304,21 @@ SCORE_PROGRAMS = ["scripts/score.py", "scripts/sftflow/stats.py"]
 TABLE_PROGRAMS = [
     "scripts/tables.py",
     "scripts/sftflow/tables.py",
+    "scripts/sftflow/tables_cells.py",
+    "scripts/sftflow/tables_comparison.py",
+    "scripts/sftflow/tables_records.py",
+    "scripts/sftflow/tables_scores.py",
+    "scripts/sftflow/tables_text.py",
     "scripts/sftflow/stats.py",
     "scripts/sftflow/stale.py",
 ]
 
-REPORT_PROGRAMS = ["scripts/report.py", "scripts/sftflow/figures.py"]
+REPORT_PROGRAMS = [
+    "scripts/report.py",
+    "scripts/sftflow/figures.py",
+    "scripts/templates/report.en.md.j2",
+    "scripts/templates/report.html.j2",
+    "scripts/templates/report.zh.md.j2",
+]
 
 FIGURES = ["loss", "learning_rate", "scores", "token_lengths"]

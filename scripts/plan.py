@@ -11,9 +11,10 @@ import sys
 from pathlib import Path
 
 import pandas as pd
-from sftflow import cli, stale, stats, tables, training
+from sftflow import cli, stale, stats, tables_cells, tables_text, training
 from sftflow.jsonio import write_text
-from sftflow.tables import NONE, Results, duration, number, percent
+from sftflow.tables_cells import Results
+from sftflow.tables_text import NONE, duration, number, percent
 
 LIMITS = (10, 50, 100, 200, 500)  # questions per subset, beside the config's own limit and none
 DISCORDANCE = 0.25  # assumed share of questions on which baseline and candidate differ
@@ -41,18 +42,18 @@ def main() -> None:
     args = parser.parse_args()
     table = plan_table(args.settings, Results(args.results), args.gpu)
     path = args.results / "tables/plan"
-    write_text(f"{path}.md", tables.render(table))
+    write_text(f"{path}.md", tables_text.render(table))
     write_text(f"{path}.csv", table.data.to_csv(index=False))
-    cli.note(tables.render(table))
+    cli.note(tables_text.render(table))
 
 
-def plan_table(study: dict, results: Results, gpu: str) -> tables.Table:
+def plan_table(study: dict, results: Results, gpu: str) -> tables_text.Table:
     confidence = study["statistics"]["confidence"]
     precision = precision_rows(study, results)
     needed = ", ".join(
         f"{percent(target)} points: {questions_for(target, 1 - confidence):,}" for target in TARGETS
     )
-    return tables.Table(
+    return tables_text.Table(
         "plan",
         "Plan",
         "What this study costs and what it can show.",
@@ -215,7 +216,7 @@ def run_row(study: dict, results: Results, name: str, gpu: str) -> dict:
 
 def cached_rows(study: dict, results: Results) -> list[dict]:
     """Per subject and suite: what is scored, and how many answers wait to be used."""
-    cells = tables.load_cells(study, results)
+    cells = tables_cells.load_cells(study, results)
     rows = []
     for subject in study["evaluate"]["subjects"]:
         ready = results.read(f"subjects/{subject}/readiness.json") is not None
@@ -229,7 +230,7 @@ def cached_rows(study: dict, results: Results) -> list[dict]:
                     "Suite": suite,
                     "Served before": "yes" if ready else "no",
                     "Scored": f"{states.count('ok')} of {len(states)}",
-                    "Stale": states.count(tables.STALE),
+                    "Stale": states.count(tables_text.STALE),
                     "Answers kept for the rest": kept_answers(study, results, subject, open_),
                 }
             )

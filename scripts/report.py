@@ -16,9 +16,19 @@ from pathlib import Path
 import jinja2
 import pandas as pd
 from markdown_it import MarkdownIt
-from sftflow import cli, config_schema, figures, tables
+from sftflow import (
+    cli,
+    config_schema,
+    figures,
+    tables_cells,
+    tables_comparison,
+    tables_records,
+    tables_scores,
+    tables_text,
+)
 from sftflow.jsonio import write_text
-from sftflow.tables import MISSING, NONE, Results
+from sftflow.tables_cells import Results
+from sftflow.tables_text import MISSING, NONE
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -173,12 +183,12 @@ def main() -> None:
 def collect(study: dict, results: Results) -> dict:
     """Everything that the templates show; tables in English, translated when they are shown."""
     references = config_schema.references()
-    cells = tables.load_cells(study, results)
-    draws = tables.suite_draws(study, cells)
-    comparison = tables.comparison_table(study, cells, draws)
+    cells = tables_cells.load_cells(study, results)
+    draws = tables_cells.suite_draws(study, cells)
+    comparison = tables_comparison.comparison_table(study, cells, draws)
     training = {name: results.read(f"runs/{name}/training.json") for name in study["runs"]}
     suites = {
-        suite: tables.suite_table(study, suite, cells, draws, references)
+        suite: tables_scores.suite_table(study, suite, cells, draws, references)
         for suite in study["evaluate"]["suites"]
     }
     return {
@@ -186,7 +196,7 @@ def collect(study: dict, results: Results) -> dict:
         "cells": cells,
         "models": pd.DataFrame(model_row(study, results, name) for name in study["models"]),
         "environments": environment_frame(results),
-        "data": dict(tables.data_table(study, results).sections),
+        "data": dict(tables_records.data_table(study, results).sections),
         "settings": settings_frame(study),
         "training_records": {name: record for name, record in training.items() if record},
         "fits": {
@@ -195,9 +205,9 @@ def collect(study: dict, results: Results) -> dict:
             if (receipt := results.read(f"runs/{name}/receipt.json"))
         },
         "commands": commands(study, results),
-        "training": tables.training_table(study, results).sections[0][1],
-        "inference": tables.inference_table(study, results).sections[0][1],
-        "chat": tables.chat_table(study, results).sections[0][1],
+        "training": tables_records.training_table(study, results).sections[0][1],
+        "inference": tables_records.inference_table(study, results).sections[0][1],
+        "chat": tables_records.chat_table(study, results).sections[0][1],
         "asked": asked_frame(study),
         "suites": {suite: report_sections(table) for suite, table in suites.items()},
         "comparison": dict(comparison.sections),
@@ -214,7 +224,7 @@ def model_row(study: dict, results: Results, name: str) -> dict:
         "Model": model["label"] or name,
         "Source": model["source"],
         "Revision": manifest.get("revision") or model.get("revision") or NONE,
-        "Parameters": tables.number(manifest.get("parameters")),
+        "Parameters": tables_text.number(manifest.get("parameters")),
         "Number type": manifest.get("torch_dtype") or NONE,
         "License": manifest.get("license") or NONE,
         "Digest": (manifest.get("digest") or MISSING)[:12],
@@ -258,7 +268,7 @@ def settings_frame(study: dict) -> pd.DataFrame:
     runs = study["runs"]
     if not runs:
         return pd.DataFrame()
-    if len(runs) > tables.WIDE:
+    if len(runs) > tables_text.WIDE:
         varied = [s for s in SETTINGS if len({str(r["training"][s]) for r in runs.values()}) > 1]
         return pd.DataFrame(
             {"Run": name, **{s: run["training"][s] for s in varied}} for name, run in runs.items()
@@ -302,9 +312,9 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def report_sections(table: tables.Table) -> dict[str, pd.DataFrame]:
+def report_sections(table: tables_text.Table) -> dict[str, pd.DataFrame]:
     sections = dict(table.sections)
-    if len(table.data["subject"].unique()) <= tables.WIDE:
+    if len(table.data["subject"].unique()) <= tables_text.WIDE:
         sections["Details"] = sections["Details"][list(COLUMNS)]
     else:
         del sections["Details"]
@@ -339,7 +349,8 @@ def problems(study: dict, cells: dict, training: dict) -> list[str]:
     for cell in cells.values():
         if cell.usable:
             found += [
-                f"`{cell.subject}` {cell.benchmark}: {w}" for w in tables.warnings(cell, None)
+                f"`{cell.subject}` {cell.benchmark}: {w}"
+                for w in tables_scores.warnings(cell, None)
             ]
     for name, record in training.items():
         for lowered in (record or {}).get("out_of_memory", []):
@@ -412,10 +423,10 @@ def page(language: str, found: dict) -> str:
         loader=jinja2.FileSystemLoader(TEMPLATES), trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined, keep_trailing_newline=True,
     )  # fmt: skip
-    environment.filters["table"] = lambda frame: tables.markdown(translate(frame, language))
-    environment.filters["upright"] = lambda frame: tables.markdown(upright(frame, language))
-    environment.filters["percent"] = tables.percent
-    environment.filters["duration"] = tables.duration
+    environment.filters["table"] = lambda frame: tables_text.markdown(translate(frame, language))
+    environment.filters["upright"] = lambda frame: tables_text.markdown(upright(frame, language))
+    environment.filters["percent"] = tables_text.percent
+    environment.filters["duration"] = tables_text.duration
     text = environment.get_template(f"report.{language}.md.j2").render(**found, none=NONE)
     return re.sub(r"\n{3,}", "\n\n", text)
 
@@ -438,7 +449,7 @@ def chinese(value: object) -> object:
 
 def upright(frame: pd.DataFrame, language: str) -> pd.DataFrame:
     """A table of few wide rows turned on its side: one column per row."""
-    if frame.empty or len(frame) > tables.WIDE:
+    if frame.empty or len(frame) > tables_text.WIDE:
         return translate(frame, language)
     shown = translate(frame, language)
     turned = shown.set_index(shown.columns[0]).T.fillna(NONE)

@@ -8,7 +8,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from sftflow import cli, config_schema, tables
+from sftflow import cli, config_schema, tables, tables_cells, tables_text
 from sftflow.jsonio import write_text
 
 
@@ -24,11 +24,11 @@ def main() -> None:
     )
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these tables; default: all")
     args = parser.parse_args()
-    results = tables.Results(args.results)
+    results = tables_cells.Results(args.results)
     names = args.only or tables.names(args.settings)
     for table in tables.build(args.settings, results, config_schema.references(), names):
         path = args.results / "tables" / table.name
-        write_text(f"{path}.md", tables.render(table))
+        write_text(f"{path}.md", tables_text.render(table))
         write_text(f"{path}.csv", table.data.to_csv(index=False))
         cli.note(f"table {table.name}  {len(table.data)} rows")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import made_up
 import plan
 import pytest
-from sftflow import cli, config, stale, stats, tables
+from sftflow import cli, config, stale, stats, tables_cells, tables_text
 from sftflow.jsonio import write_json, write_jsonl
 
 SHAPE = {
@@ -15,8 +15,8 @@ SHAPE = {
 
 
 def sections(results: Path, raw: dict = made_up.RAW, gpu: str = "H100") -> dict[str, list[dict]]:
-    table = plan.plan_table(config.load(raw), tables.Results(results), gpu)
-    assert "nan" not in tables.render(table).lower()
+    table = plan.plan_table(config.load(raw), tables_cells.Results(results), gpu)
+    assert "nan" not in tables_text.render(table).lower()
     return {heading: frame.to_dict("records") for heading, frame in table.sections}
 
 
@@ -29,7 +29,7 @@ def test_limit_10_is_seen_for_what_it_is(tmp_path):
     assert (asked["n"], asked["Half-width"], asked["Detectable"]) == ("10", "± 26.3", "67.3")
     everything = next(row for row in rows if row["Limit"] == "all")
     assert everything["n"] == "1,319"
-    assert everything["Detectable"] == tables.percent(stats.detectable(1319, plan.DISCORDANCE))
+    assert everything["Detectable"] == tables_text.percent(stats.detectable(1319, plan.DISCORDANCE))
 
 
 def test_a_limit_counts_per_subset_and_not_beyond_its_size(tmp_path):
@@ -51,7 +51,7 @@ def test_questions_needed_are_those_that_detect():
 
 def test_what_is_not_known_yet_is_a_dash(tmp_path):
     row = sections(tmp_path)["What has to be trained"][0]
-    assert row["Steps"] == row["Time"] == row["Memory"] == row["Trained"] == tables.NONE
+    assert row["Steps"] == row["Time"] == row["Memory"] == row["Trained"] == tables_text.NONE
     assert row["Dialogues a step"] == 32
 
 
@@ -96,7 +96,7 @@ def test_answers_that_wait_are_counted_by_identity(tmp_path):
     write_json(
         tmp_path / "benchmarks/gsm8k/manifest.json", {"digest": "x", "subsets": {"main": 20}}
     )
-    read = tables.Results(tmp_path).read
+    read = tables_cells.Results(tmp_path).read
     key = stale.current_identity(study, read, "base", "gsm8k")
     write_jsonl(
         tmp_path / f"evaluations/base/{key[:16]}/answers.jsonl", [{"n": i} for i in range(7)]

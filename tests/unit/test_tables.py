@@ -9,7 +9,7 @@ import pytest
 import report
 import score
 import tables as program
-from sftflow import cli, config, stats, tables
+from sftflow import cli, config, stats, tables, tables_cells, tables_text
 from sftflow.jsonio import digest, read_json, read_jsonl, write_json
 
 SHARES = {"base": 0.35, "tuned": 0.75}
@@ -29,13 +29,13 @@ def change_study(results: Path, **changes) -> dict:
     return study
 
 
-def build(results: Path, *names: str) -> dict[str, tables.Table]:
+def build(results: Path, *names: str) -> dict[str, tables_text.Table]:
     study = read_json(results / "study.json")
     wanted = list(names) or tables.names(study)
-    return {t.name: t for t in tables.build(study, tables.Results(results), {}, wanted)}
+    return {t.name: t for t in tables.build(study, tables_cells.Results(results), {}, wanted)}
 
 
-def section(table: tables.Table, heading: str) -> list[dict]:
+def section(table: tables_text.Table, heading: str) -> list[dict]:
     return dict(table.sections)[heading].to_dict("records")
 
 
@@ -86,16 +86,16 @@ def test_a_missing_score_is_seen_and_no_mean_is_taken_without_it(results):
     found = build(results, "psychology", "comparison")
     assert section(found["psychology"], "Side by side")[0]["tuned"] == "missing"
     mean = section(found["psychology"], "Suite means")[1]
-    assert mean["Micro mean"] == tables.NONE and "mmlu missing" in mean["Note"]
+    assert mean["Micro mean"] == tables_text.NONE and "mmlu missing" in mean["Note"]
     row = section(found["comparison"], "Benchmarks")[1]
     assert row["Verdict"] == "not compared: tuned: missing"
-    assert row["p"] == row["Difference"] == tables.NONE
+    assert row["p"] == row["Difference"] == tables_text.NONE
 
 
 def test_nothing_at_all_still_gives_tables(tmp_path):
     write_json(tmp_path / "study.json", config.load(made_up.RAW))
     for table in build(tmp_path).values():
-        assert "nan" not in tables.render(table).lower()
+        assert "nan" not in tables_text.render(table).lower()
 
 
 @pytest.mark.parametrize(
@@ -111,8 +111,8 @@ def test_a_score_of_another_config_is_stale_and_not_mixed_in(results, changes, r
     change_study(results, **changes)
     found = build(results, "psychology", "comparison")
     assert "stale" in section(found["psychology"], "Side by side")[0]["tuned"]
-    assert reason in tables.render(found["psychology"])
-    assert section(found["psychology"], "Suite means")[0]["Micro mean"] == tables.NONE
+    assert reason in tables_text.render(found["psychology"])
+    assert section(found["psychology"], "Suite means")[0]["Micro mean"] == tables_text.NONE
     assert section(found["comparison"], "Benchmarks")[1]["Verdict"].startswith("not compared")
 
 
@@ -141,13 +141,13 @@ def test_other_weights_and_other_data_make_stale(results, path):
 
 def test_scores_that_were_not_asked_for_are_named(results):
     write_json(results / "scores/old/mmlu.json", read_json(results / "scores/base/mmlu.json"))
-    assert "scores/old/mmlu.json" in tables.render(build(results, "comparison")["comparison"])
+    assert "scores/old/mmlu.json" in tables_text.render(build(results, "comparison")["comparison"])
 
 
 def test_comparison_pairs_by_question(results):
     row = build(results, "comparison")["comparison"].data.iloc[1]
     base, tuned = (
-        tables.item_scores(read_json(results / f"scores/{name}/mmlu.json")) for name in SHARES
+        tables_cells.item_scores(read_json(results / f"scores/{name}/mmlu.json")) for name in SHARES
     )
     assert row["fixed"] == ((base == 0) & (tuned == 1)).sum()
     assert row["broken"] == ((base == 1) & (tuned == 0)).sum()
@@ -262,7 +262,7 @@ def test_a_sweep_shows_its_points_and_their_scores(tmp_path):
 
 
 def test_text_of_a_model_cannot_break_a_table(results):
-    rendered = tables.render(build(results, "chat")["chat"])
+    rendered = tables_text.render(build(results, "chat")["chat"])
     assert "\\|" in rendered and "&lt;b>in two lines&lt;/b>" in rendered
     rows = [line for line in rendered.splitlines() if line.startswith("|")]
     assert len(rows) == 2 + 2
@@ -276,13 +276,13 @@ def test_a_published_figure_warns_and_does_not_fail(results):
     figure = {"score": 0.9, "band": 0.05, "subsets": None, "shots": 5, "prompt": None}
     figure["source"] = "a paper"
     references = {"published": {"mmlu": figure}}
-    table = tables.build(study, tables.Results(results), references, ["psychology"])[0]
+    table = tables.build(study, tables_cells.Results(results), references, ["psychology"])[0]
     row = section(table, "Details")[0]
     assert row["Published"] == "90.0"
     assert "far from the published 90.0" in row["Note"]
-    assert "MMLU 90.0 for Base 1B (5-shot, a paper)" in tables.render(table)
+    assert "MMLU 90.0 for Base 1B (5-shot, a paper)" in tables_text.render(table)
     figure["score"] = read_json(results / "scores/base/mmlu.json")["score"]
-    table = tables.build(study, tables.Results(results), references, ["psychology"])[0]
+    table = tables.build(study, tables_cells.Results(results), references, ["psychology"])[0]
     assert "published" not in section(table, "Details")[0]["Note"]
 
 
@@ -292,7 +292,7 @@ def test_records_of_training_and_serving(results):
     assert (row["Steps"], row["Final loss"], row["Time"]) == ("60", "1.0312", "0:01:16")
     row = section(found["inference"], "")[1]
     assert (row["Ready as merged"], row["Ready as adapter"]) == ("6.10 s", "7.40 s")
-    assert row["GPU memory"] == tables.NONE
+    assert row["GPU memory"] == tables_text.NONE
     assert section(found["data"], "Dropped rows")[0]["First lines"] == "7, 12, 99"
     assert section(found["data"], "Contamination")[0]["Overlapping"] == "1"
 

@@ -1,0 +1,133 @@
+"""How tables look: numbers as a reader reads them, pipe tables, one page per table."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+NONE = "—"  # has no meaning here, or could not be computed
+MISSING = "missing"
+STALE = "stale"
+WIDE = 6  # so many subjects still stand side by side as columns
+TAG = re.compile(r"<(?=[A-Za-z/!?])")  # what a reader's browser would take for markup
+
+
+@dataclass
+class Table:
+    """What results/tables/<name>.md and .csv hold."""
+
+    name: str
+    title: str
+    text: str
+    sections: list[tuple[str, pd.DataFrame]]
+    data: pd.DataFrame  # the same numbers, unrounded, for the .csv
+    notes: list[str] = field(default_factory=list)
+
+
+def percent(share: float | None) -> str:
+    return NONE if share is None else f"{100 * share:.1f}"
+
+
+def with_interval(share: float | None, interval: Iterable[float] | None) -> str:
+    """`55.0 [34.2, 74.2]`, in percent."""
+    if share is None:
+        return NONE
+    if interval is None:
+        return percent(share)
+    low, high = interval
+    return f"{percent(share)} [{percent(low)}, {percent(high)}]"
+
+
+def points(difference: float | None, interval: Iterable[float] | None) -> str:
+    """`+12.0 [+3.1, +20.4]`, in percentage points."""
+    if difference is None:
+        return NONE
+    text = f"{100 * difference:+.1f}"
+    if interval is None:
+        return text
+    low, high = interval
+    return f"{text} [{100 * low:+.1f}, {100 * high:+.1f}]"
+
+
+def p_value(p: float | None) -> str:
+    if p is None:
+        return NONE
+    return "< 0.0001" if p < 0.0001 else f"{p:.4f}"
+
+
+def number(value: float | None, digits: int = 0, unit: str = "") -> str:
+    if value is None:
+        return NONE
+    return f"{value:,.{digits}f}" + (f" {unit}" if unit else "")
+
+
+def duration(seconds: float | None) -> str:
+    """`1:02:03`, `12.3 s` below a minute, `1.23 s` below ten seconds."""
+    if seconds is None:
+        return NONE
+    if seconds < 60:
+        return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+def gibibytes(size: float | None) -> str:
+    return NONE if size is None else f"{size / 2**30:.2f} GiB"
+
+
+def pick(record: dict | None, path: str) -> object:
+    """Value at a dotted path, or None."""
+    for key in path.split("."):
+        if not isinstance(record, dict):
+            return None
+        record = record.get(key)
+    return record
+
+
+def label(study: dict, kind: str, name: str) -> str:
+    """What a person reads for a benchmark or subject: its label."""
+    return study[kind][name]["label"] or name
+
+
+def link(path: str, text: str = "json") -> str:
+    """Link from results/tables/ to another output."""
+    return f"[{text}](../{path})"
+
+
+def confidence_text(study: dict) -> str:
+    return f"{100 * study['statistics']['confidence']:g} %"
+
+
+def markdown(frame: pd.DataFrame) -> str:
+    """A pipe table. Cells keep their text: a bar or a line break would end them, a tag vanish."""
+    if frame.empty:
+        return "(none)"
+    return frame.map(_cell).to_markdown(index=False, disable_numparse=True)
+
+
+def _cell(value: object) -> str:
+    text = str(value)
+    if text.isalnum():
+        return text
+    return TAG.sub("&lt;", text).replace("|", "\\|").replace("\r", "").replace("\n", "<br>")
+
+
+def render(table: Table) -> str:
+    parts = [f"# {table.title}", table.text]
+    for heading, frame in table.sections:
+        parts += ([f"## {heading}"] if heading else []) + [markdown(frame)]
+    if table.notes:
+        parts.append("\n".join(f"- {note}" for note in table.notes))
+    return "\n\n".join(parts) + "\n"
+
+
+def flat(record: dict, prefix: str = "") -> dict:
+    """Nested scalars by dotted name; lists (curves) are left to the JSON file."""
+    result = {}
+    for key, value in record.items():
+        if isinstance(value, dict):
+            result |= flat(value, f"{prefix}{key}.")
+        elif not isinstance(value, list):
+            result[prefix + key] = value
+    return result
