@@ -1,4 +1,4 @@
-"""A real Slurm on this machine: one controller, one node, two stand-in GPUs (terminals, no cards)."""
+"""A real Slurm on this machine: one controller, one node, two stand-in GPUs (terminals)."""
 
 import os
 import shutil
