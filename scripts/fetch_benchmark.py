@@ -195,7 +195,7 @@ def main() -> None:
         hub,
         settings.get("revision"),
         kind="dataset",
-        leave=["*.py", "dataset_infos.json", "*.tar", "*.zip"],
+        leave=["*.py", "dataset_infos.json", "*.tar"],
     )
     shutil.rmtree(data, ignore_errors=True)
     data.mkdir(parents=True)

@@ -81,29 +81,30 @@ def wanted(path: str, keep: Sequence[str], leave: Sequence[str]) -> bool:
     return any_of(keep) and not any_of(leave)
 
 
+def local_files(source: str, keep: Sequence[str] = ("*",), leave: Sequence[str] = ()) -> dict:
+    """{path inside the source: file} of a local file or folder; {} if it does not exist."""
+    top = Path(source).expanduser()
+    if top.is_file():
+        return {top.name: top}
+    walk = os.walk(top, followlinks=True)
+    files = sorted(Path(base) / name for base, _, names in walk for name in names)
+    named = {file.relative_to(top).as_posix(): file for file in files}
+    return {
+        name: file for name, file in named.items() if wanted(name, keep, leave) and not hidden(name)
+    }
+
+
 def link_local(folder: Path, source: str, keep: Sequence[str], leave: Sequence[str]) -> None:
     """Mirror a local file or folder as links, so that what is read is what lies there."""
-    path = Path(source).expanduser()
-    if not path.exists():
+    if not Path(source).expanduser().exists():
         raise UserError(f"{source}: no such file or folder (from {Path.cwd()})")
-    path = path.resolve()
-    if path.is_file():
-        found = {path.name: path}
-    else:
-        walk = os.walk(path, followlinks=True)
-        paths = sorted(Path(base) / name for base, _, names in walk for name in names)
-        named = {file.relative_to(path).as_posix(): file for file in paths}
-        found = {
-            name: file
-            for name, file in named.items()
-            if wanted(name, keep, leave) and not hidden(name)
-        }
+    found = local_files(source, keep, leave)
     if not found:
         raise UserError(f"{source}: holds none of the files looked for ({', '.join(keep)})")
     for name, file in found.items():
         link = folder / name
         link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(file)
+        link.symlink_to(file.resolve())
 
 
 def endpoint(hub: str) -> str:

@@ -52,6 +52,15 @@ def test_one_file_is_a_source_too(tmp_path):
     assert (tmp_path / "out/rows.jsonl").read_text() == "x"
 
 
+def test_the_files_of_a_source_can_be_named_as_inputs(tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/a.jsonl").write_text("a")
+    monkeypatch.chdir(tmp_path)
+    assert sources.local_files("data") == {"a.jsonl": Path("data/a.jsonl")}
+    assert sources.local_files("data/a.jsonl") == {"a.jsonl": Path("data/a.jsonl")}
+    assert sources.local_files("owner/name") == {}
+
+
 @pytest.mark.parametrize(
     ("hub", "message"),
     [("local", "no such file or folder"), ("github", "choose one of local, modelscope, huggingf")],
