@@ -4,7 +4,7 @@ That form is safetensors in a layout that the libraries know, with no code from 
 
 in:   --source    <results>/models/<model>/source.json (the files lie in source/ beside it)
       settings    {"native_form": "auto"|"none"|"llama", "allow_remote_code": false}
-out:  --weights   <results>/models/<model>/weights/: files linked where they can stay as they are;
+out:  --weights   <results>/models/<model>/weights/: files taken as they are where that is native;
                   InternLM2 and InternLM2.5 are rewritten into Llama's layout (auto, llama)
       --manifest  {schema, model, source, hub, revision, native_form (llama | null), license,
                    parameters, torch_dtype, remote_code, files [{path, size, sha256}], digest}
@@ -27,6 +27,7 @@ from sftflow import cli, internlm2, jsonio, weights
 from sftflow.cli import UserError
 
 INDEX = "model.safetensors.index.json"
+LINKED = 1 << 24  # bytes from which on a file is linked, not copied
 
 
 def optional_json(path: Path) -> dict:
@@ -94,9 +95,15 @@ def chosen_form(source: Path, config: dict, settings: dict) -> str | None:
     return "llama" if rewrite else None
 
 
-def link(file: Path, target: Path) -> None:
-    """The same file under another name, without a copy."""
+def take(file: Path, target: Path) -> None:
+    """The same content under another name: large files as links, small ones as copies.
+
+    A copy of a config or tokenizer costs nothing, and no tool can change the user's own through it.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
+    if file.stat().st_size < LINKED:
+        shutil.copyfile(file, target)
+        return
     try:
         os.link(file.resolve(), target)
     except OSError:  # another disk
@@ -106,7 +113,7 @@ def link(file: Path, target: Path) -> None:
 def keep(
     source: Path, folder: Path, known: dict[str, str], allow_remote_code: bool
 ) -> dict[str, str]:
-    """Link a native model's files; give {path: sha256}. auto_map is taken out of its configs."""
+    """Take a native model's files; give {path: sha256}. auto_map is taken out of its configs."""
     hashes = {}
     for name, sha in known.items():
         file = source / name
@@ -118,7 +125,7 @@ def keep(
         elif file.suffix == ".py" and not allow_remote_code:
             continue
         else:
-            link(file, folder / name)
+            take(file, folder / name)
         hashes[name] = sha
     return hashes
 
@@ -158,7 +165,7 @@ def rewrite(source: Path, folder: Path, config: dict) -> dict[str, str]:
     write_tokenizer(source, folder, special)
     for name in ("README.md", "LICENSE"):
         if (source / name).is_file():
-            link(source / name, folder / name)
+            take(source / name, folder / name)
     return hashes
 
 
@@ -168,7 +175,7 @@ def write_tokenizer(source: Path, folder: Path, special: dict[int, str]) -> None
             str(folder / "tokenizer.json")
         )
     elif (source / "tokenizer.json").is_file():
-        link(source / "tokenizer.json", folder / "tokenizer.json")
+        take(source / "tokenizer.json", folder / "tokenizer.json")
     else:
         raise UserError(f"{source}: neither tokenizer.model nor tokenizer.json")
 

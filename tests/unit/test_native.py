@@ -263,12 +263,15 @@ def native(folder: Path, **config) -> Path:
     return folder
 
 
-def test_a_native_model_is_linked_not_copied(tmp_path):
+def test_a_native_models_weights_are_linked_and_its_configs_copied(tmp_path, monkeypatch):
     source = native(tmp_path / "llama")
+    monkeypatch.setattr(native_model, "LINKED", 100)
     manifest = convert(tmp_path / "out", source)
     assert manifest["native_form"] is None and manifest["parameters"] == 16
-    linked = tmp_path / "out/weights/model.safetensors"
-    assert os.path.samefile(linked, source / "model.safetensors")
+    folder = tmp_path / "out/weights"
+    assert os.path.samefile(folder / "model.safetensors", source / "model.safetensors")
+    assert not os.path.samefile(folder / "config.json", source / "config.json")
+    assert manifest["files"] == jsonio.tree_files(folder)
 
 
 def test_pickle_weights_are_refused_unless_allowed(tmp_path):
