@@ -2,10 +2,10 @@
 
     python -P deploy.py <arguments of swift deploy>      with SFTFLOW_PORT and SFTFLOW_KEY set
 
-It is ms-swift's own SwiftDeploy, with three differences: it shares the port that is held for it,
+It is ms-swift's own SwiftDeploy, with these differences: it shares the port that is held for it,
 where `swift deploy` moves to another one silently when the port is taken; the API key comes from
-the environment, where `swift deploy` wants it as an argument and prints it; and GET /v1/session
-tells what only this process knows (seconds, memory, versions).
+the environment, where `swift deploy` wants it as an argument and prints it; GET /v1/session tells
+what only this process knows (seconds, memory, versions); and batches are full (see `fill_batches`).
 """
 
 import os
@@ -14,6 +14,7 @@ import time
 BEGUN = time.monotonic()
 KEY = os.environ.pop("SFTFLOW_KEY")
 PORT = int(os.environ.pop("SFTFLOW_PORT"))
+LINGER = 0.05  # seconds without a new request after which a batch is closed
 
 import resource  # noqa: E402
 import socket  # noqa: E402
@@ -26,6 +27,25 @@ from swift.pipelines.infer.deploy import SwiftDeploy  # noqa: E402
 IMPORTED = time.monotonic()
 
 
+def fill_batches(engine) -> None:
+    """Let a batch wait while requests still arrive, up to its size.
+
+    ms-swift takes whatever lies in its queue the moment it is free. A batch is answered as a whole,
+    so the next questions come together a moment later: the first of them would be taken alone, and
+    all others would wait for it.
+    """
+    fetch = engine._fetch_infer_requests
+
+    def fetch_together():
+        before = 0
+        while before < (waiting := engine._queue.qsize()) < engine.max_batch_size:
+            before = waiting
+            time.sleep(LINGER)
+        return fetch()
+
+    engine._fetch_infer_requests = fetch_together
+
+
 class Deploy(SwiftDeploy):
     """SwiftDeploy on 127.0.0.1:PORT, opened only by KEY."""
 
@@ -33,6 +53,7 @@ class Deploy(SwiftDeploy):
         self.loaded = time.monotonic()
         self.args.api_key = KEY  # after ms-swift has logged its arguments
         super()._install_auth_middleware()
+        fill_batches(self.infer_engine)
         self.app.get("/v1/session")(self.session)
 
     async def session(self) -> dict:

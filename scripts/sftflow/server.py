@@ -228,6 +228,7 @@ def environment(spec: Spec) -> dict[str, str]:
         "USE_HF": "1",  # ms-swift asks ModelScope's hub otherwise
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUNBUFFERED": "1",
+        "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin on shared cores stop one another
     }
     if spec.threads:
         env["OMP_NUM_THREADS"] = str(spec.threads)
