@@ -20,6 +20,18 @@ LIMITS = (10, 50, 100, 200, 500)  # questions per subset, beside the config's ow
 DISCORDANCE = 0.25  # assumed share of questions on which baseline and candidate differ
 TARGETS = (0.10, 0.05, 0.03)  # differences for which the needed number of questions is given
 GPU = "H100"  # where none is asked for: the card that hours are estimated for
+CARDS = {  # memory (GiB) and compute capability of the cards whose rate training.PEAK_FLOPS knows
+    "H200": (141, [9, 0]),
+    "H100": (80, [9, 0]),
+    "H800": (80, [9, 0]),
+    "H20": (96, [9, 0]),
+    "A100": (80, [8, 0]),
+    "A800": (80, [8, 0]),
+    "L40S": (48, [8, 9]),
+    "A10": (24, [8, 6]),
+    "RTX 4090": (24, [8, 9]),
+    "RTX 3090": (24, [8, 6]),
+}
 UTILISATION = 0.4  # assumed share of the card's data-sheet rate that goes into useful FLOPs
 
 
@@ -71,8 +83,9 @@ def plan_table(study: dict, results: Results, gpu: str) -> tables_text.Table:
             "questions (assumed; unconditional power, Duffy 1984).",
             f"Questions needed to detect a difference of {needed}.",
             f"Time is for one {gpu} at {percent(UTILISATION)} % of its data-sheet bf16 rate in "
-            "useful FLOPs (assumed), without start-up and validation. Memory is estimated from the "
-            "model's shape without gradient checkpointing, which is used where that does not fit.",
+            "useful FLOPs (assumed; half as long again with gradient checkpointing), without "
+            "start-up and validation. Memory is estimated from the model's shape, with what `auto` "
+            "would choose on that card.",
             f"What is not known before data and models are fetched is {NONE}.",
         ],
     )
@@ -180,21 +193,11 @@ def run_row(study: dict, results: Results, name: str, gpu: str) -> dict:
     rows = receipt and receipt["train_rows"]
     epochs = settings["num_train_epochs"]
     tokens = fit and round(fit["tokens"]["train"] * epochs)
-    memory, seconds = None, None
     manifest = results.read(f"models/{run['model']}/manifest.json")
     shape = results.read(f"models/{run['model']}/weights/config.json")
+    memory, seconds = None, None
     if fit and manifest and shape and settings["device"] != "cpu":
-        parameters = manifest["parameters"]
-        positions = training.largest_micro_batch(
-            fit, settings["per_device_train_batch_size"], padded=True
-        )
-        memory = training.memory_gib(
-            shape, parameters, settings, positions,
-            checkpointing=False, liger=True, fused_lora=False,
-        )  # fmt: skip
-        trainable = training.trainable_parameters(shape, parameters, settings)
-        useful = training.useful_flops(parameters, trainable, tokens)
-        seconds = useful / (training.PEAK_FLOPS[gpu] * UTILISATION * settings["gpus"])
+        memory, seconds = cost(settings, shape, manifest["parameters"], fit, gpu)
     record = results.read(f"runs/{name}/training.json")
     done = NONE
     if record:
@@ -212,6 +215,27 @@ def run_row(study: dict, results: Results, name: str, gpu: str) -> dict:
         "Memory": number(memory, 0, "GiB"),
         "Trained": done,
     }
+
+
+def cost(settings: dict, shape: dict, parameters: int, fit: dict, gpu: str) -> tuple[float, float]:
+    """(GiB, seconds) of a training on one kind of card, with what `auto` would choose there."""
+    size, capability = CARDS[gpu]
+    hardware = {"kind": "cuda", "cores": 8, "memory_gib": size, "capability": capability}
+    chosen = training.choose(settings, shape, parameters, fit, hardware)
+    chosen = {name: choice["value"] for name, choice in chosen.items()}
+    batch = settings["per_device_train_batch_size"]
+    memory = training.memory_gib(
+        shape, parameters, settings,
+        training.largest_micro_batch(fit, batch, padded=not chosen["padding_free"]),
+        checkpointing=chosen["gradient_checkpointing"],
+        liger=chosen["use_liger_kernel"],
+        fused_lora=chosen["fused_lora"],
+    )  # fmt: skip
+    trainable = training.trainable_parameters(shape, parameters, settings)
+    tokens = fit["tokens"]["train"] * settings["num_train_epochs"]
+    useful = training.useful_flops(parameters, trainable, tokens)
+    seconds = useful / (training.PEAK_FLOPS[gpu] * UTILISATION * settings["gpus"])
+    return memory, seconds * (1.5 if chosen["gradient_checkpointing"] else 1.0)
 
 
 def cached_rows(study: dict, results: Results) -> list[dict]:
