@@ -9,8 +9,8 @@ from sftflow import cli, config, stale, stats, tables_cells, tables_text
 from sftflow.jsonio import write_json, write_jsonl
 
 SHAPE = {
-    "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32,
-    "num_key_value_heads": 8, "num_hidden_layers": 32, "vocab_size": 92544,
+    "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336, "vocab_size": 92544,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "num_hidden_layers": 32,
 }  # fmt: skip
 
 
