@@ -384,3 +384,15 @@ def test_a_small_checkpoint_of_the_same_kind_converts(tmp_path):
     tokenizer = jsonio.read_json(folder / "tokenizer.json")
     assert tokenizer["model"]["vocab"]["<|im_start|>"] == 2399
     assert len(tokenizer["model"]["vocab"]) == 2400
+    code = """
+import json, sys, sentencepiece
+from tokenizers import Tokenizer
+fast = Tokenizer.from_file(sys.argv[1] + "/weights/tokenizer.json")
+original = sentencepiece.SentencePieceProcessor(model_file=sys.argv[1] + "/source/tokenizer.model")
+texts = open(sys.argv[2], encoding="utf-8").read().splitlines()
+same = [fast.encode(t, add_special_tokens=False).ids == original.encode(t) for t in texts]
+print(json.dumps([len(same), all(same)]))
+"""
+    command = [SWIFT, "-c", code, tmp_path / "out", ROOT / "config/demo/dialogues.jsonl"]
+    count, same = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    assert count > 100 and same
