@@ -1,5 +1,6 @@
 """What lies in results/: scores by subject and benchmark, and whether they may be used."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 from sftflow import stale, stats
 from sftflow.cli import UserError
 from sftflow.jsonio import read_json
-from sftflow.tables_text import MISSING, STALE
+from sftflow.tables_text import MISSING, STALE, label
 
 # {(suite, subject): {"micro" | "macro": (mean, bootstrap draws of it)}}
 Draws = dict[tuple[str, str], dict[str, tuple[float, np.ndarray]]]
@@ -91,6 +92,13 @@ def item_scores(score: dict) -> np.ndarray:
     if isinstance(scores, str):
         return np.frombuffer(scores.encode(), np.uint8).astype(float) - ord("0")
     return np.asarray(scores, float)
+
+
+def measured(study: dict, benchmark: str, cells: Iterable[Cell | None]) -> str:
+    """The benchmark's label, with the metric where that is not accuracy."""
+    metrics = {cell.score["metric"] for cell in cells if cell and cell.score} - {"accuracy"}
+    name = label(study, "benchmarks", benchmark)
+    return f"{name} ({', '.join(sorted(metrics))})" if metrics else name
 
 
 def incomplete(cells: list[Cell]) -> str | None:

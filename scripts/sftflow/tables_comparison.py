@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from sftflow import stats
-from sftflow.tables_cells import Cell, Draws, asked, incomplete, item_scores, seed_groups
+from sftflow.tables_cells import Cell, Draws, asked, incomplete, item_scores, measured, seed_groups
 from sftflow.tables_text import NONE, Table, confidence_text, label, link, p_value, percent, points
 
 
@@ -14,7 +14,9 @@ def comparison_table(study: dict, cells: dict, draws: Draws) -> Table:
         {
             "Baseline": row["baseline"],
             "Candidate": row["candidate"],
-            "Benchmark": label(study, "benchmarks", row["benchmark"]),
+            "Benchmark": measured(
+                study, row["benchmark"], [cells.get((row["candidate"], row["benchmark"]))]
+            ),
             "n": row.get("n", NONE),
             "Baseline score": _linked(row, "baseline"),
             "Candidate score": _linked(row, "candidate"),

@@ -13,6 +13,7 @@ from sftflow.tables_text import (
     duration,
     flat,
     gibibytes,
+    headings,
     label,
     link,
     number,
@@ -121,12 +122,13 @@ def chat_table(study: dict, results: Results) -> Table:
         for prompt in study["prompts"]
         for name in subjects
     ]
+    columns = headings(study, "subjects", subjects)
     texts = {(row["prompt"], row["subject"]): row.get("answer", MISSING) for row in rows}
     if len(subjects) <= WIDE:
         frame = pd.DataFrame(
             {
                 "Prompt": prompt,
-                **{label(study, "subjects", name): texts[prompt, name] for name in subjects},
+                **{heading: texts[prompt, name] for name, heading in columns.items()},
             }
             for prompt in study["prompts"]
         )
@@ -292,6 +294,7 @@ def example_frame(study: dict, overlap: dict[str, dict | None]) -> pd.DataFrame:
 def sweep_table(study: dict, results: Results, cells: dict) -> Table:
     """Each point of a sweep against its scores."""
     benchmarks = asked(study)
+    columns = headings(study, "benchmarks", benchmarks)
     rows, data = [], []
     for name, run in study["runs"].items():
         if not run["sweep"]:
@@ -307,7 +310,7 @@ def sweep_table(study: dict, results: Results, cells: dict) -> Table:
                 "Final loss": number(record.get("final_loss"), 4),
                 "Validation loss": number(record.get("validation_loss"), 4),
                 **{
-                    label(study, "benchmarks", b): cell_text(cell) if cell else "not evaluated"
+                    columns[b]: cell_text(cell) if cell else "not evaluated"
                     for b, cell in found.items()
                 },
             }

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from sftflow import stats
-from sftflow.tables_cells import Cell, Draws, incomplete, seed_groups
+from sftflow.tables_cells import Cell, Draws, incomplete, measured, seed_groups
 from sftflow.tables_text import (
     MISSING,
     NONE,
@@ -12,6 +12,7 @@ from sftflow.tables_text import (
     WIDE,
     Table,
     confidence_text,
+    headings,
     label,
     link,
     percent,
@@ -36,7 +37,8 @@ def suite_table(study: dict, suite: str, cells: dict, draws: Draws, references: 
     return Table(
         suite,
         f"Suite {suite}",
-        f"Accuracy in percent with {confidence_text(study)} interval.",
+        "Accuracy, or the metric named with the benchmark, in percent with "
+        f"{confidence_text(study)} interval.",
         sections,
         pd.DataFrame(rows),
         SCORE_NOTES + reference_notes(study, chosen, references) + stale_notes(chosen),
@@ -92,7 +94,7 @@ def score_rows(study: dict, cell: Cell, references: dict) -> list[dict]:
     """One raw row for the whole benchmark, and one per subset where there are several."""
     settings = study["benchmarks"][cell.benchmark]
     base = {
-        "benchmark": label(study, "benchmarks", cell.benchmark),
+        "benchmark": measured(study, cell.benchmark, [cell]),
         "subset": "all",
         "subject": cell.subject,
         "state": cell.state,
@@ -194,25 +196,25 @@ def side_by_side(
     study: dict, benchmarks: list[str], subjects: list[str], cells: dict
 ) -> pd.DataFrame:
     """Few subjects are columns, as a reader compares them; many are rows."""
-    if len(subjects) <= WIDE:
-        rows = []
-        for benchmark in benchmarks:
-            sizes = {c.score["n"] for s in subjects if (c := cells[s, benchmark]).score}
-            row = {
-                "Benchmark": label(study, "benchmarks", benchmark),
-                "n": " / ".join(map(str, sorted(sizes))) or NONE,
+    subject_headings = headings(study, "subjects", subjects)
+    if len(subjects) > WIDE:
+        columns = headings(study, "benchmarks", benchmarks)
+        return pd.DataFrame(
+            {"Subject": heading, **{columns[b]: cell_text(cells[subject, b]) for b in benchmarks}}
+            for subject, heading in subject_headings.items()
+        )
+    rows = []
+    for benchmark in benchmarks:
+        mine = {subject: cells[subject, benchmark] for subject in subjects}
+        sizes = sorted({cell.score["n"] for cell in mine.values() if cell.score})
+        rows.append(
+            {
+                "Benchmark": measured(study, benchmark, mine.values()),
+                "n": " / ".join(map(str, sizes)) or NONE,
+                **{subject_headings[subject]: cell_text(cell) for subject, cell in mine.items()},
             }
-            for subject in subjects:
-                row[label(study, "subjects", subject)] = cell_text(cells[subject, benchmark])
-            rows.append(row)
-        return pd.DataFrame(rows)
-    return pd.DataFrame(
-        {
-            "Subject": label(study, "subjects", subject),
-            **{label(study, "benchmarks", b): cell_text(cells[subject, b]) for b in benchmarks},
-        }
-        for subject in subjects
-    )
+        )
+    return pd.DataFrame(rows)
 
 
 def suite_mean_frame(study: dict, suite: str, cells: dict, draws: Draws) -> pd.DataFrame:
@@ -246,7 +248,7 @@ def seed_frame(study: dict, benchmarks: list[str], cells: dict) -> pd.DataFrame:
             rows.append(
                 {
                     "Run": group,
-                    "Benchmark": label(study, "benchmarks", benchmark),
+                    "Benchmark": measured(study, benchmark, found),
                     "Seeds": f"{len(scores)} of {len(found)}",
                     "Mean": percent(np.mean(scores)) if scores else NONE,
                     "SD between seeds": percent(np.std(scores, ddof=1)) if several else NONE,

@@ -1,6 +1,7 @@
 """How tables look: numbers as a reader reads them, pipe tables, one page per table."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -88,6 +89,13 @@ def pick(record: dict | None, path: str) -> object:
 def label(study: dict, kind: str, name: str) -> str:
     """What a person reads for a benchmark or subject: its label."""
     return study[kind][name]["label"] or name
+
+
+def headings(study: dict, kind: str, names: Iterable[str]) -> dict[str, str]:
+    """Labels that serve as column headings: with the name where two labels are the same."""
+    labels = {name: label(study, kind, name) for name in names}
+    count = Counter(labels.values())
+    return {name: text if count[text] == 1 else f"{text} ({name})" for name, text in labels.items()}
 
 
 def link(path: str, text: str = "json") -> str:

@@ -342,3 +342,27 @@ def test_scores_of_samples_in_a_file_are_those_of_the_tables(results):
     found = read_json(results / "scores/tuned/mmlu.json")
     again = score.score(list(read_jsonl(results / found["samples"])), None, 0.95)
     assert again["score"] == found["score"]
+
+
+def test_subjects_with_one_label_stay_two_columns(results):
+    change_study(results, runs={"tuned": {**made_up.RAW["runs"]["tuned"], "label": "Base 1B"}})
+    columns = section(build(results, "general")["general"], "Side by side")[0].keys()
+    assert {"Base 1B (base)", "Base 1B (tuned)"} <= columns
+
+
+def test_another_metric_than_accuracy_is_named(tmp_path):
+    own = {"preset": "general_qa", "source": "q", "subsets": ["all"]}
+    raw = made_up.RAW | {"benchmarks": {"essay": own}, "suites": {"writing": ["essay"]}}
+    study = config.load(raw)
+    for subject in ("base", "tuned"):
+        records = [made_up.sample(i, True, "all", None, score=i / 20) for i in range(20)]
+        session = made_up.write_session(tmp_path, study, subject, "writing", {"essay": records})
+        evaluation = read_json(session)
+        evaluation["benchmarks"]["essay"]["metric"] = "Rouge-L"
+        write_json(session, evaluation)
+        made_up.write_scores(tmp_path, session)
+    write_json(tmp_path / "study.json", study)
+    found = build(tmp_path, "writing", "comparison")
+    assert section(found["writing"], "Side by side")[0]["Benchmark"] == "essay (Rouge-L)"
+    assert section(found["writing"], "Details")[0]["Macro-F1"] == tables_text.NONE
+    assert section(found["comparison"], "Benchmarks")[0]["p"] == "1.0000"
