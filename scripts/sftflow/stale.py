@@ -30,7 +30,8 @@ def checker(study: dict, read: Read) -> Callable[[str, str, dict], list[str]]:
         was = score["provenance"]
         weights, training = of_subject(subject)
         now = {"weights": weights, **asking(study, read, subject, benchmark)}
-        found = list(training)
+        confidence = study["statistics"]["confidence"]
+        found = training + differences("confidence", score["confidence"], confidence)
         for part, value in now.items():
             if value is not None:
                 found += differences(part, was[part], value)

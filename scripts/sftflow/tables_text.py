@@ -44,11 +44,15 @@ def points(difference: float | None, interval: Iterable[float] | None) -> str:
     """`+12.0 [+3.1, +20.4]`, in percentage points."""
     if difference is None:
         return NONE
-    text = f"{100 * difference:+.1f}"
+    text = _signed(difference)
     if interval is None:
         return text
     low, high = interval
-    return f"{text} [{100 * low:+.1f}, {100 * high:+.1f}]"
+    return f"{text} [{_signed(low)}, {_signed(high)}]"
+
+
+def _signed(share: float) -> str:
+    return f"{round(100 * share, 1) + 0.0:+.1f}"  # + 0.0: never -0.0
 
 
 def p_value(p: float | None) -> str:

@@ -105,6 +105,7 @@ def test_nothing_at_all_still_gives_tables(tmp_path):
         ({"benchmarks": {**made_up.RAW["benchmarks"], "mmlu": {
             **made_up.RAW["benchmarks"]["mmlu"], "shots": 5}}}, "settings.shots: 0 → 5"),
         ({"serving": {"torch_dtype": "float16"}}, "backend.dtype: auto → float16"),
+        ({"statistics": {"confidence": 0.9}}, "confidence: 0.95 → 0.9"),
     ],
 )  # fmt: skip
 def test_a_score_of_another_config_is_stale_and_not_mixed_in(results, changes, reason):
