@@ -232,6 +232,12 @@ def model_row(study: dict, results: Results, name: str) -> dict:
     }
 
 
+ROWS = 60  # of a table in the report; the files in tables/ have all
+MORE = {
+    "en": "… {} more rows in results/tables/.",
+    "zh": "… 其余 {} 行见 results/tables/。",
+}
+
 PACKAGES = (
     "ms-swift", "torch", "transformers", "peft", "liger-kernel", "vllm", "evalscope", "swanlab",
 )  # fmt: skip
@@ -423,21 +429,29 @@ def page(language: str, found: dict) -> str:
         loader=jinja2.FileSystemLoader(TEMPLATES), trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined, keep_trailing_newline=True,
     )  # fmt: skip
-    environment.filters["table"] = lambda frame: tables_text.markdown(translate(frame, language))
-    environment.filters["upright"] = lambda frame: tables_text.markdown(upright(frame, language))
+    environment.filters["table"] = lambda frame: shown(translate(frame, language), language)
+    environment.filters["upright"] = lambda frame: shown(upright(frame, language), language)
     environment.filters["percent"] = tables_text.percent
     environment.filters["duration"] = tables_text.duration
     text = environment.get_template(f"report.{language}.md.j2").render(**found, none=NONE)
     return re.sub(r"\n{3,}", "\n\n", text)
 
 
+def shown(frame: pd.DataFrame, language: str) -> str:
+    """A table for a reader: of many rows the first, and where the others are."""
+    if len(frame) <= ROWS:
+        return tables_text.markdown(frame)
+    more = MORE[language].format(len(frame) - ROWS)
+    return f"{tables_text.markdown(frame.head(ROWS))}\n\n{more}"
+
+
 def translate(frame: pd.DataFrame, language: str) -> pd.DataFrame:
     if language != "zh":
         return frame
-    shown = frame.map(chinese)
+    renamed = frame.map(chinese)
     for column in CHINESE_CELLS.keys() & set(frame.columns):
-        shown[column] = shown[column].replace(CHINESE_CELLS[column])
-    return shown.rename(columns=CHINESE)
+        renamed[column] = renamed[column].replace(CHINESE_CELLS[column])
+    return renamed.rename(columns=CHINESE)
 
 
 def chinese(value: object) -> object:
@@ -451,9 +465,9 @@ def upright(frame: pd.DataFrame, language: str) -> pd.DataFrame:
     """A table of few wide rows turned on its side: one column per row."""
     if frame.empty or len(frame) > tables_text.WIDE:
         return translate(frame, language)
-    shown = translate(frame, language)
-    turned = shown.set_index(shown.columns[0]).T.fillna(NONE)
-    return turned.rename_axis(columns=None).reset_index(names=shown.columns[0])
+    wide = translate(frame, language)
+    turned = wide.set_index(wide.columns[0]).T.fillna(NONE)
+    return turned.rename_axis(columns=None).reset_index(names=wide.columns[0])
 
 
 NAMES = {"zh": "中文", "en": "English"}
