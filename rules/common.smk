@@ -274,7 +274,11 @@ base_models = list(study["models"])
 used_datasets = sorted({run["dataset"] for run in study["runs"].values()})
 
 study_text = json.dumps(
-    {key: value for key, value in study.items() if key not in ("stage", "software", "resources", "pathvars")},
+    {
+        key: value
+        for key, value in study.items()
+        if key not in ("stage", "software", "resources", "pathvars")
+    },
     ensure_ascii=False,
     indent=2,
 )
@@ -298,27 +302,17 @@ def table_files(*names: str) -> list[str]:
     return [page(name) for name in names] + [f"<results>/tables/{name}.csv" for name in names]
 
 
-# Programs and modules that compute what stands in tables.
-SCORE_PROGRAMS = ["scripts/score.py", "scripts/sftflow/stats.py"]
+def programs(*patterns: str) -> list[str]:
+    """Programs and modules that compute what stands in tables and reports."""
+    return sorted(str(path) for pattern in patterns for path in Path("scripts").glob(pattern))
 
-TABLE_PROGRAMS = [
-    "scripts/tables.py",
-    "scripts/sftflow/tables.py",
-    "scripts/sftflow/tables_cells.py",
-    "scripts/sftflow/tables_comparison.py",
-    "scripts/sftflow/tables_records.py",
-    "scripts/sftflow/tables_scores.py",
-    "scripts/sftflow/tables_text.py",
-    "scripts/sftflow/stats.py",
-    "scripts/sftflow/stale.py",
-]
 
-REPORT_PROGRAMS = [
-    "scripts/report.py",
-    "scripts/sftflow/figures.py",
-    "scripts/templates/report.en.md.j2",
-    "scripts/templates/report.html.j2",
-    "scripts/templates/report.zh.md.j2",
-]
+SCORE_PROGRAMS = programs("score.py", "sftflow/stats.py")
+
+TABLE_PROGRAMS = programs("tables.py", "sftflow/tables*.py", "sftflow/stats.py", "sftflow/stale.py")
+
+PLAN_PROGRAMS = programs("plan.py", "sftflow/stats.py", "sftflow/tables*.py")
+
+REPORT_PROGRAMS = programs("report.py", "sftflow/figures.py", "templates/*")
 
 FIGURES = ["loss", "learning_rate", "scores", "token_lengths"]

@@ -30,7 +30,7 @@ rule plan:
         reported("models/{model}/manifest.json", model=base_models),
         reported("benchmarks/{benchmark}/manifest.json", benchmark=asked),
         study="<results>/study.json",
-        programs=["scripts/plan.py", "scripts/sftflow/stats.py"],
+        programs=PLAN_PROGRAMS,
     output:
         table_files("plan"),
     log:

@@ -1,0 +1,217 @@
+"""The demo, end to end, with the real tools: what README promises, and what is made again when."""
+
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+from conftest import copy_workflow, run_snakemake
+from statsmodels.stats.contingency_tables import mcnemar
+from test_planning import jobs
+
+pytestmark = pytest.mark.slow
+
+BASE, TUNED = "tiny", "tiny-sft"
+TABLES = "training inference general psychology comparison chat data sweep plan".split()
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory) -> SimpleNamespace:
+    """A fresh copy in which `snakemake --cores 2` has run once."""
+    folder = copy_workflow(tmp_path_factory.mktemp("demo"))
+    return SimpleNamespace(folder=folder, results=folder / "results", run=run_snakemake(folder))
+
+
+@pytest.fixture
+def edited(demo) -> Iterator:
+    """Edit files of the demo for one test; they are put back after it."""
+    before: dict[Path, bytes] = {}
+
+    def edit(name: str, change) -> None:
+        path = demo.folder / name
+        before[path] = path.read_bytes()
+        path.write_text(change(path.read_text(encoding="utf-8")), encoding="utf-8")
+
+    yield edit
+    for path, content in before.items():
+        path.write_bytes(content)
+
+
+def in_config(change):
+    """An edit of the YAML config by a function that changes it in place."""
+
+    def edit(text: str) -> str:
+        config = yaml.safe_load(text)
+        change(config)
+        return yaml.safe_dump(config, allow_unicode=True)
+
+    return edit
+
+
+def suites(demo) -> dict[str, list[str]]:
+    return json.loads((demo.results / "study.json").read_text(encoding="utf-8"))["suites"]
+
+
+def score(demo, subject: str, benchmark: str) -> dict:
+    path = demo.results / "scores" / subject / f"{benchmark}.json"
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def right(demo, subject: str, benchmark: str) -> dict[str, float]:
+    """Score of every question, by its identity."""
+    path = demo.results / score(demo, subject, benchmark)["samples"]
+    rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    return {row["id"]: row["score"] for row in rows}
+
+
+def content(folder: Path, pattern: str) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.glob(pattern)}
+
+
+def test_one_command_makes_every_output(demo):
+    """Exit 0, and every path of results/README.md is there."""
+    assert demo.run.returncode == 0, demo.run.stdout[-6000:]
+    names = [
+        *("environments/swift.json", "environments/evalscope.json"),
+        *(f"datasets/psychology/{name}" for name in ("train.jsonl", "validation.jsonl")),
+        *("datasets/psychology/receipt.json", f"models/{BASE}/manifest.json"),
+        *(f"runs/{TUNED}/{name}.json" for name in ("receipt", "training", "adapter", "merged")),
+        *(f"subjects/{s}/{name}.json" for s in (BASE, TUNED) for name in ("readiness", "chat")),
+        *(f"tables/{name}.{form}" for name in TABLES for form in ("md", "csv")),
+        *("report/report.zh.md", "report/report.en.md", "report/report.html"),
+    ]
+    for suite, benchmarks in suites(demo).items():
+        names += [f"evaluations/{s}/{suite}.json" for s in (BASE, TUNED)]
+        names += [f"benchmarks/{b}/manifest.json" for b in benchmarks]
+        names += [f"scores/{s}/{b}.json" for s in (BASE, TUNED) for b in benchmarks]
+    missing = [name for name in names if not (demo.results / name).exists()]
+    assert not missing
+
+
+def test_progress_can_be_seen(demo):
+    """Someone who waits must see how far training and evaluation are, and when they end."""
+    for label in (f"train {TUNED}", f"evaluate {BASE} psychology"):
+        lines = [line for line in demo.run.stdout.splitlines() if line.startswith(label)]
+        assert any("ETA" in line and "/" in line for line in lines), label
+
+
+def test_tables_hold_numbers_for_base_and_tuned(demo):
+    """An empty cell in a report's table is what this workflow is there to end."""
+    with open(demo.results / "tables/psychology.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    for subject in (BASE, TUNED):
+        mine = [row for row in rows if row["subject"] == subject]
+        assert {row["benchmark"] for row in mine} == set(suites(demo)["psychology"])
+        assert all(0 <= float(row["score"]) <= 1 and int(row["n"]) > 0 for row in mine)
+    for name in ("training", "inference", "general", "comparison"):
+        page = (demo.results / f"tables/{name}.md").read_text(encoding="utf-8")
+        assert "not evaluated" not in page and "missing" not in page, name
+
+
+def test_tuned_beats_base_on_what_it_was_taught(demo):
+    """A real effect: paired by question over the psychology suite, exact, two-sided."""
+    fixed = broken = 0
+    for benchmark in suites(demo)["psychology"]:
+        before, after = right(demo, BASE, benchmark), right(demo, TUNED, benchmark)
+        assert before.keys() == after.keys()
+        fixed += sum(after[key] > before[key] for key in before)
+        broken += sum(after[key] < before[key] for key in before)
+    assert fixed > broken
+    assert mcnemar([[0, broken], [fixed, 0]], exact=True).pvalue < 0.05
+
+
+def test_no_question_is_a_training_row(demo):
+    """An effect that comes from training on the test would be a lie."""
+    rows = (demo.folder / "config/demo/dialogues.jsonl").read_text(encoding="utf-8").splitlines()
+    taught = {turn["value"] for row in rows for turn in json.loads(row)["conversations"]}
+    for path in (demo.folder / "config/demo/benchmarks").rglob("*.jsonl"):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            question = json.loads(line)["question"]
+            assert not any(question in said for said in taught), f"{path.name}: {question}"
+
+
+def test_a_second_run_has_nothing_to_do(demo):
+    again = run_snakemake(demo.folder)
+    assert again.returncode == 0
+    assert "Nothing to be done" in again.stdout
+
+
+@pytest.mark.parametrize("program", ["scripts/tables.py", "scripts/sftflow/tables_text.py"])
+def test_an_edited_table_script_rebuilds_tables_only(demo, edited, program):
+    edited(program, lambda text: text + "\n# edited\n")
+    planned = run_snakemake(demo.folder, "-n")
+    allowed = {"data", "train", "tables", "report", "all", "total"}
+    assert "tables" in jobs(planned.stdout) and set(jobs(planned.stdout)) <= allowed
+
+
+def test_edited_training_settings_leave_other_subjects_alone(demo, edited):
+    """A changed learning rate must cost one training, not the evaluation of every model."""
+
+    def change(config):
+        config["runs"][TUNED]["training"] = {"learning_rate": 1e-5}
+
+    edited("config/config.yaml", in_config(change))
+    planned = run_snakemake(demo.folder, "-n")
+    count = jobs(planned.stdout)
+    assert count["train_run"] == count["merge_run"] == count["serve_subject"] == 1
+    assert count["evaluate_suite"] == len(suites(demo))
+    for message in (f"Serving {BASE} alone", f"Asking {BASE} the", f"Scoring {BASE} on"):
+        assert message not in planned.stdout
+
+
+def test_edited_benchmark_is_asked_again_and_no_other(demo, edited):
+    """Answers cost GPU hours: one benchmark's limit must not ask the others again."""
+
+    def change(config):
+        config["benchmarks"]["super_gpqa"]["limit"] = 5
+
+    scores = content(demo.results, "scores/*/*.json")
+    answers = content(demo.results, "evaluations/*/*/answers.jsonl")
+    edited("config/config.yaml", in_config(change))
+    done = run_snakemake(demo.folder)
+    assert done.returncode == 0, done.stdout[-6000:]
+    assert score(demo, TUNED, "super_gpqa")["n"] == 5
+    now = content(demo.results, "scores/*/*.json")
+    changed = {name for name in scores if now[name] != scores[name]}
+    assert changed == {f"scores/{subject}/super_gpqa.json" for subject in (BASE, TUNED)}
+    kept = content(demo.results, "evaluations/*/*/answers.jsonl")
+    assert answers.items() <= kept.items()
+    assert len(kept) == len(answers) + 2  # five questions, of two subjects
+
+
+def test_settings_put_back_ask_nothing_and_give_the_same_scores(demo):
+    """Answers are found again by identity: no server is needed for what was asked before."""
+    answers = content(demo.results, "evaluations/*/*/answers.jsonl")
+    done = run_snakemake(demo.folder)
+    assert done.returncode == 0, done.stdout[-6000:]
+    assert content(demo.results, "evaluations/*/*/answers.jsonl") == answers
+    assert score(demo, TUNED, "super_gpqa")["n"] > 5
+
+
+def test_tables_from_cached_scores_alone(demo):
+    """On a laptop with results/ and nothing else, tables come out the same, byte for byte."""
+    pages = content(demo.results, "tables/*.csv")
+    for path in (demo.results / "tables").iterdir():
+        path.unlink()
+    done = run_snakemake(demo.folder, "tables", "--config", "stage=report")
+    assert done.returncode == 0, done.stdout[-6000:]
+    assert {name: pages[name] for name in content(demo.results, "tables/*.csv")} == content(
+        demo.results, "tables/*.csv"
+    )
+
+
+def test_trace_leads_from_a_cell_to_its_prompt(demo):
+    """Whoever doubts a number must be able to read the question and the answer behind it."""
+    shown = subprocess.run(
+        [sys.executable, "scripts/trace.py", TUNED, "mmlu", "--sample", "0"],
+        cwd=demo.folder,
+        capture_output=True,
+        text=True,
+    )
+    assert shown.returncode == 0, shown.stderr
+    assert "ANSWER" in shown.stdout and score(demo, TUNED, "mmlu")["identity"][:8] in shown.stdout
