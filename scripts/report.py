@@ -93,6 +93,7 @@ CHINESE = {
     "Seed": "随机种子",
     "Seeds": "种子数",
     "SD between seeds": "种子间标准差",
+    "Seeds better / worse": "更好 / 更差的种子数",
     "Setting": "参数",
     "Source": "来源",
     "Steps": "总步数",
