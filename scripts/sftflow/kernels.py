@@ -81,18 +81,26 @@ def allow_packing() -> None:
 # --- LoRA ----------------------------------------------------------------------------------------
 
 
-def dropped(x: torch.Tensor, p: float, seed: int, out: torch.Tensor | None = None) -> torch.Tensor:
-    """Dropout of `x` (scaled by 1 / (1 - p)) by a seed alone; added to `out` if that is given."""
+def dropped(x: torch.Tensor, p: float, seed: int) -> torch.Tensor:
+    """Dropout of x (rows, columns), scaled by 1 / (1 - p): the same mask for the same seed."""
     if p == 0:
-        return x if out is None else out.add_(x)
+        return x
     if x.is_cuda:
-        from sftflow.triton_dropout import dropout
+        from sftflow.triton_lora import dropout
 
-        return dropout(x.contiguous(), p, seed, out)
+        return dropout(x.contiguous(), p, seed)
     generator = torch.Generator().manual_seed(seed)
     keep = torch.empty(x.shape).bernoulli_(1 - p, generator=generator).to(x.dtype)
-    kept = x * keep / (1 - p)
-    return kept if out is None else out.add_(kept)
+    return x * keep / (1 - p)
+
+
+def add_dropped(out, a, b, p: float, seed: int) -> torch.Tensor:
+    """out += dropout(a @ b) with the mask of `dropped`, in place."""
+    if p and out.is_cuda:
+        from sftflow.triton_lora import add_dropped_product
+
+        return add_dropped_product(out, a.contiguous(), b.contiguous(), p, seed)
+    return out.add_(dropped(a @ b, p, seed))
 
 
 class LoraLinear(torch.autograd.Function):
@@ -119,7 +127,7 @@ class LoraLinear(torch.autograd.Function):
         db = (dy.T @ hidden).to(ctx.dtypes[1]).mul_(ctx.scale)
         dx = None
         if ctx.needs_input_grad[0]:
-            dx = dropped(d_hidden @ low_a, ctx.p, ctx.seed, out=dy @ weight)
+            dx = add_dropped(dy @ weight, d_hidden, low_a, ctx.p, ctx.seed)
         return dx, None, None, da, db, None, None, None
 
 
@@ -129,6 +137,7 @@ def fusable(layer: torch.nn.Module) -> bool:
         type(layer) is Linear
         and type(layer.get_base_layer()) is torch.nn.Linear
         and not layer.get_base_layer().weight.requires_grad
+        and layer.in_features % 8 == 0
         and not layer.fan_in_fan_out
         and len(layer.active_adapters) == len(layer.lora_A) == 1
         and not layer.lora_variant

@@ -203,6 +203,14 @@ def choose(training: dict, shape: dict, parameters: int, receipt: dict, hardware
         cuda and short and lora and not training.get("use_dora"),
         "fewer kernels, less memory, the same numbers" if cuda else "no CUDA",
     )
+    if training["torch_dtype"] == "bfloat16":
+        decide(
+            "bf16",
+            not fused,
+            "the fused layer casts by itself, autocast only costs time"
+            if fused
+            else "autocast: LoRA's matrices are float32",
+        )
     batch = training["per_device_train_batch_size"]
     if cuda:
         budget = training.get("max_memory_gib") or 0.9 * hardware["memory_gib"]

@@ -21,8 +21,9 @@ from pathlib import Path
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
+from sftflow import training  # noqa: E402
 from sftflow.jsonio import read_json, write_json, write_jsonl  # noqa: E402
-from sftflow.training import Events, choose, useful_flops  # noqa: E402
+from sftflow.training import Events, useful_flops  # noqa: E402
 
 SHAPES = {
     "7b": {  # InternLM2.5-7B
@@ -44,6 +45,8 @@ REPORT = {
     "warmup_ratio": 0.1, "max_length": 2048, "logging_steps": 20, "dataloader_num_workers": 8,
     "router_aux_loss_coef": 1e-3, "seed": 42, "data_seed": 42,
 }  # fmt: skip
+# the losses are compared with a quarter of the dialogues to a step, in two micro-batches
+FOUR_TWO = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
 PACKED = {"attn_impl": "varlen", "padding_free": True}
 # name → (starts from, what differs, LoRA fused); {} stands for nothing
 VARIANTS = {
@@ -57,12 +60,13 @@ VARIANTS = {
         False,
     ),
     "defaults": ("defaults", {}, True),
-    "defaults-peft-lora": ("defaults", {}, False),
+    "defaults-peft-lora": ("defaults", {"bf16": True}, False),
     "defaults-padded": ("defaults", {"attn_impl": "sdpa", "padding_free": False}, True),
     "defaults-checkpointing": ("defaults", {"gradient_checkpointing": True}, True),
     "defaults-no-liger": ("defaults", {"use_liger_kernel": False}, True),
     "defaults-autocast": ("defaults", {"bf16": True}, True),
-    "defaults-no-autocast": ("defaults", {"bf16": False}, True),
+    "report-losses": ("report", FOUR_TWO, False),
+    "defaults-losses": ("defaults", FOUR_TWO, True),
     "defaults-16x2": (
         "defaults",
         {"per_device_train_batch_size": 16, "gradient_accumulation_steps": 2},
@@ -77,13 +81,12 @@ VARIANTS = {
 
 
 def prepare(work: str, shape_name: str) -> None:
-    """Random weights, a tokenizer with one token per word, and the dialogues."""
+    """A configuration, a tokenizer with one token per word, and the dialogues."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     folder, shape = Path(work), SHAPES[shape_name]
-    torch.manual_seed(0)
     special = ["<unk>", "<pad>", "<s>", "<|im_start|>", "<|im_end|>"]
     words = special + [f"w{i}" for i in range(shape["vocab_size"] - len(special))]
     bare = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
@@ -93,13 +96,10 @@ def prepare(work: str, shape_name: str) -> None:
         eos_token="<|im_end|>",
     )  # fmt: skip
     config = LlamaConfig(
-        **shape, bos_token_id=2, eos_token_id=4, pad_token_id=1, dtype=torch.bfloat16
-    )
-    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-        torch.set_default_dtype(torch.bfloat16)
-        model = LlamaForCausalLM(config)
-        torch.set_default_dtype(torch.float32)
-    model.save_pretrained(folder / "weights", max_shard_size="4GB")
+        **shape, bos_token_id=2, eos_token_id=4, pad_token_id=1, dtype="bfloat16",
+        architectures=["LlamaForCausalLM"],
+    )  # fmt: skip
+    config.save_pretrained(folder / "weights")
     tokenizer.save_pretrained(folder / "weights")
 
     rng = random.Random(0)
@@ -121,14 +121,11 @@ def prepare(work: str, shape_name: str) -> None:
         return {"messages": messages}
 
     write_jsonl(folder / "train.jsonl", (dialogue() for _ in range(ROWS)))
-    write_json(
-        folder / "model.json",
-        {
-            "parameters": sum(p.numel() for p in model.parameters()),
-            "matmul": sum(p.numel() for p in model.parameters())
-            - model.get_input_embeddings().weight.numel(),
-        },
-    )
+    with torch.device("meta"):
+        model = LlamaForCausalLM(config)
+    everything = sum(p.numel() for p in model.parameters())
+    lookup = model.get_input_embeddings().weight.numel()
+    write_json(folder / "model.json", {"parameters": everything, "matmul": everything - lookup})
 
 
 def matrix_rate() -> float:
@@ -147,31 +144,54 @@ def matrix_rate() -> float:
     return 2 * 8192**3 / sorted(times[5:])[10]
 
 
-def flags(name: str, shape: dict, parameters: int, hardware: dict) -> dict:
-    """The ms-swift flags of a variant."""
+def flags(name: str, work: Path, shape: dict, parameters: int, hardware: dict) -> dict:
+    """The ms-swift file of a variant."""
     start, differs, _ = VARIANTS[name]
     out = dict(REPORT)
     if start == "defaults":
         receipt = {"tokens": {"mean": MEAN, "max": LONGEST}, "padded_share": 0.43}
-        choices = choose(REPORT, {**shape, "model_type": "llama"}, parameters, receipt, hardware)
-        out |= {k: choice["value"] for k, choice in choices.items() if k != "fused_lora"}
-    return out | differs
-
-
-def train(work: str, output: str, command: str, plugin: str, trace: str) -> None:
-    """One training; `trace`: a file for the profile of the tenth micro-batch, or nothing."""
-    os.environ["SFTFLOW_PLUGIN"] = plugin
-    from swift.pipelines import sft_main
-
-    if trace:
-        profile(Path(trace))
-    flags = json.loads(command) | {
+        shape = {**shape, "model_type": "llama"}
+        choices = training.choose(REPORT, shape, parameters, receipt, hardware)
+        out = training.command(
+            REPORT, choices, model={"model_type": "llama", "template": "chatml"}, gpus=1,
+            weights="", train="", validation=None, output="", plugin="", hardware=hardware,
+        )  # fmt: skip
+    return out | differs | {
         "model": f"{work}/weights", "model_type": "llama", "template": "chatml",
-        "dataset": f"{work}/train.jsonl", "output_dir": output, "add_version": False,
+        "dataset": f"{work}/train.jsonl", "output_dir": f"{work}/run", "add_version": False,
         "check_model": False, "report_to": "none", "save_strategy": "no",
         "external_plugins": str(SCRIPTS / "sftflow" / "swift_plugin.py"), "callbacks": "sftflow",
     }  # fmt: skip
-    sft_main([part for name, value in flags.items() for part in (f"--{name}", str(value))])
+
+
+def random_weights(_folder, config, **_):
+    """In place of `from_pretrained`: the same random weights every time, without reading a file."""
+    import torch
+    from transformers import LlamaForCausalLM
+
+    torch.manual_seed(0)
+    torch.set_default_dtype(config.dtype)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        model = LlamaForCausalLM(config)
+    torch.set_default_dtype(torch.float32)
+    return model
+
+
+def train(command: str, plugin: str, allocator: str, trace: str) -> None:
+    """One training; `trace`: a file for the profile of the tenth micro-batch, or nothing."""
+    os.environ["SFTFLOW_PLUGIN"] = plugin
+    import torch
+    import transformers
+    from swift.pipelines import sft_main
+
+    if torch.cuda.is_available() and allocator:
+        torch.cuda.memory._set_allocator_settings(allocator)
+    transformers.AutoModelForCausalLM.from_pretrained = random_weights
+    if trace:
+        profile(Path(trace))
+    sft_main(
+        [part for name, value in json.loads(command).items() for part in (f"--{name}", str(value))]
+    )
 
 
 def profile(file: Path) -> None:
@@ -282,7 +302,7 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="7b")
     parser.add_argument("--variants", default=",".join(VARIANTS))
     parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--losses", type=int, default=20, help="steps of `report` and `defaults`")
+    parser.add_argument("--losses", type=int, default=20, help="steps of `…-losses`")
     parser.add_argument("--trace", default="", help="variants to profile meanwhile")
     parser.add_argument("--work", type=Path, default=Path("/tmp/sftflow-performance"))
     args = parser.parse_args()
@@ -301,22 +321,23 @@ def main() -> None:
     prepared = (args.work / "model.json").exists() or run("prepare", args.work, args.shape)
     machine = args.output / "machine.json"
     if not (prepared and run("describe", machine)):
-        sys.exit("cannot prepare weights and data")
+        sys.exit("cannot prepare the data")
     model, hardware = read_json(args.work / "model.json"), read_json(machine)
-    clock(f"weights and dialogues written; {hardware}")
+    clock(f"dialogues written; {hardware}")
     results = {}
     for name in args.variants.split(","):
         folder, events = args.work / "run", args.output / f"{name}.jsonl"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         events.unlink(missing_ok=True)
-        command = flags(name, shape, model["parameters"], hardware)
+        command = flags(name, args.work, shape, model["parameters"], hardware)
         if hardware["kind"] == "cpu":
             command |= {"use_cpu": True, "attn_impl": "sdpa", "padding_free": False}
-        command["max_steps"] = args.losses if name in ("report", "defaults") else args.steps
+        command["max_steps"] = args.losses if name.endswith("-losses") else args.steps
         plugin = {"events": str(events), "fused_lora": VARIANTS[name][2]}
         trace = args.output / f"trace-{name}.txt" if name in args.trace.split(",") else ""
-        run("train", args.work, folder, json.dumps(command), json.dumps(plugin), trace)
+        allocator = "expandable_segments:True" if VARIANTS[name][0] == "defaults" else ""
+        run("train", json.dumps(command), json.dumps(plugin), allocator, trace)
         results[name] = {"flags": command, **plugin}
         log = Events(events).new()
         if any(e["event"] == "step" for e in log):
@@ -326,8 +347,10 @@ def main() -> None:
             clock(f"{name}: failed")
         write_json(args.output / "training.json", {"hardware": hardware, "results": results})
     spare.process.kill()
-    if {"report", "defaults"} <= set(results):
-        pairs = zip(results["report"]["losses"], results["defaults"]["losses"], strict=False)
+    if {"report-losses", "defaults-losses"} <= set(results):
+        pairs = zip(
+            *(results[f"{name}-losses"]["losses"] for name in ("report", "defaults")), strict=False
+        )
         difference = [abs(a - b) / a for a, b in pairs]
         print(
             f"losses of report and defaults over {len(difference)} steps: relative difference at "
