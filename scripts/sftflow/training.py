@@ -328,6 +328,63 @@ def checkpoints(folder: Path) -> list[tuple[int, Path]]:
     return sorted(found)
 
 
+# --- cost before training ------------------------------------------------------------------------
+
+UTILISATION = 0.5  # of the data-sheet rate, useful FLOPs: tests/performance measured 0.5 on an H200
+CPU_FLOPS = 1e10  # per core: what small float32 models reach on today's CPUs
+
+
+def estimate(
+    training: dict, receipt: dict, shape: dict, parameters: int, hardware: dict
+) -> dict[str, float | int | str]:
+    """What a training will cost, before it starts.
+
+    training: a run's resolved settings. receipt: its receipt.json (train_rows, tokens.train,
+    tokens.mean, tokens.max, padded_share). shape: the base model's config.json. parameters: of its
+    manifest. hardware: as for `choose`, plus "name" of the GPU. Returns steps, steps_per_epoch,
+    effective_batch, tokens, positions (with padding), trainable_parameters, memory_gib and the
+    choices; seconds only where the rate of the hardware is known.
+    """
+    choices = choose(training, shape, parameters, receipt, hardware)
+    on = lambda name: choices[name]["value"]  # noqa: E731
+    batch = training["per_device_train_batch_size"]
+    effective = batch * training["gradient_accumulation_steps"]
+    epochs, per_epoch = (
+        training["num_train_epochs"],
+        steps_per_epoch(receipt["train_rows"], effective),
+    )
+    trainable = trainable_parameters(shape, parameters, training)
+    tokens = round(receipt["tokens"]["train"] * epochs)
+    padding = 0.0 if on("padding_free") else receipt.get("padded_share", 0.0)
+    out = {
+        "effective_batch": effective,
+        "steps_per_epoch": per_epoch,
+        "steps": math.ceil(per_epoch * epochs),
+        "tokens": tokens,
+        "positions": round(tokens / (1 - padding)),
+        "trainable_parameters": trainable,
+        "memory_gib": round(
+            memory_gib(
+                shape, parameters, training,
+                largest_micro_batch(receipt, batch, not on("padding_free")),
+                checkpointing=on("gradient_checkpointing"), liger=on("use_liger_kernel"),
+                fused_lora=on("fused_lora"),
+            ),
+            2,
+        ),
+        "choices": {name: choice["value"] for name, choice in choices.items()},
+    }  # fmt: skip
+    lookup = 0 if shape.get("tie_word_embeddings") else shape["vocab_size"] * shape["hidden_size"]
+    work = useful_flops(parameters - lookup, trainable, out["positions"])
+    work *= 1.5 if on("gradient_checkpointing") else 1.0
+    if hardware["kind"] == "cpu":
+        out["seconds"] = round(work / (CPU_FLOPS * hardware["cores"]), 1)
+    elif rate := peak_flops(hardware.get("name", "")):
+        gpus = training.get("gpus", 1)
+        out["seconds"] = round(work / (UTILISATION * rate * gpus), 1)
+    return out
+
+
 # --- the event log -------------------------------------------------------------------------------
 
 

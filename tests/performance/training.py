@@ -1,10 +1,10 @@
 """Training speed at a model's shape, on one GPU, side by side: random weights, made-up dialogues.
 
     envs/swift/.venv/bin/python tests/performance/training.py --output FOLDER
-        [--shape 7b] [--variants report,defaults,…] [--steps 4] [--losses 20]
+        [--shape 7b] [--variants report:5,defaults:8,…]
 
-Every variant is one real ms-swift training of the same 640 dialogues, 32 to an optimizer step, in
-the same order. `report` is the command of the experiment report, `defaults` what the workflow
+Every variant is one real ms-swift training on the same 640 dialogues, 32 to an optimizer step, in
+the same order, for a few steps. `report` is the command of the experiment report, `defaults` what the workflow
 chooses, the others change one thing in one of the two. Prints a Markdown table; FOLDER gets
 training.json with all figures and one events file per variant. README.md says how to read it.
 """
@@ -300,9 +300,7 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--shape", choices=SHAPES, default="7b")
-    parser.add_argument("--variants", default=",".join(VARIANTS))
-    parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--losses", type=int, default=20, help="steps of `…-losses`")
+    parser.add_argument("--variants", default=",".join(VARIANTS), help="name[:steps],…")
     parser.add_argument("--trace", default="", help="variants to profile meanwhile")
     parser.add_argument("--work", type=Path, default=Path("/tmp/sftflow-performance"))
     args = parser.parse_args()
@@ -325,7 +323,7 @@ def main() -> None:
     model, hardware = read_json(args.work / "model.json"), read_json(machine)
     clock(f"dialogues written; {hardware}")
     results = {}
-    for name in args.variants.split(","):
+    for name, _, steps in (part.partition(":") for part in args.variants.split(",")):
         folder, events = args.work / "run", args.output / f"{name}.jsonl"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
@@ -333,7 +331,7 @@ def main() -> None:
         command = flags(name, args.work, shape, model["parameters"], hardware)
         if hardware["kind"] == "cpu":
             command |= {"use_cpu": True, "attn_impl": "sdpa", "padding_free": False}
-        command["max_steps"] = args.losses if name.endswith("-losses") else args.steps
+        command["max_steps"] = int(steps or (20 if name.endswith("-losses") else 5))
         plugin = {"events": str(events), "fused_lora": VARIANTS[name][2]}
         trace = args.output / f"trace-{name}.txt" if name in args.trace.split(",") else ""
         allocator = "expandable_segments:True" if VARIANTS[name][0] == "defaults" else ""

@@ -1,0 +1,218 @@
+"""The pure part of training: decisions, costs, checkpoints, the record."""
+
+import json
+
+import pytest
+from sftflow import training
+from sftflow.cli import UserError
+from sftflow.jsonio import write_json
+
+SHAPE = {
+    "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336,
+    "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8,
+    "vocab_size": 92544,
+}  # fmt: skip
+PARAMETERS = 7_737_708_544  # InternLM2.5-7B
+RECEIPT = {
+    "train_rows": 5000, "validation_rows": 0, "digest": "d", "padded_share": 0.43,
+    "tokens": {"train": 4_460_000, "mean": 892, "max": 2044},
+}  # fmt: skip
+H200 = {"kind": "cuda", "cores": 16, "memory_gib": 139.8, "capability": [9, 0], "name": "H200"}
+A100 = H200 | {"memory_gib": 79.3, "capability": [8, 0], "name": "A100-SXM4-80GB"}
+SMALL = H200 | {"memory_gib": 24.0, "capability": [8, 9]}
+CPU = {"kind": "cpu", "cores": 2}
+SETTINGS = {
+    "tuner_type": "lora", "lora_rank": 8, "lora_alpha": 32, "lora_dropout": 0.05,
+    "target_modules": "all-linear", "use_dora": False, "use_rslora": False,
+    "torch_dtype": "bfloat16", "num_train_epochs": 1, "per_device_train_batch_size": 8,
+    "gradient_accumulation_steps": 4, "max_length": 2048, "too_long": "drop",
+    "dataloader_num_workers": 8, "seed": 42, "device": "auto", "gpus": 1, "extra": {},
+}  # fmt: skip
+MODEL = {"name": "m", "model_type": "llama", "template": "chatml"}
+VERSIONS = {"ms-swift": "4", "transformers": "5", "peft": "0", "torch": "2"}
+
+
+def values(**changes) -> dict:
+    hardware = changes.pop("hardware", H200)
+    shape = SHAPE | changes.pop("shape", {})
+    chosen = training.choose(SETTINGS | changes, shape, PARAMETERS, RECEIPT, hardware)
+    assert all(choice["why"] for choice in chosen.values())
+    return {name: choice["value"] for name, choice in chosen.items()}
+
+
+def command(gpus: int = 1, micro_batch: int | None = None, **changes) -> dict:
+    settings = SETTINGS | changes
+    choices = training.choose(settings, SHAPE, PARAMETERS, RECEIPT, H200)
+    return training.command(
+        settings, choices, model=MODEL, weights="w", train="t", validation="v", output="o",
+        plugin="p", gpus=gpus, hardware=H200, micro_batch=micro_batch,
+    )  # fmt: skip
+
+
+def test_choices_on_large_gpus_need_no_checkpointing():
+    for hardware in (H200, A100):
+        chosen = values(hardware=hardware)
+        assert chosen["attn_impl"] == "varlen" and chosen["padding_free"]
+        assert chosen["use_liger_kernel"] and chosen["fused_lora"] and not chosen["bf16"]
+        assert not chosen["gradient_checkpointing"]
+
+
+def test_choices_on_a_small_gpu_checkpoint():
+    assert values(hardware=SMALL)["gradient_checkpointing"]
+    assert values(max_memory_gib=30)["gradient_checkpointing"]
+
+
+def test_choices_without_gpu():
+    chosen = values(hardware=CPU, torch_dtype="float32")
+    assert not any(
+        chosen[name]
+        for name in ("use_liger_kernel", "padding_free", "fused_lora", "gradient_checkpointing")
+    )
+    assert chosen["attn_impl"] == "sdpa" and chosen["dataloader_num_workers"] == 0
+
+
+def test_choices_for_other_models_and_old_gpus_are_padded():
+    assert not values(shape={"model_type": "chatglm"})["padding_free"]
+    assert not values(hardware=H200 | {"capability": [7, 5]})["padding_free"]
+    assert not values(use_dora=True)["fused_lora"] and values(use_dora=True)["bf16"]
+
+
+def test_what_is_asked_for_stands():
+    chosen = values(gradient_checkpointing=True, attn_impl="sdpa")
+    assert chosen["gradient_checkpointing"] and not chosen["padding_free"]
+    assert not values(extra={"padding_free": False})["padding_free"]
+
+
+def test_step_holds_the_same_dialogues_on_any_machine():
+    for flags in (command(), command(gpus=2), command(micro_batch=2)):
+        gpus = 2 if flags["gradient_accumulation_steps"] == 2 else 1
+        product = flags["per_device_train_batch_size"] * flags["gradient_accumulation_steps"]
+        assert product * gpus == 32
+    with pytest.raises(UserError, match="multiple"):
+        command(gpus=3)
+
+
+def test_command_has_no_key_of_ours_and_keeps_what_is_ours():
+    flags = command(extra={"neftune_noise_alpha": 5, "callbacks": ["lisa"]})
+    assert not set(flags) & training.OURS
+    assert flags["neftune_noise_alpha"] == 5 and flags["callbacks"] == ["sftflow", "lisa"]
+    with pytest.raises(UserError, match="output_dir"):
+        command(extra={"output_dir": "elsewhere"})
+
+
+def test_full_tuning_has_no_lora_flag():
+    assert not [name for name in command(tuner_type="full") if "lora" in name]
+
+
+def test_identity_changes_with_whatever_changes_weights():
+    def key(model=None, receipt=None, kind="cpu", **changes):
+        manifest = {"digest": "m"}
+        settings = SETTINGS | changes
+        return training.identity(
+            settings, MODEL | (model or {}), manifest, RECEIPT | (receipt or {}), kind, VERSIONS
+        )
+
+    assert key() == key(dataloader_num_workers=1) == key(max_memory_gib=10)
+    assert key() == key(model={"label": "other"})
+    different = [
+        key(), key(seed=1), key(lora_rank=4), key(extra={"x": 1}), key(receipt={"digest": "e"}),
+        key(model={"template": "llama"}), key(kind="cuda"),
+    ]  # fmt: skip
+    assert len(set(different)) == len(different)
+
+
+def test_report_would_have_known_its_steps():
+    cost = training.estimate(SETTINGS, RECEIPT, SHAPE, PARAMETERS, H200)
+    assert cost["steps"] == 157 and cost["effective_batch"] == 32
+    assert cost["tokens"] == cost["positions"] == 4_460_000
+    assert cost["trainable_parameters"] == 20_971_520  # what PEFT counts on this shape
+    assert 45 < cost["memory_gib"] < 72
+    assert 3 < cost["seconds"] / 60 < 12
+
+
+def test_estimate_says_nothing_it_cannot_know():
+    assert "seconds" not in training.estimate(
+        SETTINGS, RECEIPT, SHAPE, PARAMETERS, H200 | {"name": "Unheard-of 9000"}
+    )
+    cost = training.estimate(SETTINGS | {"torch_dtype": "float32"}, RECEIPT, SHAPE, PARAMETERS, CPU)
+    assert cost["positions"] > cost["tokens"] and cost["seconds"] > 0
+
+
+def test_memory_estimate_is_near_what_was_measured():
+    """STACK: bare loop 44.9 GiB at 7,200 tokens, 61.1 GiB with PEFT's own LoRA and dropout."""
+    need = lambda fused: training.memory_gib(  # noqa: E731
+        SHAPE, PARAMETERS, SETTINGS, 7200, checkpointing=False, liger=True, fused_lora=fused
+    )
+    assert need(True) == pytest.approx(44.9, rel=0.12)
+    assert need(False) == pytest.approx(61.1, rel=0.2)
+
+
+def test_peak_rates():
+    assert training.peak_flops("NVIDIA H200") == training.peak_flops("NVIDIA H100 80GB HBM3")
+    assert training.peak_flops("NVIDIA A100-SXM4-80GB") == 312e12
+    assert training.peak_flops("NVIDIA H20") == 148e12
+    assert training.peak_flops("GeForce GTX 1080") is None
+
+
+def checkpoint(folder, step: int):
+    path = folder / f"checkpoint-{step}"
+    path.mkdir()
+    (path / "optimizer.pt").write_bytes(b"0123456789")
+    write_json(path / training.COMPLETE, {"step": step, "files": training.file_sizes(path)})
+    return path
+
+
+def test_only_complete_checkpoints_count(tmp_path):
+    checkpoint(tmp_path, 5)
+    (checkpoint(tmp_path, 10) / "optimizer.pt").write_bytes(b"0123")  # truncated
+    (checkpoint(tmp_path, 15) / "optimizer.pt").unlink()
+    (checkpoint(tmp_path, 20) / training.COMPLETE).unlink()  # killed while it was written
+    (checkpoint(tmp_path, 25) / training.COMPLETE).write_text('{"st')
+    assert [step for step, _ in training.checkpoints(tmp_path)] == [5]
+
+
+def test_event_log_survives_a_cut(tmp_path):
+    path = tmp_path / "events.jsonl"
+    log = training.Events(path)
+    assert log.new() == []
+    path.write_text('{"event": "step", "step": 1}\n{"event": "st')
+    assert [e["step"] for e in log.new()] == [1]
+    with open(path, "a") as file:
+        file.write('{"event": "step", "step": 2}\n{"event": "step", "step": 3}\n')
+    assert [e["step"] for e in log.new()] == [3]  # 2 stands in the line that was cut
+
+
+def step(n: int, loss: float) -> dict:
+    return {
+        "event": "step", "step": n, "epoch": n / 4, "loss": loss, "learning_rate": 1e-4,
+        "tokens": 80, "positions": 100, "seconds": 2.0,
+    }  # fmt: skip
+
+
+START = {
+    "event": "start", "steps": 4, "first_step": 0, "parameters": 1000, "matmul_parameters": 900,
+    "trainable_parameters": 100, "train_rows": 16, "validation_rows": 2,
+}  # fmt: skip
+
+
+def test_resumed_steps_count_once():
+    events = [START, step(1, 4.0), step(2, 3.0), step(3, 9.9), START, step(3, 2.5), step(4, 2.0)]
+    assert [e["loss"] for e in training.history(events)] == [4.0, 3.0, 2.5, 2.0]
+
+
+def test_summary():
+    events = [
+        START, step(1, 4.0), step(2, 1.5), step(3, 2.5), step(4, 2.0),
+        {"event": "validation", "step": 4, "loss": 2.2, "token_accuracy": 0.5},
+        {"event": "end", "step": 4, "host_memory_gib": 1.0},
+    ]  # fmt: skip
+    out = training.summary(events, [])
+    assert (out["steps"], out["epochs"], out["final_loss"], out["best_loss"]) == (4, 1.0, 2.0, 1.5)
+    assert out["validation_loss"] == 2.2 and out["token_accuracy"] == 0.5
+    assert out["samples_per_second"] == 2.0 and out["tokens_per_second"] == 40.0
+    assert out["padded_share"] == 0.2
+    assert out["useful_flops"] == (4 * 900 + 2 * 100) * 320
+    assert "flop_utilisation" not in out and "gpu_memory_gib" not in out
+    json.dumps(out, allow_nan=False)
+    on_gpu = training.summary(events, ["NVIDIA H200"])
+    assert on_gpu["flop_utilisation"] == pytest.approx(out["useful_flops"] / 8 / 989e12, abs=1e-4)
