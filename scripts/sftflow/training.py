@@ -349,10 +349,8 @@ def estimate(
     on = lambda name: choices[name]["value"]  # noqa: E731
     batch = training["per_device_train_batch_size"]
     effective = batch * training["gradient_accumulation_steps"]
-    epochs, per_epoch = (
-        training["num_train_epochs"],
-        steps_per_epoch(receipt["train_rows"], effective),
-    )
+    per_epoch = steps_per_epoch(receipt["train_rows"], effective)
+    epochs = training["num_train_epochs"]
     trainable = trainable_parameters(shape, parameters, training)
     tokens = round(receipt["tokens"]["train"] * epochs)
     padding = 0.0 if on("padding_free") else receipt.get("padded_share", 0.0)

@@ -4,9 +4,9 @@
         [--shape 7b] [--variants report:5,defaults:8,…]
 
 Every variant is one real ms-swift training on the same 640 dialogues, 32 to an optimizer step, in
-the same order, for a few steps. `report` is the command of the experiment report, `defaults` what the workflow
-chooses, the others change one thing in one of the two. Prints a Markdown table; FOLDER gets
-training.json with all figures and one events file per variant. README.md says how to read it.
+the same order, for a few steps. `report` is the command of the experiment report, `defaults` what
+the workflow chooses, the others change one thing in one of the two. Prints a Markdown table; FOLDER
+gets training.json with all figures and one events file per variant. README.md says how to read it.
 """
 
 import argparse
