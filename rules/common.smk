@@ -10,6 +10,7 @@ sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
 from sftflow.cli import UserError
 from sftflow.config import load, warnings
+from sftflow.sources import local_digest
 
 
 def resolved(raw: dict) -> dict:
@@ -70,6 +71,24 @@ def subject_gpus(rule: str) -> Callable:
 
 
 # Data and models ------------------------------------------------------------------------------------------------------
+
+
+def content(entry: dict) -> str | None:
+    """Digest of a local source. A file that was edited is fetched again; one that was only touched is not."""
+    memory = Path(".snakemake/sources.json")
+    return local_digest(entry["source"], memory) if entry["hub"] == "local" else None
+
+
+def dataset_content(wildcards) -> str | None:
+    return content(study["datasets"][wildcards.dataset])
+
+
+def benchmark_content(wildcards) -> str | None:
+    return content(study["benchmarks"][wildcards.benchmark])
+
+
+def model_content(wildcards) -> str | None:
+    return content(study["models"][wildcards.model])
 
 
 def dataset_source(wildcards) -> str:

@@ -21,6 +21,7 @@ rule fetch_dataset:
     params:
         python=interpreter("evalscope"),
         settings=dataset_source,
+        content=dataset_content,
     message:
         "Fetching dataset {wildcards.dataset}"
     shell:
@@ -72,6 +73,7 @@ rule fetch_benchmark:
     params:
         python=interpreter("evalscope"),
         settings=benchmark_source,
+        content=benchmark_content,
     message:
         "Fetching benchmark {wildcards.benchmark}"
     shell:

@@ -1,11 +1,10 @@
-# In:   envs/<env>/pyproject.toml and uv.lock
+# In:   envs/<env>/uv.lock
 # Out:  <results>/environments/<env>.json, when the environment beside the lock is in step with it
 
 
 rule sync_environment:
     input:
-        project="envs/{env}/pyproject.toml",
-        lock="envs/{env}/uv.lock",
+        "envs/{env}/uv.lock",
     output:
         "<results>/environments/{env}.json",
     log:

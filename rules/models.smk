@@ -18,6 +18,7 @@ rule fetch_model:
     params:
         python=interpreter("evalscope"),
         settings=model_source,
+        content=model_content,
     message:
         "Fetching model {wildcards.model}"
     shell:

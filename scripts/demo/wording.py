@@ -6,6 +6,7 @@ library and PyYAML only.
 
 from __future__ import annotations
 
+import functools
 import random
 import re
 from dataclasses import dataclass
@@ -72,11 +73,13 @@ class Fact:
     ask_zh: str = ""
 
 
+@functools.cache
 def load(name: str) -> dict | list:
     """The parsed YAML file `name` of this folder."""
     return yaml.safe_load((HERE / name).read_text(encoding="utf-8"))
 
 
+@functools.cache
 def psychology() -> list[Fact]:
     """The facts that fine-tuning teaches."""
     data = load("psychology.yaml")
@@ -95,6 +98,7 @@ def psychology() -> list[Fact]:
     ]
 
 
+@functools.cache
 def world() -> list[Fact]:
     """The concepts and people that pretraining teaches."""
     data = load("world.yaml")
@@ -110,6 +114,7 @@ def world() -> list[Fact]:
     return concepts + people
 
 
+@functools.cache
 def table(name: str) -> list[list[str]]:
     """The rows of a whitespace-separated list in world.yaml."""
     return [line.split() for line in load("world.yaml")[name].splitlines()]

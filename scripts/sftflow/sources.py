@@ -14,7 +14,7 @@ from http.client import HTTPException
 from pathlib import Path
 
 from sftflow.cli import UserError
-from sftflow.jsonio import tree_files
+from sftflow.jsonio import digest, file_digest, read_json, tree_files, write_json
 
 HUBS = ("local", "modelscope", "huggingface")
 CONNECT_SECONDS = 10  # a hub that does not answer in this time does not answer at all
@@ -92,6 +92,25 @@ def local_files(source: str, keep: Sequence[str] = ("*",), leave: Sequence[str] 
     return {
         name: file for name, file in named.items() if wanted(name, keep, leave) and not hidden(name)
     }
+
+
+def local_digest(source: str, memory: Path) -> str | None:
+    """Digest of a local file or folder: names and bytes; None if it does not exist.
+
+    `memory` is a JSON file that remembers the digests of files by size and time of change, so that
+    gigabytes are read once and not whenever somebody asks.
+    """
+    known = read_json(memory) if memory.exists() else {}
+    parts, fresh = [], {}
+    for name, file in local_files(source).items():
+        state = file.stat()
+        key = f"{file.resolve()} {state.st_size} {state.st_mtime_ns}"
+        if key not in known:
+            fresh[key] = file_digest(file)
+        parts.append([name, known.get(key) or fresh[key]])
+    if fresh:
+        write_json(memory, known | fresh)
+    return digest(parts) if parts else None
 
 
 def link_local(folder: Path, source: str, keep: Sequence[str], leave: Sequence[str]) -> None:
