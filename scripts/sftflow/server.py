@@ -262,7 +262,12 @@ def _swift(spec: Spec, running: Server, port: int) -> tuple[list[str], dict[str,
         **(spec.serving.get("extra") or {}),
     }
     launcher = Path(__file__).with_name("deploy.py")
-    env = {"SFTFLOW_KEY": running.key, "SFTFLOW_PORT": str(port)}
+    env = {
+        "SFTFLOW_KEY": running.key,
+        "SFTFLOW_PORT": str(port),
+        # the cache of keys and values grows with each token; without this, by new allocations
+        "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
+    }
     return [spec.python, "-P", str(launcher), *_flags(flags)], env
 
 
