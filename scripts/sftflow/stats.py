@@ -77,7 +77,8 @@ def mean(scores: ArrayLike, clusters: Sequence | None = None, confidence: float 
         return Mean(n, average, stderr, _t_interval(average, stderr, count, confidence, scores))
     effective = _effective_size(scores, stderr, count, confidence)
     low, high = proportion_confint(average * effective, effective, 1 - confidence, "wilson")
-    return Mean(n, average, stderr, (float(low), float(high)))
+    # Rounding leaves the bounds of 0 and 1 a hair off; they are exact there.
+    return Mean(n, average, stderr, (min(float(low), average), max(float(high), average)))
 
 
 def _cluster_totals(values: NDArray, clusters: Sequence | None) -> NDArray:

@@ -238,3 +238,11 @@ def test_limit_10_is_seen_for_what_it_is():
     assert stats.detectable(10, 0.25) > 0.6
     assert stats.detectable(5, 0.25) is None  # five of five in one direction: p = 0.0625
     assert stats.detectable(2000, 0.25) < 0.04
+
+
+def test_the_interval_of_all_wrong_or_all_right_holds_the_score():
+    """A bound a hair beyond the score stops the figure, and with it the whole report."""
+    for n in range(1, 200):
+        for value in (0.0, 1.0):
+            low, high = stats.mean([value] * n).interval
+            assert low <= value <= high
