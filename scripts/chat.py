@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from serve import chat
-from sftflow import cli, gpu, process, server
+from sftflow import cli, process, server
 from sftflow.jsonio import write_json
 
 
@@ -43,10 +43,8 @@ def main() -> None:
         python=args.python,
         threads=args.threads,
     )
-    local = spec.backend != "endpoint" and spec.serving.get("device") != "cpu"
-    with gpu.claim(spec.serving.get("gpus") or 1 if local else 0):
-        with server.serve(spec, args.server_log) as running:
-            answers = chat(running, settings)
+    with server.serve(spec, args.server_log) as running:
+        answers = chat(running, settings)
     for answer in answers:
         cli.note(f"> {answer['prompt']}\n{answer['answer']}\n")
     about = {"schema": 1, "subject": settings["subject"], "form": settings["form"]}

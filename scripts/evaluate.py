@@ -232,8 +232,6 @@ class Session:
         import httpx
         from openai import OpenAI
 
-        if self.spec.backend != "endpoint" and self.spec.serving.get("device") != "cpu":
-            self._stack.enter_context(gpu.claim(self.spec.serving.get("gpus") or 1))
         running = self._stack.enter_context(server.serve(self.spec, self.log))
         self._running = running
         self._stack.enter_context(server.Watch(running, self._end))
@@ -303,7 +301,7 @@ def ask_all(session: Session, plans: list[Plan], label: str) -> None:
 
     try:
         session.start()
-    except (UserError, ValueError) as error:
+    except UserError as error:
         session.ended = error
         for plan in open_plans:
             plan.error = NO_SERVER if plan.missing else None

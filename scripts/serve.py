@@ -15,7 +15,6 @@ base) is started once more, only to time it.
 """
 
 import argparse
-import contextlib
 import json
 import platform
 import sys
@@ -70,19 +69,16 @@ def main() -> None:
         threads=args.threads,
     )
     label = f"serve {settings['subject']}"
-    with contextlib.ExitStack() as stack:
-        if spec.backend != "endpoint" and spec.serving.get("device") != "cpu":
-            stack.enter_context(gpu.claim(spec.serving.get("gpus") or 1))
-        cli.note(f"{label}  starting ({spec.backend})")
-        with gpu.Sampler() as sampler, server.serve(spec, args.server_log) as running:
-            cli.note(f"{label}  ready after {running.seconds['ready']:.1f} s")
-            session = measure(running, spec)
-            answers = chat(running, settings)
-        forms = {settings["form"]: session.pop("seconds")}
-        if args.also_weights:
-            other = "adapter" if args.also_adapter else "merged"
-            forms[other] = time_other(spec, args, other)
-            cli.note(f"{label}  {other} form ready after {forms[other]['ready']:.1f} s")
+    cli.note(f"{label}  starting ({spec.backend})")
+    with server.serve(spec, args.server_log) as running, gpu.Sampler() as sampler:
+        cli.note(f"{label}  ready after {running.seconds['ready']:.1f} s")
+        session = measure(running, spec)
+        answers = chat(running, settings)
+    forms = {settings["form"]: session.pop("seconds")}
+    if args.also_weights:
+        other = "adapter" if args.also_adapter else "merged"
+        forms[other] = time_other(spec, args, other)
+        cli.note(f"{label}  {other} form ready after {forms[other]['ready']:.1f} s")
     write_json(
         args.chat,
         {
@@ -156,7 +152,11 @@ def known(running: server.Server) -> tuple[dict, dict]:
 
 
 def measure(running: server.Server, spec: server.Spec) -> dict:
-    """{seconds, memory (bytes), speed, session} of a server that nobody else asks."""
+    """{seconds, memory (bytes), speed, session} of a server that nobody else asks.
+
+    Not with `evalscope perf`: it counts tokens with a tokenizer from a hub, and these few requests
+    need no second environment.
+    """
     concurrency = spec.serving.get("concurrency") or 1
     first, alone = stream(running)
     together = crowd(running, concurrency)

@@ -39,7 +39,7 @@ def backend(serving: dict, model: dict | None, packages: dict) -> dict:
     part = {"name": name, "versions": {package: packages[package] for package in PACKAGES[name]}}
     if model is None:
         return part
-    part["dtype"] = serving.get("torch_dtype") or model.get("torch_dtype")
+    part["dtype"] = serving.get("torch_dtype") or "auto"  # auto: that of the weights
     part["max_model_len"] = serving.get("max_model_len")
     part["extra"] = serving.get("extra") or {}
     if name == "transformers":

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from sftflow import process
+from sftflow import gpu, process
 from sftflow.cli import UserError
 
 PROBE = [{"role": "user", "content": "你好"}]
@@ -43,8 +43,8 @@ class ServerError(UserError):
 class Spec:
     """What to serve.
 
-    serving: {backend, max_batch_size, concurrency, ready_timeout (s), device, torch_dtype,
-        max_model_len, extra (the backend's own flags)}; model: {model_type, template, torch_dtype},
+    serving: {backend, max_batch_size, concurrency, ready_timeout (s), device, gpus, torch_dtype,
+        max_model_len, extra (the backend's own flags)}; model: {model_type, template};
     endpoint: {url, model, key_env}; python: the interpreter of the backend's environment.
     """
 
@@ -114,7 +114,7 @@ def serve(spec: Spec, log: Path) -> Iterator[Server]:
         return
     log.parent.mkdir(parents=True, exist_ok=True)
     log.write_bytes(b"")
-    with socket.socket() as held:
+    with _gpus(spec), socket.socket() as held:
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         held.bind(("127.0.0.1", 0))
         port = held.getsockname()[1]  # ours: bound, never listening, shared with our server only
@@ -131,6 +131,20 @@ def serve(spec: Spec, log: Path) -> Iterator[Server]:
             yield running
         finally:
             process.stop(running.process)
+
+
+@contextlib.contextmanager
+def _gpus(spec: Spec) -> Iterator[None]:
+    """Hold the GPUs that the server needs, if this machine has any."""
+    wanted = 0 if spec.serving.get("device") == "cpu" else spec.serving.get("gpus") or 1
+    with contextlib.ExitStack() as stack:
+        try:
+            found = stack.enter_context(gpu.claim(wanted))
+        except ValueError as error:
+            raise ServerError(f"{error}: lower serving.gpus") from error
+        if not found and spec.serving.get("device") == "cuda":
+            raise ServerError("serving.device is cuda, and this machine shows no GPU")
+        yield
 
 
 def connect(spec: Spec) -> Server:
@@ -308,7 +322,12 @@ COMMANDS = {"transformers": _swift, "vllm": _vllm}
 
 
 def _dtype(spec: Spec) -> str | None:
-    return spec.serving.get("torch_dtype") or spec.model.get("torch_dtype")
+    """The number type asked for, or that of the weights: left alone, ms-swift may take another."""
+    asked = spec.serving.get("torch_dtype") or "auto"
+    if asked != "auto":
+        return asked
+    config = json.loads((spec.weights / "config.json").read_text())
+    return config.get("dtype") or config.get("torch_dtype")
 
 
 def _flags(flags: dict) -> list[str]:

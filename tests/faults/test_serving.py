@@ -48,6 +48,7 @@ class Case:
         self.weights = self.results / "models/m/weights"
         self.weights.mkdir(parents=True)
         (self.weights / "model.safetensors").write_text("weights")
+        (self.weights / "config.json").write_text('{"dtype": "float32"}')
         self.note_weights()
         self.add("mmlu", "subject", {"a": 9, "b": 7})
         self.add("cmmlu", "category", {"c": 8})

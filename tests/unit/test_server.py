@@ -19,6 +19,7 @@ def spec(tmp_path, monkeypatch):
 
     def make(serving=(), **behaviour):
         monkeypatch.setenv("STUB", json.dumps(behaviour))
+        (tmp_path / "config.json").write_text('{"dtype": "float32"}')
         python = tmp_path / "python"
         python.write_text(f'#!/bin/sh\nexec {sys.executable} {STUB} "$@"\n')
         python.chmod(0o755)
@@ -143,6 +144,25 @@ def test_endpoint(spec, tmp_path, monkeypatch):
     with pytest.raises(server.ServerError, match="does not answer"):
         monkeypatch.setenv("MY_KEY", "x")
         server.connect(there)
+
+
+def test_number_type(spec, tmp_path):
+    auto = spec({"torch_dtype": "auto"})
+    assert server._dtype(auto) == "float32"  # of the weights
+    assert server._dtype(spec({"torch_dtype": "bfloat16"})) == "bfloat16"
+    (tmp_path / "config.json").write_text('{"torch_dtype": "float16"}')  # as older files have it
+    assert server._dtype(auto) == "float16"
+
+
+def test_device_that_is_not_there(spec, tmp_path, monkeypatch):
+    monkeypatch.setattr(server.gpu, "describe", lambda: [])
+    with pytest.raises(server.ServerError, match="shows no GPU"):
+        with server.serve(spec({"device": "cuda"}), tmp_path / "log"):
+            pass
+    monkeypatch.setattr(server.gpu, "describe", lambda: [{"uuid": "GPU-0"}])
+    with pytest.raises(server.ServerError, match="2 GPUs asked for"):
+        with server.serve(spec({"gpus": 2}), tmp_path / "log"):
+            pass
 
 
 def test_flags():
