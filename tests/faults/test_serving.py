@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
-from sftflow import identity, process
+from sftflow import identity, process, server
 from sftflow.jsonio import digest, read_json, read_jsonl, tree_digest, tree_files, write_json
 
 ROOT = Path(__file__).parents[2]
@@ -42,6 +42,7 @@ class Case:
         self.env: dict = {}
         self.benchmarks: dict = {}
         self.serving = dict(SERVING)
+        self.endpoint: dict | None = None
         self.python = folder / "python"
         self.python.write_text(f'#!/bin/sh\nexec {sys.executable} {STUB} "$@"\n')
         self.python.chmod(0o755)
@@ -93,19 +94,21 @@ class Case:
         settings = {
             "subject": "m",
             "suite": "s",
-            "model": MODEL,
+            **({"endpoint": self.endpoint} if self.endpoint else {"model": MODEL}),
             "serving": self.serving,
             "generation": {"temperature": 0, "max_tokens": 16},
             "benchmarks": self.benchmarks,
         }
         manifests = [str(self.results / f"benchmarks/{b}/manifest.json") for b in self.benchmarks]
+        manifest = self.weights.parent / "manifest.json"
+        environment = self.results / "environments/swift.json"
+        local = ["--weights", str(self.weights), "--manifest", str(manifest),
+                 "--environment", str(environment), "--python", str(self.python)]  # fmt: skip
         return [
             str(EVALSCOPE), str(ROOT / "scripts/evaluate.py"), "--settings", json.dumps(settings),
-            "--weights", str(self.weights),
-            "--manifest", str(self.weights.parent / "manifest.json"),
+            *([] if self.endpoint else local),
             "--readiness", str(self.results / "subjects/m/readiness.json"),
-            "--environment", str(self.results / "environments/swift.json"),
-            "--python", str(self.python), "--server-log", str(self.folder / "server.log"),
+            "--server-log", str(self.folder / "server.log"),
             "--output", str(self.output), "--benchmarks", *manifests,
         ]  # fmt: skip
 
@@ -287,6 +290,29 @@ def test_proxies(case, whole):
     nobody = "http://127.0.0.1:9"
     case.env = {name: nobody for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "ALL_PROXY")}
     case.env |= {"no_proxy": "example.org", "NO_PROXY": "example.org"}
+    assert case.run()[0] == 0
+    assert case.samples() == whole
+
+
+def test_endpoint_that_moves(case, whole, monkeypatch):
+    """Somebody else's server, on another port each time: it is not asked twice."""
+    spec = server.Spec(SERVING, weights=case.weights, python=str(case.python))
+    monkeypatch.setattr(server.secrets, "token_hex", lambda _: "x")
+    monkeypatch.setenv("STUB", json.dumps({**case.stub, "name": "sftflow-x"}))
+    about = {"model": "sftflow-x", "version": "2026-11", "key_env": "THEIR_KEY"}
+    marker = {"weights": identity.weights(None, endpoint=about)}
+    write_json(case.results / "subjects/m/readiness.json", marker)
+    case.serving["backend"] = "endpoint"
+    for _ in range(2):
+        with server.serve(spec, case.folder / "theirs.log") as theirs:
+            case.endpoint = {**about, "url": theirs.url}
+            case.env["THEIR_KEY"] = theirs.key
+            status, _, err = case.run()
+            assert status == 0, err
+        case.output.unlink()
+        assert len(case.asked()) == 24
+    assert theirs.key not in err
+    case.endpoint = {**about, "url": "http://127.0.0.1:9/v1"}  # nothing left to ask: not needed
     assert case.run()[0] == 0
     assert case.samples() == whole
 
