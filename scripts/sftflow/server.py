@@ -115,7 +115,7 @@ def serve(spec: Spec, log: Path) -> Iterator[Server]:
     log.parent.mkdir(parents=True, exist_ok=True)
     log.write_bytes(b"")
     with _gpus(spec), socket.socket() as held:
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        held.setsockopt(socket.SOL_SOCKET, SHARED_BY[spec.backend], 1)
         held.bind(("127.0.0.1", 0))
         port = held.getsockname()[1]  # ours: bound, never listening, shared with our server only
         running = Server(
@@ -286,7 +286,7 @@ def _swift(spec: Spec, running: Server, port: int) -> tuple[list[str], dict[str,
 
 
 def _vllm(spec: Spec, running: Server, port: int) -> tuple[list[str], dict[str, str]]:
-    """vLLM's own server; it asks for SO_REUSEPORT by itself."""
+    """vLLM's own server."""
     flags = {
         "model": spec.weights,
         "host": "127.0.0.1",
@@ -303,7 +303,7 @@ def _vllm(spec: Spec, running: Server, port: int) -> tuple[list[str], dict[str, 
         flags |= {
             "served-model-name": f"{running.model}-base",
             "enable-lora": "",
-            "max-lora-rank": max(8, rank),
+            "max-lora-rank": next(size for size in LORA_RANKS if size >= rank),
             "lora-modules": f"{running.model}={spec.adapter}",
         }
     flags |= spec.serving.get("extra") or {}
@@ -319,6 +319,9 @@ def vllm_seconds(log: Path) -> dict[str, float]:
 
 
 COMMANDS = {"transformers": _swift, "vllm": _vllm}
+# By which option a server shares the port that is held for it, whose socket never listens.
+SHARED_BY = {"transformers": socket.SO_REUSEPORT, "vllm": socket.SO_REUSEADDR}
+LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has kernels for
 
 
 def _dtype(spec: Spec) -> str | None:

@@ -88,6 +88,21 @@ def test_nobody_else_gets_the_port(spec, tmp_path):
                 running.request("/models", timeout=5)
 
 
+@pytest.mark.parametrize("option", server.SHARED_BY.values())
+def test_a_held_port_can_be_shared_by_its_server_only(option):
+    with socket.socket() as held, socket.socket() as ours, socket.socket() as other:
+        for shared in (held, ours):
+            shared.setsockopt(socket.SOL_SOCKET, option, 1)
+        held.bind(("127.0.0.1", 0))
+        ours.bind(held.getsockname())
+        ours.listen()
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with pytest.raises(OSError):
+            other.bind(held.getsockname())
+        with socket.create_connection(held.getsockname(), timeout=5):
+            ours.accept()
+
+
 def test_another_server_is_not_believed(spec, tmp_path):
     with pytest.raises(server.ServerError, match="serves \\['other'\\], not sftflow-"):
         with server.serve(spec(name="other"), tmp_path / "log"):
@@ -171,7 +186,7 @@ def test_flags():
 
 
 def test_vllm_command_for_an_adapter(tmp_path):
-    (tmp_path / "adapter_config.json").write_text('{"r": 16}')
+    (tmp_path / "adapter_config.json").write_text('{"r": 12}')
     spec = server.Spec(
         serving={"backend": "vllm", "torch_dtype": "bfloat16", "extra": {"enforce-eager": ""}},
         weights=Path("w"), adapter=tmp_path, python="py",
