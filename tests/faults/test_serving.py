@@ -386,6 +386,8 @@ def real(case: Case) -> Case:
 def test_real_server_killed_and_resumed(real, tmp_path):
     assert real.run()[0] == 0
     through = real.samples()
+    log = (real.folder / "server.log").read_text()
+    assert "Question" not in log  # neither prompts nor answers
     shutil.rmtree(real.output.parent)
     job = real.start()
     end = time.monotonic() + 300
