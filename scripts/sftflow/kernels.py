@@ -7,7 +7,8 @@ of what the GPU computes is padding. Two parts change that:
 `varlen` is an attention implementation for transformers in which the dialogues of a micro-batch
 lie behind each other in one row, without padding, and each attends to itself alone. ms-swift
 prepares such rows (`padding_free`) but allows them with the flash-attn packages only, which have no
-wheels; torch ships the same kernel.
+wheels; torch ships the same kernel. Without CUDA the same attention is computed dialogue by
+dialogue: slowly, for tests.
 
 `fuse_lora` gives PEFT's LoRA layers a forward and backward pass of their own: the base matrix in
 one product, the adapter added in place, dropout recomputed instead of stored, in the activations'
@@ -15,6 +16,9 @@ dtype, while A, B and their gradients stay in theirs (float32 by default).
 
 Imported inside ms-swift's process only: needs torch, transformers, PEFT, and Triton on CUDA.
 """
+
+import functools
+import itertools
 
 import torch
 import torch.nn.functional as F
@@ -25,54 +29,69 @@ from transformers import AttentionInterface
 # --- packed attention ----------------------------------------------------------------------------
 
 
-class Bounds:
-    """Where the dialogues of a packed row begin and end, found once per forward pass.
+def packed(row: dict[str, torch.Tensor]) -> dict:
+    """Add to a packed row what the model needs to know about it, while it is still on the CPU.
 
-    Each begins at position 0. Finding them waits for the GPU, so the answer for the last
-    `position_ids` is kept: every layer, and the recomputation in a backward pass, asks for it.
+    row: input_ids, labels, position_ids (1, tokens); every dialogue begins at position 0. Adds
+    `cu_seq_lens_q` (dialogues + 1,), the bounds of the dialogues, and `max_length_q`, the longest.
+    Labels shrink to those that count, behind one that does not, and `logits_to_keep` holds the
+    places that predict them (ms-swift does the same later, on the GPU, and waits for it).
     """
-
-    def __init__(self):
-        self.seen: torch.Tensor | None = None
-
-    def __call__(self, position_ids: torch.Tensor) -> tuple[torch.Tensor, int]:
-        """position_ids (1, tokens) → bounds (dialogues + 1,) in int32, and the longest dialogue."""
-        if position_ids is not self.seen:
-            begins = (position_ids[0] == 0).nonzero()[:, 0]
-            self.bounds = F.pad(begins, (0, 1), value=position_ids.shape[1]).int()
-            self.longest = int(self.bounds.diff().max())
-            self.seen = position_ids
-        return self.bounds, self.longest
-
-
-bounds = Bounds()
+    begins = (row["position_ids"][0] == 0).nonzero()[:, 0]
+    bounds = F.pad(begins, (0, 1), value=row["position_ids"].shape[1]).int()
+    row |= {"cu_seq_lens_q": bounds, "max_length_q": int(bounds.diff().max())}
+    if "labels" in row:
+        counts = row["labels"][0] != -100
+        row["labels"] = F.pad(row["labels"][:, counts], (1, 0), value=-100)
+        row["logits_to_keep"] = F.pad(counts[1:], (0, 1), value=True).nonzero()[:, 0]
+    return row
 
 
 def varlen_attention(
-    module, query, key, value, attention_mask, scaling=None, position_ids=None, **_
-) -> tuple[torch.Tensor, None]:
+    module, query, key, value, attention_mask, scaling=None, cu_seq_lens_q=None, max_length_q=None,
+    **_,
+) -> tuple[torch.Tensor, None]:  # fmt: skip
     """Causal attention within each dialogue of a row: transformers' attention interface.
 
     query (1, heads, tokens, size), key and value (1, kv heads, tokens, size)
-    → (1, tokens, heads, size).
+    → (1, tokens, heads, size). Without bounds the row is one dialogue, or a batch of equal ones.
     """
-    ends, longest = bounds(position_ids)
+    if cu_seq_lens_q is None or not query.is_cuda:
+        ends = [0, query.shape[2]] if cu_seq_lens_q is None else cu_seq_lens_q.tolist()
+        parts = [
+            F.scaled_dot_product_attention(
+                *(each[:, :, begin:end] for each in (query, key, value)),
+                is_causal=end - begin > 1 and query.shape[2] == key.shape[2],
+                scale=scaling, enable_gqa=True,
+            )
+            for begin, end in itertools.pairwise(ends)
+        ]  # fmt: skip
+        return torch.cat(parts, 2).transpose(1, 2), None
     query, key, value = (each[0].transpose(0, 1) for each in (query, key, value))
     out = varlen_attn(
-        query, key, value, ends, ends, longest, longest, scale=scaling, window_size=(-1, 0)
-    )
+        query, key, value, cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q,
+        scale=scaling, window_size=(-1, 0),
+    )  # fmt: skip
     return out[None], None
 
 
 def allow_packing() -> None:
     """Register `varlen`, and let ms-swift pack rows for it."""
     from swift.arguments import SftArguments
+    from swift.template import Template
 
     AttentionInterface.register("varlen", varlen_attention)
-    check = SftArguments._check_padding_free
+    check, collate = SftArguments._check_padding_free, Template._data_collator
+
+    def data_collator(self, batch, **kwargs):
+        row = collate(self, batch, **kwargs)
+        return packed(row) if self.padding_free else row
 
     def check_padding_free(self) -> None:
-        if self.attn_impl != "varlen":
+        if self.attn_impl == "varlen":
+            Template._data_collator = data_collator
+            self.use_logits_to_keep = False  # `packed` has seen to it
+        else:
             check(self)
 
     SftArguments._check_padding_free = check_padding_free
@@ -106,8 +125,8 @@ def add_dropped(out, a, b, p: float, seed: int) -> torch.Tensor:
 class LoraLinear(torch.autograd.Function):
     """y = x Wᵀ + bias + s · dropout(x) Aᵀ Bᵀ with W and bias frozen (Hu et al. 2021).
 
-    x (tokens, in), W (out, in), A (rank, in), B (out, rank). Kept for the backward pass: x, which
-    the layer before keeps anyway, and dropout(x) Aᵀ (tokens, rank).
+    x (tokens, in), W (out, in), A (rank, in), B (out, rank); products are in x's dtype. Kept for
+    the backward pass: x, which the layer before keeps anyway, and dropout(x) Aᵀ (tokens, rank).
     """
 
     @staticmethod
@@ -150,15 +169,12 @@ def forward(layer: Linear, x: torch.Tensor) -> torch.Tensor:
     if layer.disable_adapters or layer.merged:
         return Linear.forward(layer, x)
     (name,) = layer.lora_A
-    base = layer.get_base_layer()
-    dropout = layer.lora_dropout[name]
+    base, scale, dropout = layer.get_base_layer(), layer.scaling[name], layer.lora_dropout[name]
+    a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
     p = dropout.p if layer.training and isinstance(dropout, torch.nn.Dropout) else 0.0
     # from torch's own generator, so that a resumed training draws the same
     seed = int(torch.randint(2**31, ())) if p else 0
-    y = LoraLinear.apply(
-        x.flatten(0, -2), base.weight, base.bias, layer.lora_A[name].weight,
-        layer.lora_B[name].weight, layer.scaling[name], p, seed,
-    )  # fmt: skip
+    y = LoraLinear.apply(x.flatten(0, -2), base.weight, base.bias, a, b, scale, p, seed)
     return y.unflatten(0, x.shape[:-1])
 
 
@@ -166,5 +182,5 @@ def fuse_lora(model: torch.nn.Module) -> int:
     """Give every plain LoRA layer of `model` the fused passes; returns how many there are."""
     layers = [layer for layer in model.modules() if fusable(layer)]
     for layer in layers:
-        layer.forward = forward.__get__(layer)
+        layer.forward = functools.partial(forward, layer)
     return len(layers)

@@ -32,6 +32,7 @@ from swift.callbacks import TrainerCallback, callbacks_map
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from sftflow.jsonio import write_json
+from sftflow.kernels import allow_packing, fuse_lora
 from sftflow.training import COMPLETE, RENAMED, file_sizes
 
 GIB = 2**30
@@ -75,11 +76,7 @@ class Monitor(TrainerCallback):
                     "the template or max_length differs from the one the receipt was made with",
                 )
         model = trainer.accelerator.unwrap_model(trainer.model)
-        fused = 0
-        if torch.cuda.is_available() and asked.get("fused_lora", True):
-            from sftflow.kernels import fuse_lora
-
-            fused = fuse_lora(model)
+        fused = fuse_lora(model) if asked.get("fused_lora", torch.cuda.is_available()) else 0
         everything = sum(p.numel() for p in model.parameters())
         trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
         embedding = model.get_input_embeddings().weight
@@ -189,10 +186,7 @@ class Monitor(TrainerCallback):
 
 
 callbacks_map["sftflow"] = Monitor
-if torch.cuda.is_available():
-    from sftflow.kernels import allow_packing
-
-    allow_packing()
+allow_packing()
 
 
 def check_flags(command: dict) -> None:

@@ -281,7 +281,8 @@ def command(
         flags["use_cpu"] = True
     if training["torch_dtype"] == "float32":
         flags |= {"fp16": False, "bf16": False}
-    return {k: v for k, v in {**flags, **extra}.items() if v is not None}
+    flags |= {name: value for name, value in extra.items() if name not in OURS}
+    return {name: value for name, value in flags.items() if value is not None}
 
 
 def identity(

@@ -2,22 +2,22 @@
 
 One call of Philox4x32 (Salmon et al. 2011; seven rounds pass all of BigCrush) gives eight numbers
 of 16 bits. They decide about eight elements of a row, one in each of eight stripes: element
-(t, j · width + c) by number j of counter t · width + c, where width = columns / 8. All kernels here
-cut a matrix that way, and so agree about the mask. The probability is p rounded to 1/65536.
+(row, j · width + column) by number j of counter row · width + column, where width is an eighth of
+the columns. Both kernels cut a matrix that way, and so agree about the mask. The probability is p
+rounded to 1/65536.
 """
 
 import torch
 import triton
 import triton.language as tl
 
-ROWS, COLUMNS = 16, 128  # of a program's tile, in each stripe
-STRIPES = 8
+BLOCK = 256  # columns of each stripe in one program
+LARGEST_RANK = 16  # of `_add`, whose loop over it is unrolled
 
 
 @triton.jit
-def _numbers(seed, rows, columns, width):
-    counter = rows[:, None] * width + columns[None, :]
-    return tl.randint4x(seed, counter, n_rounds=7)
+def _load(x, at, inside):
+    return tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
 
 
 @triton.jit
@@ -27,74 +27,65 @@ def _keep(value, number, threshold, scale, HIGH: tl.constexpr):
     return tl.where(bits >= threshold, value * scale, 0.0)
 
 
+@triton.jit(do_not_specialize=["seed"])
+def _drop(x, out, width, threshold, scale, seed, BLOCK: tl.constexpr):
+    row = tl.program_id(0)
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = column < width
+    at = row.to(tl.int64) * 8 * width + column
+    # all loads before any store: the compiler can't know that they do not overlap
+    v0, v1 = _load(x, at, inside), _load(x, at + width, inside)
+    v2, v3 = _load(x, at + 2 * width, inside), _load(x, at + 3 * width, inside)
+    v4, v5 = _load(x, at + 4 * width, inside), _load(x, at + 5 * width, inside)
+    v6, v7 = _load(x, at + 6 * width, inside), _load(x, at + 7 * width, inside)
+    a, b, c, d = tl.randint4x(seed, row * width + column, n_rounds=7)
+    tl.store(out + at, _keep(v0, a, threshold, scale, False), mask=inside)
+    tl.store(out + at + width, _keep(v1, a, threshold, scale, True), mask=inside)
+    tl.store(out + at + 2 * width, _keep(v2, b, threshold, scale, False), mask=inside)
+    tl.store(out + at + 3 * width, _keep(v3, b, threshold, scale, True), mask=inside)
+    tl.store(out + at + 4 * width, _keep(v4, c, threshold, scale, False), mask=inside)
+    tl.store(out + at + 5 * width, _keep(v5, c, threshold, scale, True), mask=inside)
+    tl.store(out + at + 6 * width, _keep(v6, d, threshold, scale, False), mask=inside)
+    tl.store(out + at + 7 * width, _keep(v7, d, threshold, scale, True), mask=inside)
+
+
 @triton.jit
-def _drop_stripe(x, out, at, inside, number, threshold, scale, HIGH: tl.constexpr):
-    value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
-    tl.store(out + at, _keep(value, number, threshold, scale, HIGH), mask=inside)
+def _product(left, right, columns, inside, RANK: tl.constexpr):
+    """One row of `a` (at `left`) times the columns of `b` (at `right`, `columns` in each row)."""
+    value = tl.load(left).to(tl.float32) * _load(right, 0, inside)
+    for k in tl.static_range(1, RANK):
+        value += tl.load(left + k).to(tl.float32) * _load(right, k * columns, inside)
+    return value
 
 
-@triton.jit(do_not_specialize=["n_rows", "seed"])
-def _drop(x, out, n_rows, n_columns, threshold, scale, seed, R: tl.constexpr, C: tl.constexpr):
-    width = n_columns // 8
-    rows, columns = tl.program_id(0) * R + tl.arange(0, R), tl.program_id(1) * C + tl.arange(0, C)
-    inside = (rows[:, None] < n_rows) & (columns[None, :] < width)
-    a, b, c, d = _numbers(seed, rows, columns, width)
-    at = rows[:, None].to(tl.int64) * n_columns + columns[None, :]
-    _drop_stripe(x, out, at, inside, a, threshold, scale, False)
-    _drop_stripe(x, out, at + width, inside, a, threshold, scale, True)
-    _drop_stripe(x, out, at + 2 * width, inside, b, threshold, scale, False)
-    _drop_stripe(x, out, at + 3 * width, inside, b, threshold, scale, True)
-    _drop_stripe(x, out, at + 4 * width, inside, c, threshold, scale, False)
-    _drop_stripe(x, out, at + 5 * width, inside, c, threshold, scale, True)
-    _drop_stripe(x, out, at + 6 * width, inside, d, threshold, scale, False)
-    _drop_stripe(x, out, at + 7 * width, inside, d, threshold, scale, True)
-
-
-@triton.jit
-def _add_stripe(
-    left, b, out, ranks, columns, at, inside, number, n_columns, rank, threshold, scale, shift,
-    HIGH: tl.constexpr,
-):  # fmt: skip
-    fits = (ranks[:, None] < rank) & (columns[None, :] < n_columns // 8)
-    right = tl.load(b + ranks[:, None] * n_columns + columns[None, :] + shift, mask=fits, other=0.0)
-    value = _keep(tl.dot(left, right), number, threshold, scale, HIGH)
-    value += tl.load(out + at + shift, mask=inside, other=0.0).to(tl.float32)
-    tl.store(out + at + shift, value, mask=inside)
-
-
-@triton.jit(do_not_specialize=["n_rows", "seed"])
-def _add(
-    a, b, out, n_rows, n_columns, rank, threshold, scale, seed,
-    R: tl.constexpr, C: tl.constexpr, K: tl.constexpr,
-):  # fmt: skip
-    width = n_columns // 8
-    rows, columns = tl.program_id(0) * R + tl.arange(0, R), tl.program_id(1) * C + tl.arange(0, C)
-    ranks = tl.arange(0, K)
-    inside = (rows[:, None] < n_rows) & (columns[None, :] < width)
-    fits = (rows[:, None] < n_rows) & (ranks[None, :] < rank)
-    left = tl.load(a + rows[:, None] * rank + ranks[None, :], mask=fits, other=0.0)
-    p, q, r, s = _numbers(seed, rows, columns, width)
-    at = rows[:, None].to(tl.int64) * n_columns + columns[None, :]
-    _add_stripe(left, b, out, ranks, columns, at, inside, p, n_columns, rank, threshold, scale,
-                0, False)  # fmt: skip
-    _add_stripe(left, b, out, ranks, columns, at, inside, p, n_columns, rank, threshold, scale,
-                width, True)  # fmt: skip
-    _add_stripe(left, b, out, ranks, columns, at, inside, q, n_columns, rank, threshold, scale,
-                2 * width, False)  # fmt: skip
-    _add_stripe(left, b, out, ranks, columns, at, inside, q, n_columns, rank, threshold, scale,
-                3 * width, True)  # fmt: skip
-    _add_stripe(left, b, out, ranks, columns, at, inside, r, n_columns, rank, threshold, scale,
-                4 * width, False)  # fmt: skip
-    _add_stripe(left, b, out, ranks, columns, at, inside, r, n_columns, rank, threshold, scale,
-                5 * width, True)  # fmt: skip
-    _add_stripe(left, b, out, ranks, columns, at, inside, s, n_columns, rank, threshold, scale,
-                6 * width, False)  # fmt: skip
-    _add_stripe(left, b, out, ranks, columns, at, inside, s, n_columns, rank, threshold, scale,
-                7 * width, True)  # fmt: skip
-
-
-def _grid(rows: int, columns: int) -> tuple[int, int]:
-    return triton.cdiv(rows, ROWS), triton.cdiv(columns // STRIPES, COLUMNS)
+@triton.jit(do_not_specialize=["seed"])
+def _add(a, b, out, width, threshold, scale, seed, BLOCK: tl.constexpr, RANK: tl.constexpr):
+    row = tl.program_id(0)
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = column < width
+    at = row.to(tl.int64) * 8 * width + column
+    left, right, n = a + row.to(tl.int64) * RANK, b + column, 8 * width
+    v0, v1 = _load(out, at, inside), _load(out, at + width, inside)
+    v2, v3 = _load(out, at + 2 * width, inside), _load(out, at + 3 * width, inside)
+    v4, v5 = _load(out, at + 4 * width, inside), _load(out, at + 5 * width, inside)
+    v6, v7 = _load(out, at + 6 * width, inside), _load(out, at + 7 * width, inside)
+    p, q, r, s = tl.randint4x(seed, row * width + column, n_rounds=7)
+    v0 += _keep(_product(left, right, n, inside, RANK), p, threshold, scale, False)
+    v1 += _keep(_product(left, right + width, n, inside, RANK), p, threshold, scale, True)
+    v2 += _keep(_product(left, right + 2 * width, n, inside, RANK), q, threshold, scale, False)
+    v3 += _keep(_product(left, right + 3 * width, n, inside, RANK), q, threshold, scale, True)
+    v4 += _keep(_product(left, right + 4 * width, n, inside, RANK), r, threshold, scale, False)
+    v5 += _keep(_product(left, right + 5 * width, n, inside, RANK), r, threshold, scale, True)
+    v6 += _keep(_product(left, right + 6 * width, n, inside, RANK), s, threshold, scale, False)
+    v7 += _keep(_product(left, right + 7 * width, n, inside, RANK), s, threshold, scale, True)
+    tl.store(out + at, v0, mask=inside)
+    tl.store(out + at + width, v1, mask=inside)
+    tl.store(out + at + 2 * width, v2, mask=inside)
+    tl.store(out + at + 3 * width, v3, mask=inside)
+    tl.store(out + at + 4 * width, v4, mask=inside)
+    tl.store(out + at + 5 * width, v5, mask=inside)
+    tl.store(out + at + 6 * width, v6, mask=inside)
+    tl.store(out + at + 7 * width, v7, mask=inside)
 
 
 def _odds(p: float) -> tuple[int, float]:
@@ -104,9 +95,9 @@ def _odds(p: float) -> tuple[int, float]:
 
 def dropout(x: torch.Tensor, p: float, seed: int) -> torch.Tensor:
     """Dropout of x (rows, columns), contiguous, columns a multiple of 8."""
-    out = torch.empty_like(x)
-    threshold, scale = _odds(p)
-    _drop[_grid(*x.shape)](x, out, *x.shape, threshold, scale, seed, R=ROWS, C=COLUMNS)
+    out, width = torch.empty_like(x), x.shape[1] // 8
+    grid = (x.shape[0], triton.cdiv(width, BLOCK))
+    _drop[grid](x, out, width, *_odds(p), seed, BLOCK=BLOCK, num_warps=2)
     return out
 
 
@@ -115,11 +106,12 @@ def add_dropped_product(
 ) -> torch.Tensor:
     """out += dropout(a @ b), with the mask that `dropout` has for this seed; returns `out`.
 
-    out (rows, columns), a (rows, rank), b (rank, columns), contiguous; the product is never stored.
+    out (rows, columns), a (rows, rank), b (rank, columns), contiguous. Up to LARGEST_RANK the
+    product is never stored.
     """
-    threshold, scale = _odds(p)
-    _add[_grid(*out.shape)](
-        a, b, out, *out.shape, b.shape[0], threshold, scale, seed,
-        R=ROWS, C=COLUMNS, K=max(16, triton.next_power_of_2(b.shape[0])),
-    )  # fmt: skip
+    width, rank = out.shape[1] // 8, b.shape[0]
+    if rank > LARGEST_RANK:
+        return out.add_(dropout(a @ b, p, seed))
+    grid = (out.shape[0], triton.cdiv(width, BLOCK))
+    _add[grid](a, b, out, width, *_odds(p), seed, BLOCK=BLOCK, RANK=rank, num_warps=2)
     return out

@@ -221,6 +221,31 @@ def test_rows_that_ms_swift_drops_are_an_error(tiny, tmp_path):
     assert "of the 200 train_rows that the receipt counts" in log.splitlines()[-1]
 
 
+def test_packed_rows_and_fused_lora_give_the_losses_of_the_padded_reference(tiny, tmp_path):
+    """What a GPU gets by default, against stock ms-swift: per-token weights and all."""
+    curves, records = [], []
+    for name, changed in {
+        "padded": {},
+        "packed": {"attn_impl": "varlen", "fused_lora": True},
+    }.items():
+        chosen = settings(num_train_epochs=1, lora_dropout=0.0, **changed)
+        status, _, log = run(tiny, tmp_path / name, chosen)
+        assert status == 0, log[-3000:]
+        curves.append(curve(tmp_path / name))
+        records.append(read_json(tmp_path / name / "training.json"))
+    assert [loss for _, loss, _ in curves[1]] == pytest.approx(
+        [loss for _, loss, _ in curves[0]], rel=1e-4
+    )
+    padded, packed = records
+    assert packed["padded_share"] == 0 < padded["padded_share"]
+    assert packed["tokens"] == padded["tokens"] == packed["positions"]
+    assert packed["validation_curve"]["token_accuracy"] == pytest.approx(
+        padded["validation_curve"]["token_accuracy"], abs=0.03
+    )
+    start = next(e for e in Events(folder_of(tmp_path / "packed") / "events.jsonl").new())
+    assert start["fused_layers"] == 14
+
+
 @pytest.mark.parametrize(
     "changed",
     [{"tuner_type": "full", "learning_rate": 1e-3}, {"use_dora": True}, {"use_rslora": True}],
