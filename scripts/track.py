@@ -1,31 +1,33 @@
 """Record one run in SwanLab: the training while it goes on, and its scores once they exist.
 
-Reads the event log of a training and follows it to its end, apart from the training itself: a
-SwanLab that is missing, slow or broken can't touch it. The record is always written whole (a
-resumed training, or scores that come later, replace the folder), under the id of the training's
-identity, so that everything lands in one experiment:
+    track.py --events checkpoints/<identity>/events.jsonl …     by train.py, until training ends
+    track.py --training results/runs/<run>/training.json …      afterwards, with --scores
+
+A process of its own: a SwanLab that is missing, slow or broken can't touch a training. The record
+is always written whole (a resumed training, or scores that come later, replace the folder), under
+an id made of the training's identity, so that everything lands in one experiment:
 
     swanlab sync results/runs/<run>/swanlab/run-*     uploads what was recorded offline
 
 The key is read by SwanLab itself from the environment variable SWANLAB_API_KEY, nowhere else.
 
 SETTINGS is one JSON object:
-    mode       offline (default), local or cloud
+    mode     disabled, offline, local or cloud
     project, workspace   as in SwanLab; optional
-    run        the experiment's name
-    id         up to 64 letters and digits: one experiment, however often it is recorded
-    config     what to show beside the curves
+    run, id, config      with --events: the experiment's name, its id (letters and digits), and what
+                         to show beside the curves; with --training they are taken from there
 """
 
 import argparse
 import shutil
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
 from sftflow import cli, process
-from sftflow.jsonio import read_json
+from sftflow.jsonio import read_json, write_json
 from sftflow.training import Events
 
 MODES = {"cloud": "online", "local": "local", "offline": "offline"}
@@ -61,40 +63,73 @@ def scores(files: list[Path]) -> dict[str, float]:
     return {f"scores/{score['suite']}/{score['benchmark']}": score["score"] for score in found}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--events", type=Path, required=True, help="the training's events.jsonl")
-    parser.add_argument("--settings", type=cli.settings, required=True, help="JSON or @file")
-    parser.add_argument("--scores", type=Path, nargs="*", default=[], help="score files of the run")
-    parser.add_argument("--output", type=Path, required=True, help="results/runs/<run>/swanlab")
-    args = parser.parse_args()
-    process.follow_snakemake()
+def experiment(training: dict) -> dict:
+    """An experiment's name, id and configuration, from training.json."""
+    return {
+        "run": training["run"],
+        "id": training["identity"][:20],
+        "config": {name: training[name] for name in ("model", "settings", "choices")},
+    }
 
+
+def record(settings: dict, events: Path, scored: list[Path], output: Path) -> None:
+    """Write the whole record; follows `events` until the training ends."""
     import swanlab
 
-    settings = args.settings
-    shutil.rmtree(args.output, ignore_errors=True)
-    args.output.mkdir(parents=True)
+    shutil.rmtree(output, ignore_errors=True)
+    output.mkdir(parents=True)
     swanlab.init(
-        mode=MODES[settings.get("mode", "offline")],
+        mode=MODES[settings["mode"]],
         project=settings.get("project"),
         workspace=settings.get("workspace"),
         name=settings["run"],
         id=settings["id"],
         resume="allow",
-        config=settings.get("config"),
-        log_dir=str(args.output),
+        config=settings["config"],
+        log_dir=str(output),
     )
     step = 0
-    for event in follow(args.events):
+    for event in follow(events):
         if values := metrics(event):
             step = event["step"]
             swanlab.log(values, step=step)
-    if args.scores:
-        swanlab.log(scores(args.scores), step=step + 1)
+    if scored:
+        swanlab.log(scores(scored), step=step + 1)
     swanlab.finish()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--events", type=Path, help="of a training that goes on")
+    source.add_argument("--training", type=Path, help="training.json of a finished one")
+    parser.add_argument("--settings", type=cli.settings, required=True, help="JSON or @file")
+    parser.add_argument("--scores", type=Path, nargs="*", default=[], help="score files of the run")
+    parser.add_argument("--output", type=Path, required=True, help="results/runs/<run>/swanlab")
+    parser.add_argument("--record", type=Path, help="file that says how it went; no failure then")
+    args = parser.parse_args()
+    process.follow_snakemake()
+
+    settings, events = args.settings, args.events
+    if args.training:
+        found = read_json(args.training)
+        settings |= experiment(found)
+        events = args.training.parent / "checkpoints" / found["identity"][:16] / "events.jsonl"
+    outcome = {"schema": 1, "mode": settings["mode"], "status": "recorded"}
+    if settings["mode"] != "disabled":
+        outcome |= {"run": settings["run"], "id": settings["id"], "scores": len(args.scores)}
+        try:
+            record(settings, events, args.scores, args.output)
+        except Exception as error:
+            if not args.record:
+                raise
+            traceback.print_exc()
+            outcome |= {"status": "failed", "error": type(error).__name__}
+            cli.note(f"track {settings['run']}  SwanLab recorded nothing, see the log")
+    if args.record:
+        write_json(args.record, outcome)
 
 
 if __name__ == "__main__":

@@ -150,6 +150,25 @@ def test_key_is_nowhere(whole):
     assert not holders
 
 
+def test_scores_join_the_record(whole):
+    score = whole / "score.json"
+    score.write_text(json.dumps({"suite": "general", "benchmark": "gsm8k", "score": 0.5}))
+    done = subprocess.run(
+        [
+            SWIFT, ROOT / "scripts" / "track.py", "--training", whole / "training.json",
+            "--settings", json.dumps({"mode": "offline", "project": "test"}), "--scores", score,
+            "--output", whole / "swanlab", "--record", whole / "swanlab.json",
+        ],
+        capture_output=True, text=True, env=os.environ | {"SWANLAB_API_KEY": KEY},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    record = read_json(whole / "swanlab.json")
+    assert record["status"] == "recorded" and record["scores"] == 1
+    assert record["id"] == read_json(whole / "training.json")["swanlab"]["id"]
+    (uploaded,) = (whole / "swanlab").glob("run-*/*.swanlab")
+    assert b"scores/general/gsm8k" in uploaded.read_bytes()
+
+
 def test_killed_training_goes_on_with_the_same_curve(tiny, whole, tmp_path):
     output = tmp_path / "run"
     process = start(tiny, output, settings())
@@ -184,14 +203,18 @@ def test_killed_training_goes_on_with_the_same_curve(tiny, whole, tmp_path):
 
 def test_out_of_memory_lowers_the_micro_batch_not_the_step(tiny, whole, tmp_path):
     plugin = {"external_plugins": [str(HERE / "training_oom_plugin.py")]}
-    status, seen, log = run(tiny, tmp_path / "run", settings(extra=plugin))
+    # and a SwanLab that can't be reached, whose key nobody is told
+    chosen = settings(extra=plugin) | {"swanlab": {"mode": "cloud", "project": "test"}}
+    status, seen, log = run(tiny, tmp_path / "run", chosen)
     assert status == 0, log[-3000:]
+    assert KEY not in log
     record = read_json(tmp_path / "run" / "training.json")
     assert [(o["micro_batch"], o["accumulation"]) for o in record["out_of_memory"]] == [
         (4, 4),
         (2, 8),
     ]
     assert "out of memory: micro-batch 4 × 4" in seen
+    assert record["swanlab"]["status"] == "failed" and "SwanLab recorded nothing" in seen
     for got, expected in zip(curve(tmp_path / "run"), curve(whole), strict=True):
         assert got == pytest.approx(expected, rel=2e-3), "the same dialogues in every step"
 
