@@ -34,15 +34,7 @@ def main() -> None:
     args = arguments()
     process.follow_snakemake()
     settings = args.settings
-    spec = server.Spec(
-        serving=settings["serving"],
-        model=settings.get("model") or {},
-        endpoint=settings.get("endpoint") or {},
-        weights=args.weights,
-        adapter=args.adapter,
-        python=args.python,
-        threads=args.threads,
-    )
+    spec = server.Spec.of(settings, args)
     with server.serve(spec, args.server_log) as running:
         answers = chat(running, settings)
     for answer in answers:

@@ -207,15 +207,7 @@ class Session:
     """The serving session: starts its server when something is asked for the first time."""
 
     def __init__(self, args: argparse.Namespace, settings: dict):
-        self.spec = server.Spec(
-            serving=settings["serving"],
-            model=settings.get("model") or {},
-            endpoint=settings.get("endpoint") or {},
-            weights=args.weights,
-            adapter=args.adapter,
-            python=args.python,
-            threads=args.threads,
-        )
+        self.spec = server.Spec.of(settings, args)
         self.log = args.server_log
         self.ended: Exception | None = None  # why there is no server any more
         self._stack = contextlib.ExitStack()

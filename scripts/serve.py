@@ -20,6 +20,7 @@ import platform
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -59,21 +60,16 @@ def main() -> None:
     manifest = checked(args.weights, args.manifest)
     adapter = checked(args.adapter, args.adapter_manifest)
     packages = read_json(args.environment)["packages"] if args.environment else {}
-    spec = server.Spec(
-        serving=settings["serving"],
-        model=settings.get("model") or {},
-        endpoint=settings.get("endpoint") or {},
-        weights=args.weights,
-        adapter=args.adapter,
-        python=args.python,
-        threads=args.threads,
-    )
+    spec = server.Spec.of(settings, args)
     label = f"serve {settings['subject']}"
     cli.note(f"{label}  starting ({spec.backend})")
     with server.serve(spec, args.server_log) as running, gpu.Sampler() as sampler:
         cli.note(f"{label}  ready after {running.seconds['ready']:.1f} s")
         session = measure(running, spec)
         answers = chat(running, settings)
+    used = sampler.summary()
+    if session["memory"]["gpu"] is None and "gpu_memory_gib" in used:  # the server does not tell
+        session["memory"]["gpu"] = round(used["gpu_memory_gib"] * gpu.GIB)
     forms = {settings["form"]: session.pop("seconds")}
     if args.also_weights:
         other = "adapter" if args.also_adapter else "merged"
@@ -100,7 +96,7 @@ def main() -> None:
             "probe": {"prompt": server.PROBE[0]["content"], "answer": running.probe},
             "seconds": forms,
             **session,
-            "gpu": sampler.summary(),
+            "gpu": used,
             "hardware": {
                 "machine": platform.machine(),
                 "gpus": [found["name"] for found in gpu.describe()],
@@ -126,14 +122,7 @@ def checked(folder: Path | None, manifest: Path | None) -> dict | None:
 
 def time_other(spec: server.Spec, args: argparse.Namespace, form: str) -> dict:
     """Seconds to ready of a run's other form."""
-    other = server.Spec(
-        serving=spec.serving,
-        model=spec.model,
-        weights=args.also_weights,
-        adapter=args.also_adapter,
-        python=spec.python,
-        threads=spec.threads,
-    )
+    other = replace(spec, weights=args.also_weights, adapter=args.also_adapter)
     log = args.server_log.with_name(f"{args.server_log.stem}.{form}{args.server_log.suffix}")
     with server.serve(other, log) as running:
         return {**running.seconds, **known(running)[0]}

@@ -9,6 +9,7 @@ that stays ours from its choice to its end, under a random model name and behind
 answer can come from nobody else and nobody else can ask.
 """
 
+import argparse
 import contextlib
 import json
 import os
@@ -55,6 +56,19 @@ class Spec:
     adapter: Path | None = None
     python: str | None = None
     threads: int | None = None
+
+    @classmethod
+    def of(cls, settings: dict, args: argparse.Namespace) -> "Spec":
+        """From a program's settings and its arguments --weights --adapter --python --threads."""
+        return cls(
+            serving=settings["serving"],
+            model=settings.get("model") or {},
+            endpoint=settings.get("endpoint") or {},
+            weights=args.weights,
+            adapter=args.adapter,
+            python=args.python,
+            threads=args.threads,
+        )
 
     @property
     def backend(self) -> str:
