@@ -27,6 +27,7 @@ import time
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 import yaml
 from swift.callbacks import TrainerCallback, callbacks_map
 
@@ -106,7 +107,7 @@ class Monitor(TrainerCallback):
         self.learning_rate = self.trainer._get_learning_rate()
 
     def on_step_end(self, args, state, control, **kwargs):
-        loss, tokens = self.loss.item(), int(self.tokens)
+        loss, tokens, positions = self._totals()
         if self.first_loss is None:
             self.first_loss = loss
         if not math.isfinite(loss) or loss > max(self.limit, 2 * self.first_loss):
@@ -119,7 +120,7 @@ class Monitor(TrainerCallback):
             loss=loss,
             learning_rate=self.learning_rate,
             tokens=tokens,
-            positions=self.positions,
+            positions=positions,
             seconds=now - self.begun,
         )
         self.begun = now
@@ -141,6 +142,8 @@ class Monitor(TrainerCallback):
         self.begun = time.time()
 
     def on_save(self, args, state, control, **kwargs):
+        if dist.is_initialized():
+            dist.barrier()  # every process writes its own random state
         if self.main:
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             os.sync()
@@ -155,6 +158,16 @@ class Monitor(TrainerCallback):
             memory["gpu_allocated_gib"] = torch.cuda.max_memory_allocated() / GIB
             memory["gpu_reserved_gib"] = torch.cuda.max_memory_reserved() / GIB
         self._event("end", step=state.global_step, **memory)
+
+    def _totals(self) -> tuple[float, int, int]:
+        """Loss, tokens and positions of the optimizer step, over all GPUs."""
+        positions = torch.tensor(self.positions, device=self.loss.device)
+        sums = torch.stack([each.double() for each in (self.loss, self.tokens, positions)])
+        if dist.is_initialized():
+            dist.all_reduce(sums)
+            sums[0] /= dist.get_world_size()  # the trainer scales each process's share up by that
+        loss, tokens, positions = sums.tolist()
+        return loss, int(tokens), int(positions)
 
     @staticmethod
     def _diverged(what: str, state) -> None:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 from sftflow.jsonio import read_json
 from sftflow.training import Events, checkpoints, history
 
@@ -217,6 +218,31 @@ def test_out_of_memory_lowers_the_micro_batch_not_the_step(tiny, whole, tmp_path
     assert record["swanlab"]["status"] == "failed" and "SwanLab recorded nothing" in seen
     for got, expected in zip(curve(tmp_path / "run"), curve(whole), strict=True):
         assert got == pytest.approx(expected, rel=2e-3), "the same dialogues in every step"
+
+
+def test_two_processes_make_the_same_steps(tiny, whole, tmp_path):
+    """As on two GPUs: half the accumulation, the same dialogues in every step, one event log."""
+    command = yaml.safe_load((whole / "command.yaml").read_text())
+    command |= {"gradient_accumulation_steps": 1, "output_dir": str(tmp_path / "run")}
+    (tmp_path / "command.yaml").write_text(yaml.safe_dump(command))
+    done = subprocess.run(
+        [
+            SWIFT, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
+            ROOT / "scripts" / "sftflow" / "swift_plugin.py", tmp_path / "command.yaml",
+        ],
+        capture_output=True, text=True,
+        env=os.environ | {
+            "SFTFLOW_PLUGIN": json.dumps({"events": str(tmp_path / "events.jsonl")}),
+            "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
+        },
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    steps = [e for e in Events(tmp_path / "events.jsonl").new() if e["event"] == "step"]
+    every = history(Events(folder_of(whole) / "events.jsonl").new())
+    expected = [e for e in every if e["event"] == "step"]
+    assert [e["tokens"] for e in steps] == [e["tokens"] for e in expected]
+    assert [e["loss"] for e in steps] == pytest.approx([e["loss"] for e in expected], rel=2e-3)
+    assert [step for step, _ in checkpoints(tmp_path / "run")] == [20, 25, 26]
 
 
 def test_diverging_loss_stops_and_keeps_the_last_good_checkpoint(tiny, tmp_path):
