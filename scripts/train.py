@@ -239,7 +239,10 @@ def main() -> None:
         if gpus:
             hardware["memory_gib"] = min(g["memory_gib"] for g in gpus)
             hardware["capability"] = min(g["capability"] for g in gpus)
+            hardware["name"] = gpus[0]["name"]
         choices = training.choose(settings, shape, manifest["parameters"], receipt, hardware)
+        cost = training.estimate(settings, receipt, shape, manifest["parameters"], hardware)
+        note(f"train {run}  {training.describe(cost)}")
         key = training.identity(settings, model, manifest, receipt, hardware["kind"], versions())
         folder = args.output.resolve() / "checkpoints" / key[:16]
         folder.mkdir(parents=True, exist_ok=True)
@@ -293,8 +296,9 @@ def main() -> None:
             "accumulation": flags["gradient_accumulation_steps"],
             "out_of_memory": lowered,
             "resumed": sum(e["event"] == "start" and e["first_step"] > 0 for e in events),
+            **sampler.summary(*training.span(events)),  # memory: what the trainer says counts
             **training.summary(events, [g["name"] for g in gpus]),
-            **sampler.summary(),
+            "estimate": {name: value for name, value in cost.items() if name != "choices"},
             "seconds": round(time.time() - begun, 3),
             "hardware": {
                 "device": hardware["kind"],

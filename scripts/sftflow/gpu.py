@@ -12,6 +12,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from sftflow.cli import UserError
+
 GIB = 2**30
 
 
@@ -66,7 +68,7 @@ def claim(count: int, interval: float = 1.0) -> Iterator[list[dict]]:
     """Hold `count` of the visible GPUs, waiting for other jobs of this user that hold them.
 
     Yields their descriptions and names them in CUDA_VISIBLE_DEVICES for every child process.
-    Without a GPU, or with `count` 0, it yields [] and changes nothing. Raises ValueError when the
+    Without a GPU, or with `count` 0, it yields [] and changes nothing. Raises UserError when the
     machine has fewer GPUs than asked for.
     """
     found = describe() if count else []
@@ -74,7 +76,7 @@ def claim(count: int, interval: float = 1.0) -> Iterator[list[dict]]:
         yield []
         return
     if len(found) < count:
-        raise ValueError(f"{count} GPUs asked for, this machine shows {len(found)}")
+        raise UserError(f"{count} GPUs asked for, this machine shows {len(found)}")
     from filelock import FileLock, Timeout
 
     folder = Path(tempfile.gettempdir()) / f"sftflow-gpus-{os.getuid()}"
@@ -104,25 +106,23 @@ def claim(count: int, interval: float = 1.0) -> Iterator[list[dict]]:
 class Sampler:
     """Samples utilisation (%), power (W) and memory (GiB) of the visible GPUs in the background.
 
-    `summary()` after the `with` block: mean utilisation, mean power, peak memory, energy (Wh) and
-    the number of samples; {} without a GPU.
+    `summary(begin, end)` after the `with` block: mean utilisation, mean power, peak memory, energy
+    (Wh) and the number of samples between two times (seconds since the epoch); {} without a GPU.
     """
 
     def __init__(self, interval: float = 1.0):
         self.interval = interval
-        self.samples: list[tuple[float, float, float]] = []
+        self.samples: list[tuple[float, float, float, float]] = []
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> "Sampler":
-        self._begun = time.monotonic()
         self._thread.start()
         return self
 
     def __exit__(self, *_) -> None:
         self._end.set()
         self._thread.join()
-        self._seconds = time.monotonic() - self._begun
 
     def _watch(self) -> None:
         with _library() as nvml:
@@ -133,6 +133,7 @@ class Sampler:
                 with contextlib.suppress(nvml.NVMLError):
                     self.samples.append(
                         (
+                            time.time(),
                             sum(nvml.nvmlDeviceGetUtilizationRates(h).gpu for h in handles)
                             / len(handles),
                             sum(nvml.nvmlDeviceGetPowerUsage(h) for h in handles) / 1000,
@@ -140,15 +141,17 @@ class Sampler:
                         )
                     )
 
-    def summary(self) -> dict:
-        if not self.samples:
+    def summary(self, begin: float = 0.0, end: float = float("inf")) -> dict:
+        within = [sample for sample in self.samples if begin <= sample[0] <= end]
+        if not within:
             return {}
-        utilisation, power, memory = zip(*self.samples, strict=True)
+        times, utilisation, power, memory = zip(*within, strict=True)
+        seconds = times[-1] - times[0] + self.interval
         mean_power = sum(power) / len(power)
         return {
             "gpu_utilisation_percent": round(sum(utilisation) / len(utilisation), 1),
             "gpu_power_watt": round(mean_power, 1),
-            "gpu_energy_wh": round(mean_power * self._seconds / 3600, 2),
+            "gpu_energy_wh": round(mean_power * seconds / 3600, 2),
             "gpu_memory_gib": round(max(memory), 2),
-            "gpu_samples": len(self.samples),
+            "gpu_samples": len(within),
         }

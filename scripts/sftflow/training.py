@@ -384,6 +384,15 @@ def estimate(
     return out
 
 
+def describe(cost: dict) -> str:
+    """An estimate in one line."""
+    text = (
+        f"about to make {cost['steps']} steps of {cost['effective_batch']} dialogues, "
+        f"{cost['tokens']:,} tokens, {cost['memory_gib']:.1f} GiB"
+    )
+    return text + (f", {cost['seconds'] / 60:.0f} min" if cost.get("seconds", 0) >= 60 else "")
+
+
 # --- the event log -------------------------------------------------------------------------------
 
 
@@ -427,6 +436,12 @@ def history(events: list[dict]) -> list[dict]:
         if entry["event"] in ("step", "validation"):
             kept[entry["event"], entry["step"]] = entry
     return sorted(kept.values(), key=lambda entry: (entry["step"], entry["event"] != "step"))
+
+
+def span(events: list[dict]) -> tuple[float, float]:
+    """When the last attempt's first step began and when it ended, in seconds since the epoch."""
+    last = {event["event"]: event["time"] for event in events}
+    return last["start"], last["end"]
 
 
 def summary(events: list[dict], gpu_names: list[str]) -> dict:
