@@ -36,6 +36,7 @@ rule all:
         rules.train.output,  # how the training went
         rules.tables.output,  # what was measured, and what the fine-tuning changed
         rules.report.output,  # all of it, as a report in Chinese and English
+        collect("<results>/runs/{run}/swanlab.json", run=tracked),  # the scores, beside the training's curves
     log:
         "<logs>/all.log",
     localrule: True

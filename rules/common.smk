@@ -288,6 +288,8 @@ evaluated = study["evaluate"]["subjects"]
 
 trained = list(study["runs"])
 
+tracked = [run for run in trained if run in evaluated] if study["stage"] == "all" else []
+
 base_models = list(study["models"])
 
 used_datasets = sorted({run["dataset"] for run in study["runs"].values()})

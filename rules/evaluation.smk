@@ -1,6 +1,7 @@
 # In:   <results>/subjects/<subject>/readiness.json, <results>/benchmarks/<benchmark>/manifest.json
 # Out:  <results>/evaluations/<subject>/<suite>.json, answers beside it, by identity
 #       <results>/scores/<subject>/<benchmark>.json
+#       <results>/runs/<run>/swanlab.json: how adding a run's scores to its SwanLab experiment went
 
 
 rule evaluate_suite:
@@ -62,3 +63,28 @@ rule score_benchmark:
     shell:
         "{params.python} scripts/score.py --evaluation {input.evaluation:q} --benchmark {wildcards.benchmark}"
         " --confidence {params.confidence} {params.contamination} 2> {log:q}"
+
+
+rule track_scores:
+    input:
+        training="<results>/runs/{run}/training.json",
+        scores=collect("<results>/scores/{{run}}/{benchmark}.json", benchmark=asked),
+        environment="<results>/environments/swift.json",
+    output:
+        "<results>/runs/{run}/swanlab.json",
+    log:
+        "<logs>/track_scores/{run}.log",
+    localrule: True
+    conda:
+        "../envs/uv.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+    params:
+        python=interpreter("swift"),
+        settings=as_json(study["tracking"]["swanlab"]),
+    message:
+        "Adding the scores of {wildcards.run} to its SwanLab experiment"
+    shell:
+        "{params.python} scripts/track.py --training {input.training:q} --settings {params.settings:q}"
+        " --scores {input.scores:q} --output $(dirname {output:q})/swanlab --record {output:q} 2> {log:q}"
