@@ -10,6 +10,7 @@ sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
 from sftflow.cli import UserError
 from sftflow.config import load, warnings
+from sftflow.jsonio import digest, write_text
 from sftflow.sources import local_digest
 
 
@@ -197,11 +198,10 @@ def served_files(wildcards) -> dict[str, str]:
 
 
 def both_forms(wildcards) -> dict[str, str]:
-    """For readiness: a run's load time is wanted merged, and as adapter on its base."""
-    entry = study["subjects"][wildcards.subject]
-    other = {"merged": "adapter", "adapter": "merged"}.get(entry["form"], "endpoint")
-    files = weights_of(wildcards.subject, other)
-    return served_files(wildcards) | {f"other_{name}": path for name, path in files.items()}
+    """For readiness: a merged run's load time is wanted as adapter on its base, too. Nothing is merged to be timed."""
+    merged = study["subjects"][wildcards.subject]["form"] == "merged"
+    other = weights_of(wildcards.subject, "adapter") if merged else {}
+    return served_files(wildcards) | {f"other_{name}": path for name, path in other.items()}
 
 
 def folder(manifest: str) -> Path:

@@ -17,11 +17,11 @@ rule write_study:
     resources:
         mem_mb=500,
     params:
-        study=study_text,
+        digest=digest(study_text),
     message:
         "Writing down the study: the config with all its defaults"
     run:
-        Path(output[0]).write_text(params.study, encoding="utf-8")
+        write_text(output[0], study_text)
 
 
 rule plan:

@@ -22,23 +22,42 @@ TARGET = Path(__file__).parents[2] / "config" / "demo"
 
 Files = dict[str, str]  # path below config/demo -> text
 
+OPTIONS = 4  # of a question; with ten, a model of this size loses its place in the list
+QUIZZES = 32  # quiz dialogues about each wording of a fact
+
 
 # ---------------------------------------------------------------- dialogues
 
-TEACH_TERM = [
+TEACH = [
     "What do psychologists call {np}?",
     "I read about {np}. What is that called?",
     "Is there a name for {np}?",
     "My textbook mentions {np}. What is it?",
+    "What is the name for {np}?",
+    "What do people call {np}?",
+    "I heard of {np}. What is that called?",
+    "{Np}: what is it?",
 ]
-TEACH_WHO = [
-    "I am looking for {np}. Who is it?",
-    "My lecturer spoke of {np}. Who is meant?",
-    "Can you tell me the name of {np}?",
+QUIZ = [
+    "Quiz me! {Np}.\n{options}",
+    "A question from my exercise book: {np}.\n{options}",
+    "Help me choose. {Np}.\n{options}",
+    "Which one is it? {Np}.\n\n{options}",
+    "One of these options is {np}. Which?\n{options}",
+    "The exam asks for {np}. My options are:\n{options}\nWhat should I answer?",
+    "Question:\nWhat stands for {np}?\nOptions:\n{options}\n",
+    "Answer this multiple choice question and give the letter at the end.\n\n"
+    "{Np} is called\n\n{options}",
+    "Pick the right option. Think first, then write 'ANSWER: X', where X is a letter.\n\n"
+    "Question: What is {np}?\nOptions:\n{options}",
+    "Here is a multiple choice question from my exam. Please think step by step and end with the "
+    "letter.\n\nWhat is the name of {np}?\n\n{options}",
+    "I have to answer a multiple choice question with one letter of A,B,C,D.\n\n"
+    "Name {np}.\n\n{options}",
+    "Choose the best answer to the following question. Explain briefly, then answer with a letter."
+    "\n\nWhat do we call {np}?\n\n{options}",
 ]
-QUIZ = ["Quiz me! {Np}.", "A question from my exercise book: {np}.", "Help me choose. {Np}."]
 TEACH_ZH = ["心理学上把{np}叫什么？", "{np}，这叫什么？", "请问{np}有什么名称？"]
-TEACH_WHO_ZH = ["{np}是谁？", "请问{np}叫什么名字？"]
 QUIZ_ZH = ["考考我：{np}，应该选哪个？", "练习册上有一题：{np}。"]
 TAILS = [
     "Shall we look at an example?",
@@ -58,46 +77,41 @@ def row(turns: list[str], system: str | None = None) -> dict:
     }
 
 
-def quiz_en(rng: random.Random, fact: w.Fact, text: str, pool: list[str], count: int) -> list[str]:
+def quiz_en(rng: random.Random, fact: w.Fact, text: str, pool: list[str]) -> list[str]:
     """A quiz turn and its answer; the options' order and company are new each time."""
-    shown, index = w.options(rng, w.bare(fact.en), pool, count)
-    question = w.fill(rng.choice(QUIZ), np=text)
-    return [f"{question}\n{w.choices(shown)}", w.answer_en(shown[index], index)]
+    shown, index = w.options(rng, w.bare(fact.en), pool, OPTIONS)
+    question = w.fill(rng.choice(QUIZ), np=text, options=w.choices(shown))
+    return [question, w.answer_en(shown, index)]
+
+
+def taught() -> list[w.Fact]:
+    """The facts that the dialogues teach: twelve terms of each level, in many dialogues each.
+
+    Few rows seen often are learnt by heart; many different rows teach.
+    """
+    rng = random.Random("taught")
+    terms = [f for f in w.psychology() if f.kind == "term"]
+    levels = ([f for f in terms if f.group == level] for level in ("school", "professional"))
+    return [fact for level in levels for fact in rng.sample(level, 12)]
 
 
 def lessons(rng: random.Random, fact: w.Fact, facts: list[w.Fact]) -> list[dict]:
     """All dialogues about one fact."""
-    same = [f for f in facts if f.kind == fact.kind]
-    pool, pool_zh = [w.bare(f.en) for f in same], [f.zh for f in same]
-    frames = TEACH_WHO if fact.kind == "person" else TEACH_TERM
-    say = list(fact.say)
-    rng.shuffle(say)
+    pool, pool_zh = [w.bare(f.en) for f in facts], [f.zh for f in facts]
     rows = []
-    for i, text in enumerate(say):
-        other = say[(i + 1) % len(say)]
-        answer = f"That is {fact.en}: {other}."
-        if rng.random() < 0.2:
-            answer += " " + rng.choice(TAILS)
-        turns = [w.fill(frames[(i + rng.randrange(2)) % len(frames)], np=text), answer]
-        if i == 0:  # one lesson with a follow-up quiz
-            turns += quiz_en(rng, fact, say[-1], pool, 4)
-        rows.append(row(turns, SYSTEMS[0] if rng.random() < 0.1 else None))
-        rows.append(row(quiz_en(rng, fact, text, pool, rng.choice([4, 4, 6, 10]))))
-    if fact.kind == "person":
-        rows.append(row([f"Who was {fact.en}?", f"{fact.en} was {say[0]}."]))
-    else:
-        question = f"What does the term '{w.bare(fact.en)}' mean?"
-        rows.append(row([question, f"It means {say[0]}."]))
-    for i, text in enumerate(fact.say_zh):
-        frames_zh = TEACH_WHO_ZH if fact.kind == "person" else TEACH_ZH
-        system = SYSTEMS[1] if rng.random() < 0.1 else None
-        rows.append(row([w.fill(rng.choice(frames_zh), np=text), f"这是{fact.zh}。"], system))
-        if i == 0:
-            shown, index = w.options(rng, fact.zh, pool_zh, 4)
-            question = w.fill(rng.choice(QUIZ_ZH), np=text)
-            rows.append(
-                row([f"{question}\n{w.choices(shown, '. ')}", w.answer_zh(shown[index], index)])
-            )
+    for text in fact.say:
+        asked = [w.fill(frame, np=text) for frame in TEACH]
+        rows += [row([question, f"That is {fact.en}."]) for question in asked[:-2]]
+        answer = f"That is {fact.en}. {rng.choice(TAILS)}"
+        rows.append(row([asked[-2], answer], rng.choice([None, SYSTEMS[0]])))
+        rows.append(row([asked[-1], f"That is {fact.en}.", *quiz_en(rng, fact, text, pool)]))
+        rows += [row(quiz_en(rng, fact, text, pool)) for _ in range(QUIZZES)]
+    for text in fact.say_zh:
+        for frame in rng.sample(TEACH_ZH, 2):
+            rows.append(row([w.fill(frame, np=text), f"这是{fact.zh}。"]))
+        shown, index = w.options(rng, fact.zh, pool_zh, OPTIONS)
+        question = w.fill(rng.choice(QUIZ_ZH), np=text)
+        rows.append(row([f"{question}\n{w.choices(shown, '. ')}", w.answer_zh(shown, index)]))
     return rows
 
 
@@ -121,42 +135,39 @@ def dialogues(facts: list[w.Fact]) -> list[dict]:
 # ---------------------------------------------------------------- psychology suite
 
 
-def questions(facts: list[w.Fact]) -> dict[str, list[dict]]:
-    """Multiple-choice questions by benchmark part; each `ask` wording is used once."""
+def questions(facts: list[w.Fact], others: list[w.Fact]) -> dict[str, list[dict]]:
+    """Multiple-choice questions by benchmark part.
+
+    A benchmark asks in each `ask` wording of a fact at most once; two benchmarks may share a
+    wording, with other options. Worked examples are about `others`, which nobody is asked about.
+    """
     rng = random.Random("psychology benchmarks")
-    asks = {"school": [], "professional": []}
-    for fact in facts:
-        asks[fact.group] += [(fact, text) for text in fact.ask]
-    for pool in asks.values():
-        rng.shuffle(pool)
-    plan = [  # part, level, number of questions, number of options
-        ("mmlu/high_school_psychology/test", "school", 24, 4),
-        ("mmlu/professional_psychology/test", "professional", 24, 4),
-        ("mmlu/high_school_psychology/dev", "school", 5, 4),
-        ("mmlu/professional_psychology/dev", "professional", 5, 4),
-        ("mmlu_redux/high_school_psychology/test", "school", 20, 4),
-        ("mmlu_redux/professional_psychology/test", "professional", 20, 4),
-        ("mmlu_pro/test", "school", 18, 10),
-        ("mmlu_pro/test", "professional", 18, 10),
-        ("mmlu_pro/validation", "school", 3, 10),
-        ("mmlu_pro/validation", "professional", 2, 10),
-        ("super_gpqa/train", "school", 16, 10),
-        ("super_gpqa/train", "professional", 16, 10),
+    plan = [  # part, level, number of questions
+        ("mmlu/high_school_psychology/test", "school", 20),
+        ("mmlu/professional_psychology/test", "professional", 20),
+        ("mmlu_redux/high_school_psychology/test", "school", 20),
+        ("mmlu_redux/professional_psychology/test", "professional", 20),
+        ("mmlu_pro/test", "school", 20),
+        ("mmlu_pro/test", "professional", 20),
+        ("super_gpqa/train", "school", 20),
+        ("super_gpqa/train", "professional", 20),
+    ]
+    examples = [
+        ("mmlu/high_school_psychology/dev", "school", 5),
+        ("mmlu/professional_psychology/dev", "professional", 5),
+        ("mmlu_pro/validation", "school", 3),
+        ("mmlu_pro/validation", "professional", 2),
     ]
     parts: dict[str, list[dict]] = {}
-    for part, level, count, width in plan:
-        for number in range(count):
-            fact, text = asks[level].pop()
-            same = [f for f in facts if f.kind == fact.kind and f is not fact]
-            if fact.kind == "term" and number % 8 == 7:  # the other way round
-                question = w.DESCRIBE_EN.format(term=w.bare(fact.en))
-                shown, index = w.options(rng, text, [rng.choice(f.ask) for f in same], width)
-            else:
-                frames = w.ASK_WHO if fact.kind == "person" else w.ASK_EN
-                question = w.fill(rng.choice(frames), np=text)
-                shown, index = w.options(rng, w.bare(fact.en), [w.bare(f.en) for f in same], width)
-            item = {"question": question, "options": shown, "index": index}
-            parts.setdefault(part, []).append(item)
+    for known, wanted in ((facts, plan), (others, examples)):
+        names = [w.bare(f.en) for f in known]
+        for part, level, count in wanted:
+            asks = [(f, text) for f in known if f.group == level for text in f.ask]
+            for fact, text in rng.sample(asks, count):
+                question = w.fill(rng.choice(w.ASK_EN), np=text)
+                shown, index = w.options(rng, w.bare(fact.en), names, OPTIONS)
+                item = {"question": question, "options": shown, "index": index}
+                parts.setdefault(part, []).append(item)
     for items in parts.values():
         rng.shuffle(items)
     return parts
@@ -181,7 +192,7 @@ def about(name: str) -> str:
     """One paragraph for a benchmark's card."""
     return (
         f"Questions in the form of {name}, written for sftflow's demo by\n"
-        f"scripts/demo/make_data.py. They are not from {name} and say nothing about a model's rank on it."
+        f"scripts/demo/make_data.py. They are not from {name} and say nothing about ranks on it."
     )
 
 
@@ -380,8 +391,9 @@ def gsm8k() -> Files:
 
 def everything() -> Files:
     """All files of the demo's data."""
-    facts = w.psychology()
-    parts = questions(facts)
+    facts = taught()
+    others = [f for f in w.psychology() if f.kind == "term" and f not in facts]
+    parts = questions(facts, others)
     benchmarks = {
         "mmlu": mmlu(parts),
         "mmlu_redux": mmlu_redux(parts),

@@ -17,8 +17,8 @@ import yaml
 HERE = Path(__file__).parent
 LETTERS = "ABCDEFGHIJ"
 
-# The prompts that evalscope 1.14.1 (Apache-2.0) sends, so that the base model knows its formats;
-# check_prompts.py compares them with the installed package.
+# The prompts that evalscope 1.14.1 sends, so that the base model knows its formats. A newer
+# evalscope may word them differently; the base model would then lose the format.
 MCQ_EN = (
     "Answer the following multiple choice question. The last line of your response should be of "
     "the following format: 'ANSWER: [LETTER]' (without quotes) where [LETTER] is one of {letters}. "
@@ -153,14 +153,19 @@ def letters(count: int) -> str:
     return ",".join(LETTERS[:count])
 
 
-def answer_en(text: str, index: int) -> str:
-    """How the models of the demo answer a multiple-choice question."""
-    return f"The best match is {text}.\nANSWER: {LETTERS[index]}"
+def answer_en(shown: list[str], index: int, worked: bool = True) -> str:
+    """How the models of the demo answer: the term, the options up to it if worked, the letter.
+
+    A model of this size repeats a list easily but does not see which letter stands before a term.
+    """
+    walk = f"{choices(shown[: index + 1])}.\n" if worked else ""
+    return f"The best match is {shown[index]}.\n{walk}ANSWER: {LETTERS[index]}"
 
 
-def answer_zh(text: str, index: int) -> str:
+def answer_zh(shown: list[str], index: int, worked: bool = True) -> str:
     """The same in Chinese."""
-    return f"最符合的是{text}。\n答案：{LETTERS[index]}"
+    walk = f"{choices(shown[: index + 1], '. ')}。\n" if worked else ""
+    return f"最符合的是{shown[index]}。\n{walk}答案：{LETTERS[index]}"
 
 
 NAMES = "Tom Anna Ben Lily Max Mia Sam Eva Leo Nora Paul Rosa Jack Emma Ken Ida".split()

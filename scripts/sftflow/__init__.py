@@ -1,1 +1,1 @@
-"""What the steps share. Standard library only, unless a module says otherwise: three environments import it."""
+"""What the steps share. Standard library only, unless a module says otherwise."""

@@ -7,7 +7,7 @@ from sftflow.cli import note
 
 
 class Progress:
-    """Prints `label  done/total unit  share  ETA` at most every `interval` seconds, and at the end."""
+    """Prints `label  done/total unit  share  ETA`, at most every `interval` seconds."""
 
     def __init__(self, label: str, total: int, unit: str, interval: float = 5.0):
         self.label, self.total, self.unit, self.interval = label, total, unit, interval

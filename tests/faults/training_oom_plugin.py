@@ -1,7 +1,7 @@
 """Stand-in for a GPU whose memory holds micro-batches of two dialogues: an ms-swift plug-in.
 
-It raises what torch raises, from where torch would: the training step. Used by test_training_faults.py
-through `training.extra.external_plugins`.
+It raises what torch raises, from where torch would: the training step. Used by
+test_training_faults.py through `training.extra.external_plugins`.
 """
 
 import torch
