@@ -70,6 +70,7 @@ COMPARISON_NOTES = [
     "is not evidence of no change: smaller differences may be there.",
     "Seeds together: interval and p are over questions (sampling error); the SD between seeds is "
     "the spread of the difference from training to training.",
+    "p of a suite: the same test over all its questions together, not adjusted.",
     "Suite means are over complete sets only: micro over all questions, macro over benchmarks, "
     "with a percentile bootstrap interval of the paired difference (questions resampled within "
     "their benchmark, seeded).",
@@ -175,6 +176,7 @@ def suite_difference_frame(study: dict, cells: dict, draws: Draws) -> pd.DataFra
                 for side in ("baseline", "candidate")
             ]
             problem = suite_problem(sides)
+            row |= suite_test(sides, problem, confidence, study["statistics"]["seed"])
             for name, kind in (("Micro difference", "micro"), ("Macro difference", "macro")):
                 row[name] = NONE
                 if problem is None:
@@ -185,6 +187,32 @@ def suite_difference_frame(study: dict, cells: dict, draws: Draws) -> pd.DataFra
                     row[name] = points(after - before, interval)
             rows.append({**row, "Note": problem or ""})
     return pd.DataFrame(rows)
+
+
+def suite_test(
+    sides: list[list[Cell | None]], problem: str | None, confidence: float, seed: int
+) -> dict:
+    """The paired test over all questions of a suite, benchmarks together."""
+    if problem is not None:
+        return {"n": NONE, "Fixed / broken": NONE, "p": NONE}
+    before, after = (np.concatenate([item_scores(cell.score) for cell in side]) for side in sides)
+    dependent = any(cell.score["items"]["clusters"] for side in sides for cell in side)
+    clusters = suite_clusters(sides[0]) if dependent else None
+    result = stats.compare(before, after, clusters, confidence, seed)
+    return {
+        "n": result.n,
+        "Fixed / broken": f"{result.fixed} / {result.broken}",
+        "p": p_value(result.p),
+    }
+
+
+def suite_clusters(cells: list[Cell]) -> list[str]:
+    """Clusters of a suite's questions; those of different benchmarks are never one."""
+    return [
+        f"{cell.benchmark} {cluster}"
+        for cell in cells
+        for cluster in cell.score["items"]["clusters"] or range(len(item_scores(cell.score)))
+    ]
 
 
 def suite_problem(sides: list[list[Cell | None]]) -> str | None:

@@ -10,9 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
-from conftest import copy_workflow, run_snakemake
 from statsmodels.stats.contingency_tables import mcnemar
-from test_planning import jobs
+from support import copy_workflow, jobs, run_snakemake
 
 pytestmark = pytest.mark.slow
 
@@ -123,6 +122,9 @@ def test_tuned_beats_base_on_what_it_was_taught(demo):
         broken += sum(after[key] < before[key] for key in before)
     assert fixed > broken
     assert mcnemar([[0, broken], [fixed, 0]], exact=True).pvalue < 0.05
+    page = (demo.results / "tables/comparison.md").read_text(encoding="utf-8")
+    (row,) = [line for line in page.splitlines() if "| psychology " in line]
+    assert f"| {fixed} / {broken} " in row
 
 
 def test_no_question_is_a_training_row(demo):

@@ -5,14 +5,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from support import jobs
 
 STUDY = "config/internlm2_5_7b.yaml"
-
-
-def jobs(output: str) -> dict[str, int]:
-    """The rules and counts of the job table that snakemake prints."""
-    table = output.partition("Job stats:")[2]
-    return {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", table, re.M)}
 
 
 def test_demo_is_the_default_and_plans_every_stage(workflow, snakemake):

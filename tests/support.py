@@ -1,0 +1,41 @@
+"""What tests of the workflow share: a copy of it in a folder, and its command line."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def copy_workflow(target: Path) -> Path:
+    """Copy what git would give a newcomer (tracked files as they are now), and nothing else."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).is_file():
+            copy = target / name
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes((ROOT / name).read_bytes())
+            copy.chmod((ROOT / name).stat().st_mode)
+    return target
+
+
+def run_snakemake(folder: Path, *arguments: str, **options) -> subprocess.CompletedProcess[str]:
+    """Run snakemake in `folder`; stdout and stderr come back as one text, as on a terminal."""
+    return subprocess.run(
+        [sys.executable, "-m", "snakemake", "--cores", "2", *arguments],
+        cwd=folder,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=1800,
+        **options,
+    )
+
+
+def jobs(output: str) -> dict[str, int]:
+    """The rules and counts of the job table that snakemake prints."""
+    table = output.partition("Job stats:")[2]
+    return {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", table, re.M)}
