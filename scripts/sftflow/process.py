@@ -57,7 +57,11 @@ def stop(process: subprocess.Popen, grace: float = 10.0) -> int:
         try:
             process.wait(grace)
         except subprocess.TimeoutExpired:
-            _signal([*descendants(process.pid), process.pid], signal.SIGKILL)
+            doomed = [*descendants(process.pid), process.pid]
+            _signal(doomed, signal.SIGKILL)
+            process.wait()
+            while any(map(_stat, doomed)):  # a killed process takes a moment to be gone
+                time.sleep(0.01)
     return process.wait()
 
 

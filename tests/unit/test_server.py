@@ -175,7 +175,7 @@ def test_device_that_is_not_there(spec, tmp_path, monkeypatch):
         with server.serve(spec({"device": "cuda"}), tmp_path / "log"):
             pass
     monkeypatch.setattr(server.gpu, "describe", lambda: [{"uuid": "GPU-0"}])
-    with pytest.raises(server.ServerError, match="2 GPUs asked for"):
+    with pytest.raises(server.UserError, match="2 GPUs asked for"):
         with server.serve(spec({"gpus": 2}), tmp_path / "log"):
             pass
 
