@@ -207,13 +207,16 @@ def test_tables_from_cached_scores_alone(demo):
     )
 
 
-def test_trace_leads_from_a_cell_to_its_prompt(demo):
-    """Whoever doubts a number must be able to read the question and the answer behind it."""
+@pytest.mark.parametrize("more, told", [([], "identity"), (["--sample", "0"], "ANSWER")])
+def test_trace_leads_from_a_cell_to_its_prompt(demo, more, told):
+    """Whoever doubts a number must get to the weights behind it, and to each question and answer."""
     shown = subprocess.run(
-        [sys.executable, "scripts/trace.py", TUNED, "mmlu", "--sample", "0"],
+        [sys.executable, "scripts/trace.py", TUNED, "mmlu", *more],
         cwd=demo.folder,
         capture_output=True,
         text=True,
     )
     assert shown.returncode == 0, shown.stderr
-    assert "ANSWER" in shown.stdout and score(demo, TUNED, "mmlu")["identity"][:8] in shown.stdout
+    assert told in shown.stdout
+    if not more:
+        assert score(demo, TUNED, "mmlu")["provenance"]["weights"][:8] in shown.stdout
