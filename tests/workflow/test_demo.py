@@ -209,7 +209,7 @@ def test_tables_from_cached_scores_alone(demo):
 
 @pytest.mark.parametrize("more, told", [([], "identity"), (["--sample", "0"], "ANSWER")])
 def test_trace_leads_from_a_cell_to_its_prompt(demo, more, told):
-    """Whoever doubts a number must get to the weights behind it, and to each question and answer."""
+    """Whoever doubts a number must get to its weights, and to each question and answer."""
     shown = subprocess.run(
         [sys.executable, "scripts/trace.py", TUNED, "mmlu", *more],
         cwd=demo.folder,
