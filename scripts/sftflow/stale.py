@@ -32,6 +32,8 @@ def checker(study: dict, read: Read) -> Callable[[str, str, dict], list[str]]:
         now = {"weights": weights, **asking(study, read, subject, benchmark)}
         confidence = study["statistics"]["confidence"]
         found = training + differences("confidence", score["confidence"], confidence)
+        if "evalscope" not in now["settings"]:  # its version is not known here
+            now["settings"] = {"evalscope": was["settings"].get("evalscope"), **now["settings"]}
         for part, value in now.items():
             if value is not None:
                 found += differences(part, was[part], value)
@@ -115,12 +117,12 @@ def current_identity(study: dict, read: Read, subject: str, benchmark: str) -> s
 
 
 def differences(name: str, was: object, now: object) -> list[str]:
-    """`name.key: old → new` for every leaf of `now` that was something else."""
+    """`name.key: old → new` for every leaf that was something else; what is absent is None."""
     if isinstance(was, dict) and isinstance(now, dict):
         return [
             found
-            for key, value in now.items()
-            for found in differences(f"{name}.{key}", was.get(key), value)
+            for key in dict.fromkeys([*now, *was])
+            for found in differences(f"{name}.{key}", was.get(key), now.get(key))
         ]
     return [] if was == now else [f"{name}: {_brief(was)} → {_brief(now)}"]
 

@@ -164,7 +164,7 @@ def _t_difference(center: float, stderr: float, count: int, confidence: float) -
 
 def _sign_flip(totals: NDArray, seed: int) -> float:
     """Two-sided sign-flip test of mean zero: exact up to 13 values, else 9,999 seeded draws."""
-    if not totals.any():
+    if len(totals) < 2 or not totals.any():  # nothing, or one value: no sign is special
         return 1.0
     test = stats.permutation_test(
         (totals,),

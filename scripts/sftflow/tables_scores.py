@@ -20,6 +20,8 @@ from sftflow.tables_text import (
     with_interval,
 )
 
+BAND = 0.05  # how far outside a measured interval a published figure may lie: prompts differ
+
 
 def suite_table(study: dict, suite: str, cells: dict, draws: Draws, references: dict) -> Table:
     benchmarks = study["suites"][suite]
@@ -70,7 +72,12 @@ def reference_notes(study: dict, cells: list[Cell], references: dict) -> list[st
         for cell in cells
         if cell.score and (figure := reference_for(study, references, cell))
     ]
-    return ["Published figures, a sanity band: " + "; ".join(found) + "."] if found else []
+    if not found:
+        return []
+    return [
+        f"Published figures, a sanity band (a note warns where one lies more than {percent(BAND)} "
+        "points outside the interval): " + "; ".join(found) + "."
+    ]
 
 
 def reference_text(figure: dict) -> str:
@@ -158,12 +165,8 @@ def reference_for(study: dict, references: dict, cell: Cell) -> dict | None:
     if model is None or model.get("reference") is None:
         return None
     benchmark = study["benchmarks"][cell.benchmark]
-    figure = references[model["reference"]].get(benchmark["preset"])
-    if figure is None or set(benchmark["subsets"]) != set(
-        figure["subsets"] or benchmark["published"] or ()
-    ):
-        return None
-    return figure
+    # A figure is of the whole benchmark: some subsets alone are easier or harder.
+    return references[model["reference"]].get(benchmark["preset"]) if benchmark["whole"] else None
 
 
 def warnings(cell: Cell, reference: dict | None) -> list[str]:
@@ -176,8 +179,7 @@ def warnings(cell: Cell, reference: dict | None) -> list[str]:
         found.append("many answers truncated: raise max_tokens")
     if reference:
         low, high = score["ci95"] or (score["score"], score["score"])
-        band = reference["band"]
-        if not low - band <= reference["score"] <= high + band:
+        if not low - BAND <= reference["score"] <= high + BAND:
             found.append(
                 f"far from the published {percent(reference['score'])}: check prompt, template and "
                 "parsing"

@@ -108,6 +108,15 @@ def test_extremes_have_honest_intervals(scores):
     assert again.interval[0] < 0 < again.interval[1]
 
 
+@pytest.mark.parametrize("after", [[1.0], [0.5], [0.5, 1.0, 0.75]])
+def test_one_question_or_one_passage_shows_nothing(after):
+    """Graded scores, repeats and clusters alike; scipy's own test asks for two values."""
+    found = stats.compare([0.25] * len(after), after, clusters=["passage"] * len(after))
+    assert (found.p, found.interval, found.detectable) == (1, None, None)
+    assert found.difference > 0
+    assert stats.mean(after, ["passage"] * len(after)).stderr is None
+
+
 def test_nothing_is_none():
     assert stats.mean([]) == stats.Mean(0, None, None, None)
     assert stats.compare([], []).difference is None

@@ -4,12 +4,23 @@ import re
 from pathlib import Path
 
 import made_up
+import numpy as np
 import pandas as pd
 import pytest
 import report
 import score
 import tables as program
-from sftflow import cli, config, stats, tables, tables_cells, tables_text
+from scipy.stats import binomtest
+from sftflow import (
+    cli,
+    config,
+    config_schema,
+    stats,
+    tables,
+    tables_cells,
+    tables_comparison,
+    tables_text,
+)
 from sftflow.jsonio import digest, read_json, read_jsonl, write_json
 
 SHARES = {"base": 0.35, "tuned": 0.75}
@@ -117,6 +128,23 @@ def test_a_score_of_another_config_is_stale_and_not_mixed_in(results, changes, r
     assert section(found["comparison"], "Benchmarks")[1]["Verdict"].startswith("not compared")
 
 
+def test_a_setting_that_was_taken_out_makes_stale_too(tmp_path):
+    raw = made_up.RAW | {
+        "training": {"extra": {"neftune_noise_alpha": 5}},
+        "serving": {"extra": {"chunk": 1}},
+    }
+    study = made_up.write_study(tmp_path, raw)
+    made_up.write_records(tmp_path, study)
+    for name, reason in (
+        ("training", "training.extra.neftune_noise_alpha: 5 → None"),
+        ("serving", "backend.extra.chunk: 1 → None"),
+    ):
+        write_json(tmp_path / "study.json", config.load(raw | {name: {}}))
+        found = build(tmp_path, "psychology")["psychology"]
+        assert "stale" in section(found, "Side by side")[0]["tuned"], name
+        assert reason in tables_text.render(found)
+
+
 def test_labels_notes_and_ports_make_nothing_stale(results):
     change_study(
         results,
@@ -211,6 +239,66 @@ def test_suite_means_are_micro_and_macro(tmp_path):
     assert row["Macro mean"].startswith(f"{50 * (gsm8k['score'] + mmlu['score']):.1f} [")
 
 
+def test_suites_are_tested_as_one(tmp_path):
+    raw = made_up.RAW | {"suites": {"both": ["gsm8k", "mmlu"]}}
+    study = made_up.write_study(tmp_path, raw, SHARES)
+    write_json(tmp_path / "study.json", study)
+    base, tuned = (
+        np.concatenate(
+            [
+                tables_cells.item_scores(read_json(tmp_path / f"scores/{name}/{benchmark}.json"))
+                for benchmark in ("gsm8k", "mmlu")
+            ]
+        )
+        for name in SHARES
+    )
+    fixed, broken = int((tuned > base).sum()), int((tuned < base).sum())
+    row = section(build(tmp_path, "comparison")["comparison"], "Suite means")[0]
+    assert (row["n"], row["Fixed / broken"]) == (60, f"{fixed} / {broken}")
+    assert row["p"] == tables_text.p_value(binomtest(fixed, fixed + broken).pvalue)
+    assert row["Micro difference"].startswith(f"{100 * (tuned.mean() - base.mean()):+.1f} [")
+    (tmp_path / "scores/tuned/mmlu.json").unlink()
+    row = section(build(tmp_path, "comparison")["comparison"], "Suite means")[0]
+    assert row["n"] == row["p"] == row["Fixed / broken"] == tables_text.NONE
+
+
+def test_a_suite_with_repeats_or_passages_is_tested_by_what_is_independent(tmp_path):
+    raw = made_up.RAW | {
+        "benchmarks": {**made_up.RAW["benchmarks"], "gsm8k": {"limit": 20, "repeats": 2}},
+        "suites": {"both": ["gsm8k", "mmlu"]},
+        "generation": {"temperature": 0.7},
+    }
+    study = config.load(raw)
+    subsets = sorted(study["benchmarks"]["mmlu"]["subsets"])
+    for subject, share in (("base", 1), ("tuned", 3)):
+        answers = {
+            "gsm8k": [
+                made_up.sample(i, (i + r) % 4 < share, choices=None, repeat=r)
+                for i in range(20)
+                for r in range(2)
+            ],
+            "mmlu": [
+                made_up.sample(i, i // 5 < share, subset, cluster=f"passage {i // 5}")
+                for subset in subsets
+                for i in range(20)
+            ],
+        }
+        made_up.write_scores(
+            tmp_path, made_up.write_session(tmp_path, study, subject, "both", answers)
+        )
+    cells = tables_cells.load_cells(study, tables_cells.Results(tmp_path))
+    sides = [[cells[subject, b] for b in ("gsm8k", "mmlu")] for subject in ("base", "tuned")]
+    clusters = tables_comparison.suite_clusters(sides[0])
+    assert len(clusters) == 60 and len(set(clusters)) == 20 + 4
+    before, after = (
+        np.concatenate([tables_cells.item_scores(cell.score) for cell in side]) for side in sides
+    )
+    found = tables_comparison.suite_test(sides, None, 0.95, study["statistics"]["seed"])
+    expected = stats.compare(before, after, clusters, seed=study["statistics"]["seed"])
+    assert expected.test == "sign-flip permutation"
+    assert found["n"] == 60 and found["p"] == tables_text.p_value(expected.p)
+
+
 def test_spread_between_seeds_stands_apart_from_sampling_error(tmp_path):
     raw = made_up.RAW | {"runs": {"tuned": {**made_up.RAW["runs"]["tuned"], "seeds": [1, 2, 3]}}}
     shares = {"tuned-seed1": 0.5, "tuned-seed2": 0.7, "tuned-seed3": 0.9}
@@ -269,22 +357,36 @@ def test_text_of_a_model_cannot_break_a_table(results):
     assert len(rows) == 2 + 2
 
 
-def test_a_published_figure_warns_and_does_not_fail(results):
-    study = read_json(results / "study.json")
-    study["models"]["base"]["reference"] = "published"
-    sizes = {name: 20 for name in study["benchmarks"]["mmlu"]["subsets"]}
-    study["benchmarks"]["mmlu"]["published"] = sizes
-    figure = {"score": 0.9, "band": 0.05, "subsets": None, "shots": 5, "prompt": None}
-    figure["source"] = "a paper"
-    references = {"published": {"mmlu": figure}}
-    table = tables.build(study, tables_cells.Results(results), references, ["psychology"])[0]
+def test_a_published_figure_warns_and_does_not_fail(tmp_path):
+    study = made_up.write_study(tmp_path, REFERRED, {"internlm": 0.35})
+    table = build_with_references(tmp_path, study, "general")
     row = section(table, "Details")[0]
-    assert row["Published"] == "90.0"
-    assert "far from the published 90.0" in row["Note"]
-    assert "MMLU 90.0 for Base 1B (5-shot, a paper)" in tables_text.render(table)
-    figure["score"] = read_json(results / "scores/base/mmlu.json")["score"]
-    table = tables.build(study, tables_cells.Results(results), references, ["psychology"])[0]
-    assert "published" not in section(table, "Details")[0]["Note"]
+    assert row["Published"] == "86.0"
+    assert "far from the published 86.0" in row["Note"]
+    assert "GSM8K 86.0 for internlm (0-shot, chain of thought, README" in tables_text.render(table)
+    study = made_up.write_study(tmp_path, REFERRED, {"internlm": 0.9})
+    row = section(build_with_references(tmp_path, study, "general"), "Details")[0]
+    assert row["Published"] == "86.0" and "published" not in row["Note"]
+
+
+def test_a_published_figure_stands_only_where_the_whole_benchmark_was_asked(tmp_path):
+    study = made_up.write_study(tmp_path, REFERRED)
+    table = build_with_references(tmp_path, study, "psychology")
+    assert "Published" not in section(table, "Details")[0]
+    assert "ublished" not in tables_text.render(table)
+
+
+REFERRED = {
+    "models": {"internlm": {"source": "org/internlm", "reference": "internlm2_5-7b-chat"}},
+    "benchmarks": made_up.RAW["benchmarks"],
+    "suites": made_up.RAW["suites"],
+}
+
+
+def build_with_references(results: Path, study: dict, name: str) -> tables_text.Table:
+    """With config/references.yaml itself, whose form these tests hold on to."""
+    figures = config_schema.references()
+    return tables.build(study, tables_cells.Results(results), figures, [name])[0]
 
 
 def test_records_of_training_and_serving(results):
