@@ -32,7 +32,7 @@ CARDS = {  # memory (GiB) and compute capability of the cards whose rate trainin
     "RTX 4090": (24, [8, 9]),
     "RTX 3090": (24, [8, 6]),
 }
-UTILISATION = 0.4  # assumed share of the card's data-sheet rate that goes into useful FLOPs
+CORES = 8  # of the machine that a training is estimated for; without a GPU they do the work
 
 
 def main() -> None:
@@ -82,10 +82,11 @@ def plan_table(study: dict, results: Results, gpu: str) -> tables_text.Table:
             f"{percent(stats.POWER)} % power when they differ on {percent(DISCORDANCE)} % of the "
             "questions (assumed; unconditional power, Duffy 1984).",
             f"Questions needed to detect a difference of {needed}.",
-            f"Time is for one {gpu} at {percent(UTILISATION)} % of its data-sheet bf16 rate in "
-            "useful FLOPs (assumed; half as long again with gradient checkpointing), without "
+            f"Time is for the run's GPUs, each an {gpu} at {percent(training.UTILISATION)} % of "
+            "its data-sheet bf16 rate in useful FLOPs (measured on an H200; half as long again "
+            f"with gradient checkpointing), or with `device: cpu` for {CORES} cores, without "
             "start-up and validation. Memory is estimated from the model's shape, with what `auto` "
-            "would choose on that card.",
+            "would choose there.",
             f"What is not known before data and models are fetched is {NONE}.",
         ],
     )
@@ -192,12 +193,13 @@ def run_row(study: dict, results: Results, name: str, gpu: str) -> dict:
     receipt = fit or dataset
     rows = receipt and receipt["train_rows"]
     epochs = settings["num_train_epochs"]
-    tokens = fit and round(fit["tokens"]["train"] * epochs)
     manifest = results.read(f"models/{run['model']}/manifest.json")
     shape = results.read(f"models/{run['model']}/weights/config.json")
-    memory, seconds = None, None
-    if fit and manifest and shape and settings["device"] != "cpu":
-        memory, seconds = cost(settings, shape, manifest["parameters"], fit, gpu)
+    cost = {}
+    if fit and manifest and shape:
+        cost = training.estimate(
+            settings, fit, shape, manifest["parameters"], hardware(settings, gpu)
+        )
     record = results.read(f"runs/{name}/training.json")
     done = NONE
     if record:
@@ -210,32 +212,25 @@ def run_row(study: dict, results: Results, name: str, gpu: str) -> dict:
         "Dialogues": number(rows),
         "Dialogues a step": step,
         "Steps": NONE if not rows else number(training.steps_per_epoch(rows, step) * epochs),
-        "Tokens": number(tokens),
-        "Time": duration(seconds),
-        "Memory": number(memory, 0, "GiB"),
+        "Tokens": number(fit and round(fit["tokens"]["train"] * epochs)),
+        "Time": duration(cost.get("seconds")),
+        "Memory": number(cost.get("memory_gib"), 0, "GiB"),
         "Trained": done,
     }
 
 
-def cost(settings: dict, shape: dict, parameters: int, fit: dict, gpu: str) -> tuple[float, float]:
-    """(GiB, seconds) of a training on one kind of card, with what `auto` would choose there."""
-    size, capability = CARDS[gpu]
-    hardware = {"kind": "cuda", "cores": 8, "memory_gib": size, "capability": capability}
-    chosen = training.choose(settings, shape, parameters, fit, hardware)
-    chosen = {name: choice["value"] for name, choice in chosen.items()}
-    batch = settings["per_device_train_batch_size"]
-    memory = training.memory_gib(
-        shape, parameters, settings,
-        training.largest_micro_batch(fit, batch, padded=not chosen["padding_free"]),
-        checkpointing=chosen["gradient_checkpointing"],
-        liger=chosen["use_liger_kernel"],
-        fused_lora=chosen["fused_lora"],
-    )  # fmt: skip
-    trainable = training.trainable_parameters(shape, parameters, settings)
-    tokens = fit["tokens"]["train"] * settings["num_train_epochs"]
-    useful = training.useful_flops(parameters, trainable, tokens)
-    seconds = useful / (training.PEAK_FLOPS[gpu] * UTILISATION * settings["gpus"])
-    return memory, seconds * (1.5 if chosen["gradient_checkpointing"] else 1.0)
+def hardware(settings: dict, gpu: str) -> dict:
+    """The machine that a training is estimated for, as training.estimate takes it."""
+    if settings["device"] == "cpu":
+        return {"kind": "cpu", "cores": CORES}
+    memory, capability = CARDS[gpu]
+    return {
+        "kind": "cuda",
+        "cores": CORES,
+        "name": gpu,
+        "memory_gib": memory,
+        "capability": capability,
+    }
 
 
 def cached_rows(study: dict, results: Results) -> list[dict]:

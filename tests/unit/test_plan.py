@@ -5,7 +5,7 @@ from pathlib import Path
 import made_up
 import plan
 import pytest
-from sftflow import cli, config, stale, stats, tables_cells, tables_text
+from sftflow import cli, config, stale, stats, tables_cells, tables_text, training
 from sftflow.jsonio import write_json, write_jsonl
 
 SHAPE = {
@@ -70,14 +70,31 @@ def test_hours_and_memory_of_a_7b_run(tmp_path):
     write_json(tmp_path / "models/base/manifest.json", {"digest": "x", "parameters": 7_738_000_000})
     write_json(tmp_path / "models/base/weights/config.json", SHAPE)
     row = sections(tmp_path, gpu="H200")["What has to be trained"][0]
-    minutes = 4 * 7.738e9 * 4.46e6 / (989e12 * plan.UTILISATION) / 60
+    expected = training.estimate(
+        study["runs"]["tuned"]["training"], receipt, SHAPE, 7_738_000_000,
+        {"kind": "cuda", "cores": 8, "name": "H200", "memory_gib": 141, "capability": [9, 0]},
+    )  # fmt: skip
+    minutes = 4 * 7.738e9 * 4.46e6 / (989e12 * training.UTILISATION) / 60
+    assert minutes == pytest.approx(expected["seconds"] / 60, rel=0.06)
+    assert row["Memory"] == f"{expected['memory_gib']:.0f} GiB"
     found = sum(
         int(part) * unit for part, unit in zip(row["Time"].split(":"), (60, 1, 1 / 60), strict=True)
     )
-    assert found == pytest.approx(minutes, rel=0.02)
+    assert found == pytest.approx(expected["seconds"] / 60, rel=0.01)
     assert 30 < float(row["Memory"].split()[0]) < 141
     assert float(sections(tmp_path)["What has to be trained"][0]["Memory"].split()[0]) < 80
     assert sections(tmp_path, gpu="A100")["What has to be trained"][0]["Time"] > row["Time"]
+
+
+def test_a_run_on_the_cpu_has_its_estimate_too(tmp_path):
+    raw = made_up.RAW | {"training": {"device": "cpu", "torch_dtype": "float32"}}
+    run = config.load(raw)["runs"]["tuned"]
+    write_json(tmp_path / "runs/tuned/receipt.json", made_up.run_receipt("tuned", run))
+    write_json(tmp_path / "models/base/manifest.json", {"digest": "x", "parameters": 2_000_000})
+    small = {"hidden_size": 128, "intermediate_size": 384, "vocab_size": 4096}
+    write_json(tmp_path / "models/base/weights/config.json", SHAPE | small)
+    row = sections(tmp_path, raw)["What has to be trained"][0]
+    assert row["Time"] != tables_text.NONE and row["Memory"] != tables_text.NONE
 
 
 def test_what_is_already_there(tmp_path):
