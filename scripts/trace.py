@@ -14,7 +14,7 @@ import signal
 import sys
 from pathlib import Path
 
-from sftflow import cli, identity
+from sftflow import cli, identity, stale
 from sftflow.cli import UserError
 from sftflow.jsonio import file_digest, read_json, read_jsonl
 
@@ -93,7 +93,7 @@ def chain(results: Path, score: dict, path: Path) -> list[tuple[str, list[tuple[
             "Software and machine",
             [
                 ("versions", was["software"]),
-                *environments(results),
+                *environments(results, was),
                 ("workflow commit", was["git"] or "not in a git repository"),
                 ("hardware", was["hardware"]),
             ],
@@ -182,16 +182,26 @@ def which(score: dict, manifest: dict, adapter: dict, merged: dict) -> str:
     return found[0] if found else "OTHER weights than those that are there now"
 
 
-def environments(results: Path) -> list[tuple[str, object]]:
-    """Lock digests of the environments that are there now."""
-    records = [read_json(path) for path in sorted(results.glob("environments/*.json"))]
-    return [
-        (
-            f"environment {record['env']}",
-            f"Python {record['python']}, uv.lock {record['lock'] or NO_LOCK}",
-        )
-        for record in records
-    ]
+def environments(results: Path, was: dict) -> list[tuple[str, object]]:
+    """Lock digests of the environments that are there now, and what of them was another then."""
+    backend = was["backend"]
+    then = {
+        "evalscope": was["software"],
+        stale.ENVIRONMENTS.get(backend["name"]): backend.get("versions", {}),
+    }
+    lines = []
+    for path in sorted(results.glob("environments/*.json")):
+        record = read_json(path)
+        now = record["packages"]
+        changed = [
+            f"{name} was {version}"
+            for name, version in then.get(record["env"], {}).items()
+            if now.get(name) != version
+        ]
+        text = f"Python {record['python']}, uv.lock {record['lock'] or NO_LOCK}"
+        text += f" (CHANGED since: {', '.join(changed)})" if changed else ""
+        lines.append((f"environment {record['env']}", text))
+    return lines
 
 
 NO_LOCK = "not used (software: active)"

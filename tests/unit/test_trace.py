@@ -62,6 +62,14 @@ def test_what_changed_since_is_told(results, say):
     assert status == 1 and "missing" in said
 
 
+def test_packages_that_changed_since_are_told(results, say):
+    path = results / "environments/swift.json"
+    record = read_json(path)
+    record["packages"] = record["packages"] | {"torch": "2.99.0"}
+    write_json(path, record)
+    assert "CHANGED since: torch was 2.11.0" in say("tuned", "mmlu")[1]
+
+
 def test_scores_alone_are_enough_for_what_they_hold(results, say):
     for folder in ("models", "runs", "datasets", "environments", "evaluations"):
         (results / folder).rename(results / f"no-{folder}")
