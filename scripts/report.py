@@ -205,6 +205,11 @@ def collect(study: dict, results: Results) -> dict:
             for name in study["runs"]
             if (receipt := results.read(f"runs/{name}/receipt.json"))
         },
+        "turns": {
+            name: receipt["turns"]
+            for name in study["datasets"]
+            if (receipt := results.read(f"datasets/{name}/receipt.json"))
+        },
         "commands": commands(study, results),
         "training": tables_records.training_table(study, results).sections[0][1],
         "inference": tables_records.inference_table(study, results).sections[0][1],
@@ -421,7 +426,7 @@ def draw(study: dict, found: dict) -> dict[str, str]:
         "loss": figures.loss(found["training_records"]),
         "learning_rate": figures.learning_rate(found["training_records"]),
         "scores": figures.scores(points, chance),
-        "token_lengths": figures.token_lengths(found["fits"]),
+        "token_lengths": figures.token_lengths(found["fits"], found["turns"]),
     }
 
 

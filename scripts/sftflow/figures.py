@@ -31,10 +31,12 @@ STYLE = {
 }
 
 
-def _svg(draw: Callable[[Axes], None], width: float = 7.2, height: float = 3.2) -> str:
+def _svg(*draw: Callable[[Axes], None], width: float = 7.2, height: float = 3.2) -> str:
+    """One picture; several panels stand side by side."""
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(width, height))
-        draw(axes)
+        figure, panels = plt.subplots(ncols=len(draw), figsize=(width, height), squeeze=False)
+        for axes, panel in zip(panels[0], draw, strict=True):
+            panel(axes)
         buffer = io.StringIO()
         warnings.filterwarnings("ignore", "Glyph .* missing")  # of the font that measures
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
@@ -125,27 +127,30 @@ def scores(points: dict[str, dict[str, tuple[float, float, float]]], chance: dic
     return _svg(draw, height=max(2.4, 1.2 + 0.5 * len(benchmarks)))
 
 
-def token_lengths(records: dict[str, dict]) -> str:
-    """Dialogues per token length from run receipts: {run: {"histogram": [[lower edge, count]]}}.
+def token_lengths(fits: dict[str, dict], datasets: dict[str, dict]) -> str:
+    """Dialogues by turns (receipts of datasets) and by tokens (receipts of runs).
 
-    Bin i reaches from its edge to the next one; bins are two per doubling, so the axis is
-    logarithmic and a bar's height is its count.
+    Both are {name: {"histogram": [[lower edge, count]]}}. Bin i reaches from its edge to the next
+    one; bins are two per doubling, so the axes are logarithmic and a bar's height is its count.
     """
 
-    def draw(axes: Axes) -> None:
-        for name, record, color in _shown(records, axes, "Tokens per dialogue", "runs"):
-            bins = [(edge, count) for edge, count in record["histogram"] if edge > 0]
-            if not bins:
-                continue
-            edges = [edge for edge, _ in bins] + [_next_edge(bins[-1][0])]
-            axes.stairs([count for _, count in bins], edges, color=color, lw=1.5, label=name)
-        axes.set_xscale("log", base=2)
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-        axes.set_xlabel("Tokens")
-        axes.set_ylabel("Dialogues")
-        _legend(axes)
+    def panel(records: dict[str, dict], unit: str, what: str) -> Callable[[Axes], None]:
+        def draw(axes: Axes) -> None:
+            for name, record, color in _shown(records, axes, f"{unit} per dialogue", what):
+                bins = [(edge, count) for edge, count in record["histogram"] if edge > 0]
+                if not bins:
+                    continue
+                edges = [edge for edge, _ in bins] + [_next_edge(bins[-1][0])]
+                axes.stairs([count for _, count in bins], edges, color=color, lw=1.5, label=name)
+            axes.set_xscale("log", base=2)
+            axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+            axes.set_xlabel(unit)
+            axes.set_ylabel("Dialogues")
+            _legend(axes)
 
-    return _svg(draw)
+        return draw
+
+    return _svg(panel(datasets, "Turns", "datasets"), panel(fits, "Tokens", "runs"), width=10.0)
 
 
 def _next_edge(edge: int) -> int:

@@ -196,7 +196,8 @@ def dataset_receipt(name: str) -> dict:
         "schema": 1, "dataset": name, "source": "talks.jsonl", "revision": None,
         "rows_read": 103, "rows_kept": 100, "train_rows": 95, "validation_rows": 5,
         "dropped": {"empty turn": {"count": 3, "lines": [7, 12, 99]}},
-        "turns": {"mean": 4.2, "max": 9}, "characters": {"mean": 310.0, "max": 900},
+        "turns": {"mean": 4.2, "max": 9, "histogram": [[2, 60], [3, 0], [4, 40]]},
+        "characters": {"mean": 310.0, "max": 900},
         "digest": digest(name),
     }  # fmt: skip
 
