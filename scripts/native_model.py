@@ -19,6 +19,7 @@ import os
 import re
 import shutil
 import sys
+from fnmatch import fnmatch
 from importlib.util import find_spec
 from math import prod
 from pathlib import Path
@@ -27,6 +28,7 @@ from sftflow import cli, internlm2, jsonio, weights
 from sftflow.cli import UserError
 
 INDEX = "model.safetensors.index.json"
+CONFIGS = "*config.json"  # of the model, tokenizer, processor, generation: each may name code
 LINKED = 1 << 24  # bytes from which on a file is linked, not copied
 
 
@@ -44,13 +46,12 @@ def shards(source: Path) -> list[Path]:
     return sorted(source.glob("*.safetensors"))
 
 
-def has_code(source: Path, config: dict) -> bool:
+def has_code(source: Path) -> bool:
     """Whether loading this folder as it is would run code that came with it."""
     return (
-        "auto_map" in config
-        or any(source.rglob("*.py"))
+        any(source.rglob("*.py"))
         or not any(source.glob("*.safetensors"))
-        or "auto_map" in optional_json(source / "tokenizer_config.json")
+        or any("auto_map" in optional_json(file) for file in source.glob(CONFIGS))
     )
 
 
@@ -117,7 +118,7 @@ def keep(
     hashes = {}
     for name, sha in known.items():
         file = source / name
-        entries = optional_json(file) if name in ("config.json", "tokenizer_config.json") else {}
+        entries = optional_json(file) if fnmatch(name, CONFIGS) else {}
         if "auto_map" in entries and not allow_remote_code:
             entries = {key: value for key, value in entries.items() if key != "auto_map"}
             jsonio.write_json(folder / name, entries)
@@ -258,7 +259,7 @@ def main() -> None:
         "license": license_of(source),
         "parameters": sum(prod(tensor.shape) for tensor in tensors.values()) or None,
         "torch_dtype": dtype_of(tensors) if tensors else config.get("torch_dtype"),
-        "remote_code": form is None and settings["allow_remote_code"] and has_code(source, config),
+        "remote_code": form is None and settings["allow_remote_code"] and has_code(source),
         "files": files,
         "digest": jsonio.tree_digest(files),
     }

@@ -302,6 +302,16 @@ def test_classes_of_the_models_own_are_refused_unless_allowed(tmp_path):
     assert "modeling_own.py" in [file["path"] for file in manifest["files"]]
 
 
+def test_no_config_that_is_kept_names_code(tmp_path):
+    source = native(tmp_path / "processor")
+    own = {"size": 1, "auto_map": {"AutoProcessor": "somebody/else--processing.Own"}}
+    (source / "preprocessor_config.json").write_text(json.dumps(own))
+    convert(tmp_path / "out", source)
+    kept = json.loads((tmp_path / "out/weights/preprocessor_config.json").read_text())
+    assert kept == {"size": 1}
+    assert convert(tmp_path / "again", source, allow_remote_code=True)["remote_code"] is True
+
+
 def test_internlm2_as_it_is_needs_leave_to_run_its_code(source, tmp_path):
     with pytest.raises(UserError, match="auto_map"):
         convert(tmp_path / "out", source, native_form="none")
