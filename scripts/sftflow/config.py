@@ -17,6 +17,7 @@ from sftflow.config_schema import follow, presets, references, schema, section, 
 __all__ = ["check", "load", "presets", "references", "resolve", "warnings"]
 
 HUB_ID = re.compile(r"^\w[\w.-]*/[\w.-]+$")
+DATA_FILES = (".jsonl", ".json", ".gz", ".parquet", ".csv", ".tsv")  # no hub ids by themselves
 
 # Maps of named entries, and what their entries inherit; both are filled in entry by entry.
 ENTRIES = (
@@ -144,7 +145,8 @@ def _located(stated: dict, sources: dict | None = None, revision: str | None = N
         hub = stated.get("hub", "modelscope")
         return {"source": sources[hub], "hub": hub, "revision": stated.get("revision", revision)}
     source = stated["source"]
-    here = Path(source).expanduser().exists() or not HUB_ID.match(source)
+    named = not HUB_ID.match(source) or source.endswith(DATA_FILES)
+    here = named or Path(source).expanduser().exists()
     hub = stated.get("hub", "local" if here else "modelscope")
     return {"source": source, "hub": hub, "revision": stated.get("revision")}
 

@@ -148,6 +148,7 @@ def failure(hub: str, source: str, kind: str, reason: object) -> str:
     mirror = "HF_ENDPOINT" if hub == "huggingface" else "MODELSCOPE_ENDPOINT"
     return (
         f"could not fetch the {kind} {source} from {hub} ({endpoint(hub)}): {reason}\n"
+        f"  - a local copy? There is none at {Path(source).absolute()}\n"
         f"  - no network here? Copy it from a machine that has one and give the local copy:\n"
         f"      source: path/to/{Path(source).name}\n"
         f"      hub: local\n"

@@ -227,6 +227,11 @@ def test_a_source_is_local_when_it_exists_here(tmp_path, monkeypatch):
     assert hubs() == ["local", "local", "local"]
 
 
+def test_a_misspelt_local_file_is_not_taken_for_a_hub_id():
+    text = "datasets: {a: {source: data/typo.jsonl}, b: {source: data/x.jsonl, hub: huggingface}}"
+    assert [each["hub"] for each in load(text)["datasets"].values()] == ["local", "huggingface"]
+
+
 @pytest.mark.parametrize("name", ["config.yaml", "internlm2_5_7b.yaml"])
 def test_the_shipped_configs_are_sound(name, monkeypatch):
     monkeypatch.chdir(ROOT)

@@ -85,6 +85,7 @@ def test_without_network_one_clear_error_comes_quickly(tmp_path, monkeypatch, hu
     assert time.monotonic() - begun < 5
     for part in ("CodyWhy/mh-sharegpt", hub, "127.0.0.1:9", "hub: local", "https_proxy", variable):
         assert part in str(caught.value)
+    assert f"There is none at {Path.cwd()}/CodyWhy/mh-sharegpt" in str(caught.value)
 
 
 def test_a_hub_that_accepts_and_says_nothing_is_given_up(tmp_path, monkeypatch):
