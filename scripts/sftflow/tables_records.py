@@ -261,11 +261,10 @@ def contamination_frame(study: dict, overlap: dict[str, dict | None]) -> pd.Data
             )
             continue
         for benchmark, found in record["benchmarks"].items():
-            known = benchmark in study["benchmarks"]
             rows.append(
                 {
                     "Dataset": name,
-                    "Benchmark": label(study, "benchmarks", benchmark) if known else benchmark,
+                    "Benchmark": benchmark_name(study, benchmark),
                     "n": number(found["n"]),
                     "Overlapping": number(found["overlapping"]),
                     "Share": percent(found["share"]),
@@ -274,11 +273,16 @@ def contamination_frame(study: dict, overlap: dict[str, dict | None]) -> pd.Data
     return pd.DataFrame(rows)
 
 
+def benchmark_name(study: dict, benchmark: str) -> str:
+    known = benchmark in study["benchmarks"]  # an old record may name one that is gone
+    return label(study, "benchmarks", benchmark) if known else benchmark
+
+
 def example_frame(study: dict, overlap: dict[str, dict | None]) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "Dataset": name,
-            "Benchmark": benchmark,
+            "Benchmark": benchmark_name(study, benchmark),
             "Subset": example["subset"],
             "Covered": percent(example["coverage"]),
             "Question": example["question"],
