@@ -29,7 +29,7 @@ from openai.types.chat import ChatCompletion
 from sftflow.answers import AnswerStore
 from sftflow.cli import UserError
 from sftflow.jsonio import digest, read_json, read_jsonl
-from sftflow.samples import Question, check_report, record
+from sftflow.samples import Question, check_report, passages, record
 
 
 class Unanswered(Exception):
@@ -135,15 +135,19 @@ def question_id(subset: str, sample: Any) -> str:
 def questions(config: TaskConfig, model: StoredModel) -> tuple[list[Question], list[Unanswered]]:
     """Every question of a benchmark, and the requests that are still to be made for them."""
     adapter = get_benchmark(config.datasets[0], config)
-    rows: dict[tuple[str, int], str] = {}
+    rows: dict[tuple[str, int], tuple[str, str | None]] = {}
     load = adapter.load
 
     def load_and_note() -> Any:
         """The question as it stands in the data, before a template and examples go around it."""
         loaded = load()
         for subset, samples in loaded[0].items():
+            # once each: repeats of a question share everything, not only a passage
+            texts = {s.id if s.group_id is None else s.group_id: _text(s.input) for s in samples}
+            shared = dict(zip(texts, passages(list(texts.values())), strict=True))
             for sample in samples:
-                rows[subset, sample.id] = question_id(subset, sample)
+                group = sample.id if sample.group_id is None else sample.group_id
+                rows[subset, sample.id] = question_id(subset, sample), shared[group]
         return loaded
 
     adapter.load = load_and_note
@@ -158,7 +162,8 @@ def questions(config: TaskConfig, model: StoredModel) -> tuple[list[Question], l
             group = sample.id if sample.group_id is None else sample.group_id
             found.append(
                 Question(
-                    id=rows[subset, sample.id],
+                    id=rows[subset, sample.id][0],
+                    cluster=rows[subset, sample.id][1],
                     subset=subset,
                     index=group,
                     repeat=sample.id % config.repeats,
@@ -170,6 +175,10 @@ def questions(config: TaskConfig, model: StoredModel) -> tuple[list[Question], l
                 )
             )
     return found, missing
+
+
+def _text(content: Any) -> str:
+    return content if isinstance(content, str) else "\n".join(m.text for m in content)
 
 
 def _plain(content: Any) -> Any:

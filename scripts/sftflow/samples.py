@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from sftflow.cli import UserError
+from sftflow.jsonio import digest
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,21 @@ class Question:
     choices: int | None
     key: str
     n: int
+    cluster: str | None = None  # questions on one passage are not independent
+
+
+PASSAGE = 200  # characters that two questions must share before their last line
+
+
+def passages(texts: list[str]) -> list[str | None]:
+    """For each question of a subset the digest of the passage that it shares with others, or None.
+
+    A passage is what stands before the question's last line, as in MMLU's history subjects. Where
+    it is short it is no passage but a phrase such as "Choose the right answer.".
+    """
+    heads = [text.strip().rpartition("\n")[0].strip() for text in texts]
+    often = Counter(heads)
+    return [digest(h) if len(h) >= PASSAGE and often[h] > 1 else None for h in heads]
 
 
 def check_counts(name: str, benchmark: dict, manifest: dict, found: list[Question]) -> None:
@@ -103,6 +119,7 @@ def record(question: Question, prediction: dict, review: dict) -> dict:
         "parsed": parsed(answer, extracted, question.choices),
         "finish_reason": {"max_tokens": "length"}.get(choice["stop_reason"], choice["stop_reason"]),
         "choices": question.choices,
+        "cluster": question.cluster,
         "tokens_in": usage.get("input_tokens"),
         "tokens_out": usage.get("output_tokens"),
         "seconds": output["time"],

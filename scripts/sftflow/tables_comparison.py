@@ -197,7 +197,7 @@ def suite_test(
         return {"n": NONE, "Fixed / broken": NONE, "p": NONE}
     before, after = (np.concatenate([item_scores(cell.score) for cell in side]) for side in sides)
     dependent = any(cell.score["items"]["clusters"] for side in sides for cell in side)
-    clusters = suite_clusters(sides[0]) if dependent else None
+    clusters = suite_clusters(sides) if dependent else None
     result = stats.compare(before, after, clusters, confidence, seed)
     return {
         "n": result.n,
@@ -206,12 +206,14 @@ def suite_test(
     }
 
 
-def suite_clusters(cells: list[Cell]) -> list[str]:
+def suite_clusters(sides: list[list[Cell]]) -> list[str]:
     """Clusters of a suite's questions; those of different benchmarks are never one."""
     return [
-        f"{cell.benchmark} {cluster}"
-        for cell in cells
-        for cluster in cell.score["items"]["clusters"] or range(len(item_scores(cell.score)))
+        f"{before.benchmark} {cluster}"
+        for before, after in zip(*sides, strict=True)
+        for cluster in before.score["items"]["clusters"]
+        or after.score["items"]["clusters"]
+        or range(before.score["n"])
     ]
 
 

@@ -49,7 +49,9 @@ def suite_table(study: dict, suite: str, cells: dict, draws: Draws, references: 
 
 SCORE_NOTES = [
     "Intervals: Wilson for right-or-wrong scores (at the effective sample size where repeats or "
-    "clusters make answers dependent), Student's t for graded scores. SE: standard error.",
+    "clusters make answers dependent), Student's t for graded scores. SE: standard error. A "
+    "cluster is the questions of a subset that share a passage: 200 characters or more before "
+    "their last line.",
     "Macro-F1: mean over the options that are the right answer of some question, of the same "
     f"extracted answers as the accuracy; {NONE} where answers are not options.",
     "Unparsed: share of answers that do not state their choice or number in an explicit form; a "

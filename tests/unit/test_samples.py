@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 from sftflow.cli import UserError
-from sftflow.samples import Question, check_counts, check_report, parsed
+from sftflow.samples import Question, check_counts, check_report, parsed, passages
 
 
 @pytest.mark.parametrize(
@@ -107,3 +107,12 @@ def test_whole_report():
 def test_silent_exits_are_errors(changes, asked, text):
     with pytest.raises(UserError, match=text):
         check_report("m", report(**changes), asked)
+
+
+def test_questions_on_one_passage_are_known_by_it():
+    long, other = "This refers to the text.\n" + "A long text. " * 30, "Another text. " * 30
+    found = passages(
+        [f"{long}\nWho?", f"{long}\nWhen?", f"{other}\nWho?", "Short.\nA", "Short.\nB"]
+    )
+    assert found[0] == found[1] is not None
+    assert found[2:] == [None] * 3 and passages([]) == []

@@ -288,7 +288,7 @@ def test_a_suite_with_repeats_or_passages_is_tested_by_what_is_independent(tmp_p
         )
     cells = tables_cells.load_cells(study, tables_cells.Results(tmp_path))
     sides = [[cells[subject, b] for b in ("gsm8k", "mmlu")] for subject in ("base", "tuned")]
-    clusters = tables_comparison.suite_clusters(sides[0])
+    clusters = tables_comparison.suite_clusters(sides)
     assert len(clusters) == 60 and len(set(clusters)) == 20 + 4
     before, after = (
         np.concatenate([tables_cells.item_scores(cell.score) for cell in side]) for side in sides
