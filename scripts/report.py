@@ -134,6 +134,7 @@ CHINESE = {
     "GPU memory": "显存占用",
     "First lines": "首批行号",
 }
+FOREIGN_CODE = "runs code that came with it (allow_remote_code: true)"
 # Words of ours in cells, by column: a model may be called "base".
 CHINESE_CELLS = {
     "Form": {
@@ -143,6 +144,7 @@ CHINESE_CELLS = {
         "endpoint": "外部服务",
     },
     "Subset": {"all": "全部"},
+    "Note": {FOREIGN_CODE: "运行模型自带的代码（allow_remote_code: true）"},
     "Verdict": {"better": "更好", "worse": "更差"},
 }
 CHINESE_PATTERNS = [
@@ -234,7 +236,7 @@ def model_row(study: dict, results: Results, name: str) -> dict:
         "Number type": manifest.get("torch_dtype") or NONE,
         "License": manifest.get("license") or NONE,
         "Digest": (manifest.get("digest") or MISSING)[:12],
-        "Note": "runs code from the hub (allow_remote_code)" if manifest.get("remote_code") else "",
+        "Note": FOREIGN_CODE if manifest.get("remote_code") else "",
     }
 
 
