@@ -209,6 +209,7 @@ class Session:
     def __init__(self, args: argparse.Namespace, settings: dict):
         self.spec = server.Spec.of(settings, args)
         self.log = args.server_log
+        self.locks = locks(args.environment)
         self.ended: Exception | None = None  # why there is no server any more
         self._stack = contextlib.ExitStack()
         self._client = None
@@ -337,6 +338,7 @@ def finish(plan: Plan, settings: dict, session: Session) -> None:
         "evalscope": {"score": figures["score"], "subsets": figures["subsets"]},
         "provenance": {
             "software": {name: version(name) for name in ("evalscope", "openai", "datasets")},
+            "locks": session.locks,
             "git": git(),
             "hardware": hardware(),
             "started": datetime.fromtimestamp(begun, UTC).isoformat(timespec="seconds"),
@@ -360,6 +362,16 @@ def show_on_dashboard(plan: Plan, subject: str, results: Path) -> None:
     link.parent.mkdir(parents=True, exist_ok=True)
     link.unlink(missing_ok=True)
     link.symlink_to(target)
+
+
+def locks(environment: Path | None) -> dict[str, str | None]:
+    """sha256 of the locks that the software here and the backend's were installed from."""
+    own = Path(sys.prefix).parent / "uv.lock"  # beside envs/evalscope/.venv, if managed
+    found = {"evalscope": file_digest(own) if own.exists() else None}
+    if environment:
+        record = read_json(environment)
+        found[record["env"]] = record["lock"]
+    return found
 
 
 def git() -> str | None:

@@ -93,6 +93,7 @@ def chain(results: Path, score: dict, path: Path) -> list[tuple[str, list[tuple[
             "Software and machine",
             [
                 ("versions", was["software"]),
+                ("uv.lock then", was.get("locks")),
                 *environments(results, was),
                 ("workflow commit", was["git"] or "not in a git repository"),
                 ("hardware", was["hardware"]),
