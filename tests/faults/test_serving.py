@@ -53,7 +53,10 @@ class Case:
         self.note_weights()
         self.add("mmlu", "subject", {"a": 9, "b": 7})
         self.add("cmmlu", "category", {"c": 8})
-        write_json(self.results / "environments/swift.json", {"packages": PACKAGES})
+        write_json(
+            self.results / "environments/swift.json",
+            {"env": "swift", "lock": None, "packages": PACKAGES},
+        )
 
     def note_weights(self) -> None:
         files = tree_files(self.weights)
