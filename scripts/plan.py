@@ -6,9 +6,7 @@ already there. Figures are as good as what is known: fetch and prepare the data 
 and the runs' rows are counted, not guessed.
 """
 
-import argparse
 import sys
-from pathlib import Path
 
 import pandas as pd
 from sftflow import cli, stale, stats, tables_cells, tables_text, training
@@ -36,15 +34,7 @@ CORES = 8  # of the machine that a training is estimated for; without a GPU they
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--results", type=Path, default=Path("results"), help="folder of all outputs"
-    )
-    parser.add_argument(
-        "--settings", type=cli.settings, required=True, help="resolved config: JSON, or @FILE"
-    )
+    parser = cli.study_parser(__doc__)
     parser.add_argument(
         "--gpu",
         default=GPU,

@@ -5,7 +5,6 @@ The sections are those of a fine-tuning report written by hand, filled from what
 The HTML page holds every language and figure and needs no other file, so it can be sent to someone.
 """
 
-import argparse
 import base64
 import re
 import sys
@@ -158,15 +157,7 @@ CHINESE_PATTERNS = [
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--results", type=Path, default=Path("results"), help="folder of all outputs"
-    )
-    parser.add_argument(
-        "--settings", type=cli.settings, required=True, help="resolved config: JSON, or @FILE"
-    )
+    parser = cli.study_parser(__doc__)
     args = parser.parse_args()
     study, results = args.settings, Results(args.results)
     found = collect(study, results)

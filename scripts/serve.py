@@ -37,17 +37,9 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--settings", type=cli.settings, required=True, help="JSON, or @FILE")
-    parser.add_argument("--weights", type=Path, help="folder of a base model or a merged run")
-    parser.add_argument("--manifest", type=Path, help="manifest.json or merged.json of --weights")
-    parser.add_argument("--adapter", type=Path, help="adapter to put on --weights")
-    parser.add_argument("--adapter-manifest", type=Path, help="adapter.json of --adapter")
+    server.add_arguments(parser)
     parser.add_argument("--also-weights", type=Path, help="weights of the run's other form")
     parser.add_argument("--also-adapter", type=Path, help="adapter of the run's other form")
-    parser.add_argument("--environment", type=Path, help="environments/<env>.json of the backend")
-    parser.add_argument("--python", help="interpreter of the backend's environment")
-    parser.add_argument("--server-log", type=Path, required=True, help="what the server says")
-    parser.add_argument("--threads", type=int, help="CPU threads of the server")
     parser.add_argument("--readiness", type=Path, required=True, help="output: readiness.json")
     parser.add_argument("--chat", type=Path, required=True, help="output: chat.json")
     return parser.parse_args()

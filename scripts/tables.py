@@ -4,24 +4,14 @@ Names: training, inference, one per suite, comparison, chat, data, sweep. Reads 
 for from results/; what is missing, stale or not comparable says so in its place.
 """
 
-import argparse
 import sys
-from pathlib import Path
 
 from sftflow import cli, config_schema, tables, tables_cells, tables_text
 from sftflow.jsonio import write_text
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--results", type=Path, default=Path("results"), help="folder of all outputs"
-    )
-    parser.add_argument(
-        "--settings", type=cli.settings, required=True, help="resolved config: JSON, or @FILE"
-    )
+    parser = cli.study_parser(__doc__)
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these tables; default: all")
     args = parser.parse_args()
     results = tables_cells.Results(args.results)

@@ -1,5 +1,6 @@
 """What every command-line program does the same way."""
 
+import argparse
 import json
 import sys
 from collections.abc import Callable
@@ -13,6 +14,20 @@ class UserError(Exception):
 def settings(text: str) -> dict:
     """Argparse type: JSON given inline, or @FILE."""
     return json.loads(Path(text[1:]).read_text(encoding="utf-8") if text.startswith("@") else text)
+
+
+def study_parser(description: str) -> argparse.ArgumentParser:
+    """Parser of a program that reads a whole study and what lies in its results."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--results", type=Path, default=Path("results"), help="folder of all outputs"
+    )
+    parser.add_argument(
+        "--settings", type=settings, required=True, help="resolved config: JSON, or @FILE"
+    )
+    return parser
 
 
 def note(text: str) -> None:

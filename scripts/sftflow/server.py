@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from sftflow import gpu, process
+from sftflow import cli, gpu, process
 from sftflow.cli import UserError
 
 PROBE = [{"role": "user", "content": "你好"}]
@@ -38,6 +38,19 @@ LOG_LINES = 40
 
 class ServerError(UserError):
     """The server did not come up, ended, or is not the one it should be."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What serve.py and evaluate.py must both be told: the weights, and what serves them."""
+    parser.add_argument("--settings", type=cli.settings, required=True, help="JSON, or @FILE")
+    parser.add_argument("--weights", type=Path, help="folder of a base model or a merged run")
+    parser.add_argument("--manifest", type=Path, help="manifest.json or merged.json of --weights")
+    parser.add_argument("--adapter", type=Path, help="adapter to put on --weights")
+    parser.add_argument("--adapter-manifest", type=Path, help="adapter.json of --adapter")
+    parser.add_argument("--environment", type=Path, help="environments/<env>.json of the backend")
+    parser.add_argument("--python", help="interpreter of the backend's environment")
+    parser.add_argument("--server-log", type=Path, required=True, help="what the server says")
+    parser.add_argument("--threads", type=int, help="CPU threads of the server")
 
 
 @dataclass(frozen=True)
