@@ -1,7 +1,7 @@
 """Training speed at a model's shape, on one GPU, side by side: random weights, made-up dialogues.
 
     envs/swift/.venv/bin/python tests/performance/training.py --output FOLDER
-        [--shape 7b] [--variants report:5,defaults:8,…]
+        [--shape 7b] [--variants report:20,defaults:20,…]
 
 Every variant is one real ms-swift training on the same 640 dialogues, 32 to an optimizer step, in
 the same order, for a few steps. `report` is the command of the experiment report, `defaults` what
@@ -45,8 +45,6 @@ REPORT = {
     "warmup_ratio": 0.1, "max_length": 2048, "logging_steps": 20, "dataloader_num_workers": 8,
     "router_aux_loss_coef": 1e-3, "seed": 42, "data_seed": 42,
 }  # fmt: skip
-# the losses are compared with a quarter of the dialogues to a step, in two micro-batches
-FOUR_TWO = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
 PACKED = {"attn_impl": "varlen", "padding_free": True}
 # name → (starts from, what differs, LoRA fused); {} stands for nothing
 VARIANTS = {
@@ -65,8 +63,6 @@ VARIANTS = {
     "defaults-checkpointing": ("defaults", {"gradient_checkpointing": True}, True),
     "defaults-no-liger": ("defaults", {"use_liger_kernel": False}, True),
     "defaults-autocast": ("defaults", {"bf16": True}, True),
-    "report-losses": ("report", FOUR_TWO, False),
-    "defaults-losses": ("defaults", FOUR_TWO, True),
     "defaults-16x2": (
         "defaults",
         {"per_device_train_batch_size": 16, "gradient_accumulation_steps": 2},
@@ -250,10 +246,13 @@ def work() -> None:
         globals()[function](*arguments)
 
 
+WARM_UP = 2  # steps that compile kernels and allocate memory
+
+
 def figures(events: list[dict], matmul: int, rate: float | None) -> dict:
-    """Seconds per step (median, without the first two steps) and what follows from them."""
+    """Seconds per step (median, without the warm-up) and what follows from them."""
     steps = [e for e in events if e["event"] == "step"]
-    late = steps[2:] or steps
+    late = steps[WARM_UP:] or steps
     seconds = sorted(e["seconds"] for e in late)[len(late) // 2]
     tokens = sum(e["tokens"] for e in late) / len(late)
     out = {
@@ -271,12 +270,27 @@ def figures(events: list[dict], matmul: int, rate: float | None) -> dict:
     return out
 
 
+def times(slow: dict, fast: dict) -> float:
+    """How many times `fast` is as fast as `slow`, over the steps (the same dialogues) both made."""
+    pairs = list(zip(slow["step_seconds"], fast["step_seconds"], strict=False))
+    before, after = zip(*(pairs[WARM_UP:] or pairs), strict=True)
+    return sum(before) / sum(after)
+
+
+def compare_losses(reference: list[float], losses: list[float]) -> str:
+    differences = [abs(a - b) / a for a, b in zip(reference, losses, strict=False)]
+    return (
+        f"losses of report and defaults over {len(differences)} steps: relative difference at "
+        f"most {max(differences):.2e}, mean {sum(differences) / len(differences):.2e}"
+    )
+
+
 def table(results: dict) -> str:
     lines = [
         "| variant | s/step | tokens/s | padding | GPU memory | share of floor | times report |",
         "|---|---|---|---|---|---|---|",
     ]
-    base = results.get("report", {}).get("seconds_per_step")
+    report = results.get("report", {})
     for name, r in results.items():
         if "seconds_per_step" not in r:
             lines.append(f"| {name} | failed | | | | | |")
@@ -288,7 +302,7 @@ def table(results: dict) -> str:
             f"{r['padded_share']:.0%}",
             f"{r['gpu_reserved_gib']:.1f} GiB" if "gpu_reserved_gib" in r else "",
             f"{r['share_of_floor']:.0%}" if "share_of_floor" in r else "",
-            f"{base / r['seconds_per_step']:.1f}" if base else "",
+            f"{times(report, r):.2f}" if "step_seconds" in report else "",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -331,7 +345,7 @@ def main() -> None:
         command = flags(name, args.work, shape, model["parameters"], hardware)
         if hardware["kind"] == "cpu":
             command |= {"use_cpu": True, "attn_impl": "sdpa", "padding_free": False}
-        command["max_steps"] = int(steps or (20 if name.endswith("-losses") else 5))
+        command["max_steps"] = int(steps or (20 if name in ("report", "defaults") else 5))
         plugin = {"events": str(events), "fused_lora": VARIANTS[name][2]}
         trace = args.output / f"trace-{name}.txt" if name in args.trace.split(",") else ""
         allocator = "expandable_segments:True" if VARIANTS[name][0] == "defaults" else ""
@@ -345,15 +359,9 @@ def main() -> None:
             clock(f"{name}: failed")
         write_json(args.output / "training.json", {"hardware": hardware, "results": results})
     spare.process.kill()
-    if {"report-losses", "defaults-losses"} <= set(results):
-        pairs = zip(
-            *(results[f"{name}-losses"]["losses"] for name in ("report", "defaults")), strict=False
-        )
-        difference = [abs(a - b) / a for a, b in pairs]
-        print(
-            f"losses of report and defaults over {len(difference)} steps: relative difference at "
-            f"most {max(difference):.2e}, mean {sum(difference) / len(difference):.2e}"
-        )
+    both = [results.get(name, {}).get("losses") for name in ("report", "defaults")]
+    if all(both):
+        print(compare_losses(*both))
     print(table(results))
 
 
