@@ -6,6 +6,7 @@ libraries are imported when a hub is asked, so local sources need the standard l
 
 import fnmatch
 import os
+import re
 import shutil
 import urllib.error
 import urllib.request
@@ -13,10 +14,11 @@ from collections.abc import Sequence
 from http.client import HTTPException
 from pathlib import Path
 
-from sftflow.cli import UserError
+from sftflow.cli import UserError, note
 from sftflow.jsonio import digest, file_digest, read_json, tree_files, write_json
 
 HUBS = ("local", "modelscope", "huggingface")
+COMMIT = re.compile(r"[0-9a-f]{40}")
 CONNECT_SECONDS = 10  # a hub that does not answer in this time does not answer at all
 
 
@@ -62,6 +64,9 @@ def fetch(
     except Exception as error:  # the clients raise dozens of types; each means "not fetched"
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(failure(hub, source, kind, f"{type(error).__name__}: {reason}")) from error
+    if not COMMIT.fullmatch(revision or ""):
+        found = f"{revision or 'newest'} on {hub} is {commit}"
+        note(f"{kind} {source}: {found}; to pin it, state that as its revision")
     return {"source": source, "hub": hub, "revision": commit}
 
 
@@ -185,8 +190,10 @@ def from_modelscope(
     from modelscope_hub import HubApi
     from modelscope_hub.compat import snapshot_download
 
-    files = HubApi().legacy.list_repo_files(source, kind, revision=revision or "master")
-    commit = newest_commit(files) or revision or "master"
+    commit = revision or "master"
+    if not COMMIT.fullmatch(commit):
+        files = HubApi().legacy.list_repo_files(source, kind, revision=commit)
+        commit = newest_commit(files) or commit
     snapshot_download(
         repo_id=source,
         repo_type=kind,

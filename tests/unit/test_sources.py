@@ -114,6 +114,17 @@ def test_the_newest_commit_stands_for_a_modelscope_branch():
     assert sources.newest_commit([]) is None
 
 
+@pytest.mark.parametrize("revision", [None, "main", "1" * 40])
+def test_what_is_not_pinned_is_said_with_the_commit_it_is(tmp_path, monkeypatch, capsys, revision):
+    monkeypatch.setattr(sources, "check_reachable", lambda *_: None)
+    monkeypatch.setattr(sources, "from_huggingface", lambda *_: "1" * 40)
+    origin = fetch(tmp_path / "out", "own/data", "huggingface", revision=revision)
+    assert origin == {"source": "own/data", "hub": "huggingface", "revision": "1" * 40}
+    found = f"dataset own/data: {revision or 'newest'} on huggingface is {'1' * 40}; to pin it, "
+    said = capsys.readouterr().out
+    assert said == "" if revision == "1" * 40 else said.startswith(found)
+
+
 FILES = {"rows.jsonl": b'{"a": 1}\n', "loader.py": b"raise SystemExit\n"}
 ASKED = []
 
@@ -172,11 +183,12 @@ class ModelScope(HuggingFace):
         ("modelscope", ModelScope, "MODELSCOPE_ENDPOINT"),
     ],
 )
-def test_a_branch_is_resolved_to_its_commit(tmp_path, hub, handler, variable):
+@pytest.mark.parametrize("revision", ["main", COMMIT])
+def test_a_branch_is_resolved_to_its_commit(tmp_path, hub, handler, variable, revision):
     ASKED.clear()
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        settings = {"source": "own/data", "hub": hub, "revision": "main"}
+        settings = {"source": "own/data", "hub": hub, "revision": revision}
         command = [EVALSCOPE, ROOT / "scripts/fetch_dataset.py", "--dataset", "d"]
         command += ["--settings", json.dumps(settings), "--folder", tmp_path / "source"]
         environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "HF_HUB_DISABLE_XET": "1"}
@@ -189,6 +201,8 @@ def test_a_branch_is_resolved_to_its_commit(tmp_path, hub, handler, variable):
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "source.json").read_text())
     assert record["revision"] == COMMIT
+    moving = f"dataset own/data: main on {hub} is {COMMIT}; to pin it" in done.stdout
+    assert moving == (revision == "main")
     assert [f["path"] for f in record["files"]] == ["rows.jsonl"]  # no code came along
     assert (tmp_path / "source/rows.jsonl").read_bytes() == FILES["rows.jsonl"]
     assert not any("loader.py" in path for path in ASKED)
