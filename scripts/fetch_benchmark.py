@@ -1,13 +1,14 @@
 """Fetch one benchmark: exactly the splits and subsets that will be asked, as local data.
 
 in:   settings  the benchmark with its preset: {"dataset" (evalscope's name), "source", "hub",
-                "revision", "sources" {hub: id}, "config", "subset_field", "eval_split",
-                "few_shot_split", "shots", "fields", "subsets" [asked] | {published: count} | null};
-                other keys are not read
+                "revision", "config", "subset_field", "eval_split", "few_shot_split", "shots",
+                "fields", "subsets" [asked] | {published: count} | null}; other keys are not read
 out:  --folder  <results>/benchmarks/<benchmark>/: data/ (evalscope's local_path), source/
       --output  <results>/benchmarks/<benchmark>/manifest.json: {schema, benchmark, dataset, source,
-                hub, revision, subsets {name: n}, shots, files [{path, size, sha256}], digest}
-env:  envs/evalscope (datasets, the hub clients). general_mcq and general_qa need no library.
+                hub, revision (the commit that was taken), subsets {name: n}, shots,
+                files [{path, size, sha256}], digest}
+env:  envs/evalscope (datasets, the hub clients). Local JSON lines, CSV and CMMLU's .zip need no
+      library.
 net:  only for hub sources. No later step of a benchmark needs the network.
 
 Questions keep the published order, and `limit` is not applied here: evalscope asks the first
@@ -17,13 +18,18 @@ deletes files (dataset_infos.json) in the folder that it loads.
 """
 
 import argparse
+import csv
 import hashlib
+import io
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
+import zipfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 from sftflow import benchmarks, cli, jsonio, sources
@@ -71,9 +77,58 @@ class Plain:
         return list(jsonio.read_jsonl(self.folder / file))
 
 
-def opened(folder: Path, cache: str) -> Plain | Published:
-    files = benchmarks.json_lines(folder / "README.md")
-    return Plain(folder, files) if files else Published(folder, cache)
+class Zipped:
+    """CMMLU as its authors publish it, a .zip of <split>/<subject>.csv: needs no library.
+
+    The loading script that lies beside it is never run, and `datasets` no longer could.
+    """
+
+    def __init__(self, archive: Path):
+        self.archive = archive
+
+    def configs(self) -> list[str]:
+        return ["default"]
+
+    def rows(self, config: str, split: str) -> list[dict]:
+        try:
+            with zipfile.ZipFile(self.archive) as archive:
+                names = [n for n in archive.namelist() if re.fullmatch(rf"{split}/\w+\.csv", n)]
+                tables = {name: archive.read(name).decode("utf-8-sig") for name in sorted(names)}
+        except (zipfile.BadZipFile, UnicodeDecodeError) as error:
+            raise UserError(f"cannot read {self.archive.name}: {error}") from error
+        if not tables:
+            raise UserError(f"{self.archive.name} holds no {split}/<subject>.csv")
+        return [row for name, text in tables.items() for row in cmmlu_rows(name, text)]
+
+
+def cmmlu_rows(name: str, text: str) -> Iterator[dict]:
+    """Rows of one subject's table as evalscope reads them: "(A) …" for A, "(A)" for an answer."""
+    table = csv.DictReader(io.StringIO(text, newline=""))
+    columns = ("Question", "A", "B", "C", "D", "Answer")
+    if missing := set(columns) - set(table.fieldnames or ()):
+        raise UserError(f"{name}: no column {', '.join(sorted(missing))}")
+    for number, row in enumerate(table, start=1):
+        question, *options, answer = (row[column] for column in columns)
+        answer = (answer or "").strip()
+        if None in options or answer not in ("A", "B", "C", "D"):
+            raise UserError(f"{name}, row {number}: not four options and an answer of A to D")
+        yield {
+            "question": question,
+            "choices": [f"({key}) {option}" for key, option in zip("ABCD", options, strict=True)],
+            "answer": f"({answer})",
+            "category": Path(name).stem,
+        }
+
+
+Source = Plain | Zipped | Published
+
+
+def opened(folder: Path, cache: str) -> Source:
+    if files := benchmarks.json_lines(folder / "README.md"):
+        return Plain(folder, files)
+    if archive := next(folder.glob("cmmlu_*.zip"), None):
+        return Zipped(archive)
+    return Published(folder, cache)
 
 
 def as_lines(rows: list[dict]) -> str:
@@ -92,7 +147,7 @@ def write_split(data: Path, config: str, split: str, rows: list[dict]) -> str:
     return path
 
 
-def copy_published(published: Plain | Published, data: Path, settings: dict) -> dict[str, int]:
+def copy_published(published: Source, data: Path, settings: dict) -> dict[str, int]:
     """Write data/ for a benchmark that is loaded by config and split; give {subset: questions}."""
     per_subset, field = settings["config"] == PER_SUBSET, settings.get("subset_field")
     splits = {"questions": settings["eval_split"]}
@@ -158,24 +213,8 @@ def copy_plain(source: Path, data: Path, settings: dict) -> dict[str, int]:
 def plain_rows(path: Path) -> list[dict]:
     if path.suffix == ".jsonl":
         return list(jsonio.read_jsonl(path))
-    import csv
-
     with open(path, encoding="utf-8-sig", newline="") as file:
         return list(csv.DictReader(file, delimiter="," if path.suffix == ".csv" else "\t"))
-
-
-def hub_source(settings: dict) -> tuple[str, str | None]:
-    """What to fetch and from where: the benchmark's own source, else the preset's for that hub."""
-    hub = settings.get("hub")
-    if settings.get("source"):
-        return settings["source"], hub
-    hub = hub or "modelscope"
-    source = (settings.get("sources") or {}).get(hub)
-    if not source:
-        raise UserError(
-            f"no source: {settings['dataset']} is not published on {hub}; set `source:`"
-        )
-    return source, hub
 
 
 def main() -> None:
@@ -188,11 +227,11 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="manifest.json")
     args = parser.parse_args()
     settings, data = args.settings, args.folder / "data"
-    source, hub = hub_source(settings)
+    source = settings["source"]
     origin = sources.fetch(
         args.folder / "source",
         source,
-        hub,
+        settings.get("hub"),
         settings.get("revision"),
         kind="dataset",
         leave=["*.py", "dataset_infos.json", "*.tar"],

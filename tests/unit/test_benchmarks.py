@@ -4,6 +4,7 @@ import csv
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import fetch_benchmark
@@ -164,6 +165,59 @@ def test_what_is_written_can_be_fetched_again(tmp_path):
     again = fetch_benchmark.opened(tmp_path / "a", cache="")
     fetch_benchmark.copy_published(again, tmp_path / "b", asked)
     assert tree_files(tmp_path / "a") == tree_files(tmp_path / "b")
+
+
+def zipped(folder: Path, **tables: str) -> Path:
+    """CMMLU's published form: tables by "<split>_<subject>", and what a packer may leave beside."""
+    folder.mkdir()
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n")
+    with zipfile.ZipFile(folder / "cmmlu_v9.zip", "w") as archive:
+        for name, text in tables.items():
+            split, _, subject = name.partition("_")
+            archive.writestr(f"{split}/{subject}.csv", text)
+            archive.writestr(f"__MACOSX/{split}/._{subject}.csv", b"\x00\xff")
+    return folder
+
+
+HEAD = "\ufeff,Question,A,B,C,D,Answer\n"  # with a byte order mark, and numbered rows
+
+
+def test_a_zip_of_tables_is_read_in_the_form_of_evalscope(tmp_path):
+    tables = {
+        "test_arts": HEAD + '0,"红,黄\n和蓝",暖,冷,原色,无,C\n',
+        "test_agronomy": HEAD + "0,水稻,草,木,藤,菌,A\n1,松,草,木,藤,菌,B\n",
+        "dev_arts": HEAD + "0,白,暖,冷,原色,无,D\n" * 5,
+        "dev_agronomy": HEAD + "0,藻,草,木,藤,菌,D\n" * 5,
+    }
+    source = fetch_benchmark.opened(zipped(tmp_path / "source", **tables), cache="")
+    asked = settings("cmmlu", subsets=["arts"], shots=5)
+    assert fetch_benchmark.copy_published(source, tmp_path / "data", asked) == {"arts": 1}
+    (copied,) = read_jsonl(next(tmp_path.glob("data/default/test-*.jsonl")))
+    assert copied == {
+        "question": "红,黄\n和蓝",
+        "choices": ["(A) 暖", "(B) 冷", "(C) 原色", "(D) 无"],
+        "answer": "(C)",
+        "category": "arts",
+    }
+    assert len(list(read_jsonl(next(tmp_path.glob("data/default/dev-*.jsonl"))))) == 5
+    whole = fetch_benchmark.copy_published(source, tmp_path / "all", settings("cmmlu"))
+    assert whole == {"agronomy": 2, "arts": 1}
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (",Question,A,B,C,Answer\n0,?,1,2,3,A\n", r"test/arts\.csv: no column D"),
+        (HEAD + "0,?,1,2,3,4,A\n1,?,1,2,3,4,E\n", r"test/arts\.csv, row 2: not four options and"),
+        (HEAD + "0,?,1,2\n", r"test/arts\.csv, row 1: not four options"),
+    ],
+)
+def test_a_table_that_is_not_as_expected_is_an_error_that_says_where(tmp_path, table, message):
+    source = fetch_benchmark.opened(zipped(tmp_path / "source", test_arts=table), cache="")
+    with pytest.raises(UserError, match=message):
+        source.rows("default", "test")
+    with pytest.raises(UserError, match=r"cmmlu_v9\.zip holds no dev/<subject>\.csv"):
+        source.rows("default", "dev")
 
 
 EVALSCOPE = ROOT / "envs/evalscope/.venv/bin/python"
