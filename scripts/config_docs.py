@@ -101,7 +101,8 @@ PRESETS = """\
 ## Presets
 
 What a benchmark has when the config states nothing else. All subsets, and the numbers of shots that
-are possible, stand in [benchmarks.yaml](benchmarks.yaml). Size: questions of the published set.
+are possible, stand in [benchmarks.yaml](benchmarks.yaml). After an @ stands the commit that is
+taken; without one it is the newest, which is recorded. Size: questions of the published set.
 """
 
 KINDS = {
@@ -184,6 +185,13 @@ def sections() -> Iterator[str]:
             yield f"### {key}\n\n{node['description']}{which}\n\n" + table(header, keys[key])
 
 
+def published(source: dict | None) -> str:
+    """Where a hub keeps a benchmark: "openai/gsm8k @ 740312a"."""
+    if source is None:
+        return "—"
+    return source["id"] + (f" @ {source['revision'][:7]}" if source["revision"] else "")
+
+
 def preset_table() -> str:
     header = ("preset", "ModelScope", "Hugging Face", "split", "shots", "answer", "prompt", "size")
     lines = []
@@ -193,8 +201,8 @@ def preset_table() -> str:
         lines.append(
             (
                 f"`{name}`",
-                preset["sources"]["modelscope"] or "—",
-                preset["sources"]["huggingface"] or "—",
+                published(preset["sources"]["modelscope"]),
+                published(preset["sources"]["huggingface"]),
                 preset["eval_split"],
                 str(preset["shots"]),
                 preset["answer"].replace("_", " ") + options,

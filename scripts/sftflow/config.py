@@ -139,11 +139,16 @@ def _inherit(general: dict, special: dict, **fixed: Any) -> dict:
     return general | special | {"extra": extra} | fixed
 
 
-def _located(stated: dict, sources: dict | None = None, revision: str | None = None) -> dict:
-    """{source, hub, revision}, as stated, or else the preset's (`sources`: hub -> id)."""
+def _located(stated: dict, sources: dict | None = None) -> dict:
+    """{source, hub, revision}, as stated, or else the preset's (`sources`: hub -> id, revision).
+
+    A commit belongs to one source on one hub: a stated source never takes the preset's.
+    """
     if "source" not in stated:
         hub = stated.get("hub", "modelscope")
-        return {"source": sources[hub], "hub": hub, "revision": stated.get("revision", revision)}
+        preset = sources[hub]
+        revision = stated.get("revision", preset["revision"])
+        return {"source": preset["id"], "hub": hub, "revision": revision}
     source = stated["source"]
     named = not HUB_ID.match(source) or source.endswith(DATA_FILES)
     here = named or Path(source).expanduser().exists()
@@ -181,7 +186,7 @@ def _benchmark(name: str, stated: dict, generation: dict, suite: str | None) -> 
     return {
         **{key: preset[key] for key in FACTS},
         **_entry("benchmarks", name, stated),
-        **_located(stated, preset["sources"], preset["revision"]),
+        **_located(stated, preset["sources"]),
         "preset": preset_name,
         "subsets": subsets,
         "whole": preset["subsets"] is None or set(subsets) == set(preset["subsets"]),

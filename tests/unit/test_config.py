@@ -215,6 +215,29 @@ suites: {general: [gsm8k, mmlu, exam]}
     ]
 
 
+def test_a_commit_belongs_to_one_source_on_one_hub():
+    pins = presets()["ceval"]["sources"]
+    stated = {
+        "": ("evalscope/ceval", "modelscope", pins["modelscope"]["revision"]),
+        "hub: huggingface": ("ceval/ceval-exam", "huggingface", pins["huggingface"]["revision"]),
+        "hub: huggingface, revision: v1": ("ceval/ceval-exam", "huggingface", "v1"),
+        "hub: huggingface, revision: null": ("ceval/ceval-exam", "huggingface", None),
+        "revision: v1": ("evalscope/ceval", "modelscope", "v1"),
+        "source: my/ceval": ("my/ceval", "modelscope", None),
+        "source: ceval/ceval-exam, hub: huggingface": ("ceval/ceval-exam", "huggingface", None),
+        "source: ./ceval": ("./ceval", "local", None),
+    }
+    for text, expected in stated.items():
+        entry = load(f"benchmarks: {{ceval: {{{text}}}}}")["benchmarks"]["ceval"]
+        assert (entry["source"], entry["hub"], entry["revision"]) == expected, text
+
+
+def test_every_published_benchmark_is_pinned_on_hugging_face():
+    for name, preset in presets().items():
+        if not name.startswith("general_"):
+            assert re.fullmatch("[0-9a-f]{40}", preset["sources"]["huggingface"]["revision"]), name
+
+
 def test_a_source_is_local_when_it_exists_here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = "models: {a: {source: data/model}, b: {source: ./x}, c: {source: a/b/c}}"
@@ -317,7 +340,7 @@ def test_references_name_presets():
 def test_a_preset_says_what_evalscope_says(name):
     known = json.loads((METADATA / f"{name}.json").read_text(encoding="utf-8"))
     preset, meta = presets()[name], known["meta"]
-    assert preset["sources"]["modelscope"] == meta["dataset_id"]
+    assert preset["sources"]["modelscope"]["id"] == meta["dataset_id"]
     assert preset["shots"] == meta["few_shot_num"]
     assert preset["eval_split"] == meta["eval_split"]
     assert preset["few_shot_split"] == (meta["train_split"] or None)

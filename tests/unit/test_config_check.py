@@ -81,7 +81,10 @@ def test_a_sound_study_has_no_errors():
         ("suites: {general: [general_mcq]}", "'general_mcq' is neither a benchmark nor a preset"),
         ("benchmarks: {x: {source: a/b}}", "benchmarks.x.preset: 'x' is not in config/benchmarks"),
         ("benchmarks: {x: {preset: general_mcq}}", "benchmarks.x.source: is missing; preset 'gene"),
-        ("benchmarks: {cmmlu: {hub: huggingface}}", "preset 'cmmlu' has none on hub 'huggingface'"),
+        (
+            "benchmarks: {cmmlu: {hub: local}}",
+            "source: is missing; preset 'cmmlu' has none on hub 'loc",
+        ),
         ("benchmarks: {mmlu: {subsets: [psycholgy]}}", "'psycholgy' is no subset of 'mmlu'; did"),
         ("benchmarks: {super_gpqa: {shots: 3}}", "'super_gpqa' can't show 3 examples; valid: 0, 5"),
         ("evaluate: {subjects: [tund]}", "'tund' is no model, run or endpoint; did you mean 'tun"),
