@@ -232,8 +232,9 @@ class Session:
         self.ended = error
 
     def _look(self) -> None:
+        """Is there still a server? One that ends drops its connections, or refuses, first."""
         try:
-            self._running.check()
+            self._running.check(server.ENDING)
         except server.ServerError as error:
             self.ended = error
             raise
@@ -251,10 +252,11 @@ class Session:
         try:
             answer = self._client.chat.completions.create(model=self._running.model, **request)
         except openai.APIConnectionError as error:
-            time.sleep(1)  # a server that ends drops its connections first
             self._look()
             raise server.ServerError(f"the connection to the server broke: {error}") from error
         except openai.APIStatusError as error:
+            if error.status_code >= 500:
+                self._look()
             raise server.ServerError(
                 f"the server refused a question: HTTP {error.status_code}: {error.message[:500]}. "
                 "A prompt that is too long for the model needs fewer shots, a smaller "

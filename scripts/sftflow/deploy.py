@@ -5,7 +5,8 @@
 It is ms-swift's own SwiftDeploy, with these differences: it shares the port that is held for it,
 where `swift deploy` moves to another one silently when the port is taken; the API key comes from
 the environment, where `swift deploy` wants it as an argument and prints it; GET /v1/session tells
-what only this process knows (seconds, memory, versions); and batches are full (see `fill_batches`).
+what only this process knows (seconds, memory, versions); batches are full (see `fill_batches`); and
+attention is not cuDNN's, which plans anew for every length of the cache, so for every token.
 """
 
 import os
@@ -80,4 +81,5 @@ class Deploy(SwiftDeploy):
 
 
 if __name__ == "__main__":
+    torch.backends.cuda.enable_cudnn_sdp(False)  # torch asks it first on Hopper
     Deploy().main()

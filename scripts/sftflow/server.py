@@ -33,7 +33,10 @@ PROBE = [{"role": "user", "content": "你好"}]
 PROBE_TOKENS = 16
 LOCAL = "127.0.0.1,localhost,::1"
 POLL = 0.2  # seconds between two looks at a server that starts
+ENDING = 5.0  # seconds that a server whose engine has died may take to end itself
 LOG_LINES = 40
+ERRORS = 5  # the first ones that a log names
+ERROR = re.compile(r"^(?:\(.*?\) )?(?:ERROR .*?\] )?((?:\w+\.)*\w*(?:Error|Exception): .+)$", re.M)
 
 
 class ServerError(UserError):
@@ -101,10 +104,20 @@ class Server:
     models: list[str] = field(default_factory=list)
     probe: str = ""
 
-    def check(self) -> None:
-        """Raises ServerError, with the end of its log, when the server has ended."""
-        if self.process is not None and self.process.poll() is not None:
-            raise ServerError(_ended("the server ended", self.process.returncode, self.log))
+    def check(self, patience: float = 0.0) -> None:
+        """Raises ServerError, with its log, when the server has ended or ends within `patience` s.
+
+        A server whose engine has died refuses requests for a while before it ends itself.
+        """
+        last = time.monotonic() + patience
+        while self.process is not None:
+            if self.process.poll() is not None:
+                raise ServerError(
+                    f"the server ended with status {self.process.returncode}. {_told(self.log)}"
+                )
+            if time.monotonic() >= last:
+                return
+            time.sleep(POLL)
 
     def request(self, path: str, body: dict | None = None, timeout: float = 600.0):
         """The open HTTP response of GET, or of POST with a JSON body; `path` follows /v1."""
@@ -123,6 +136,8 @@ class Server:
                 return json.load(response)
         except urllib.error.HTTPError as error:
             text = error.read().decode(errors="replace")[:500]
+            if error.code >= 500:
+                self.check(ENDING)
             raise ServerError(f"the server refused {path}: HTTP {error.code}: {text}") from error
         except ValueError as error:  # not JSON
             raise ServerError(f"{self.url}{path} is not OpenAI's API: {error}") from error
@@ -169,8 +184,14 @@ def _gpus(spec: Spec) -> Iterator[None]:
             found = stack.enter_context(gpu.claim(wanted))
         except ValueError as error:
             raise ServerError(f"{error}: lower serving.gpus") from error
-        if not found and spec.serving.get("device") == "cuda":
+        device = spec.serving.get("device")
+        if not found and device == "cuda":
             raise ServerError("serving.device is cuda, and this machine shows no GPU")
+        if not found and device != "cpu" and spec.backend == "vllm":
+            raise ServerError(
+                "the backend vllm needs a GPU, and this machine shows none: set serving.backend to "
+                "transformers (or serving.device to cpu, if your vLLM is one for CPUs)"
+            )
         yield
 
 
@@ -201,7 +222,7 @@ def wait_until_ready(running: Server, timeout: float) -> None:
         if left <= 0:
             raise ServerError(
                 f"the server was not ready after {timeout:g} s (serving.ready_timeout). "
-                f"The end of {running.log}:\n{process.tail(running.log, LOG_LINES)}"
+                f"{_told(running.log)}"
             )
         try:
             with _ended_by(running):
@@ -333,7 +354,11 @@ def _vllm(spec: Spec, running: Server, port: int) -> tuple[list[str], dict[str, 
             "max-lora-rank": next(size for size in LORA_RANKS if size >= rank),
             "lora-modules": f"{running.model}={spec.adapter}",
         }
-    flags |= spec.serving.get("extra") or {}
+    for name, value in (spec.serving.get("extra") or {}).items():
+        if isinstance(value, bool):  # as argparse's BooleanOptionalAction has it
+            flags[name if value else f"no-{name}"] = ""
+        else:
+            flags[name] = json.dumps(value) if isinstance(value, dict) else value
     command = [spec.python, "-P", "-m", "vllm.entrypoints.openai.api_server"]
     env = {"VLLM_API_KEY": running.key, "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
     return [*command, *_flags(flags)], env
@@ -367,5 +392,14 @@ def _flags(flags: dict) -> list[str]:
     return [word for pair in pairs for word in pair]
 
 
-def _ended(what: str, status: int, log: Path) -> str:
-    return f"{what} with status {status}. The end of {log}:\n{process.tail(log, LOG_LINES)}"
+def _told(log: Path) -> str:
+    """The end of a log, and before it every error that it names.
+
+    vLLM's engine is a process of its own. What ended it stands in the log above the tracebacks of
+    those that waited for it.
+    """
+    text = log.read_text(errors="replace")
+    errors = list(dict.fromkeys(match[1] for match in ERROR.finditer(text)))[:ERRORS]
+    named = "".join(f"\n  {error}" for error in errors)
+    tail = process.tail(log, LOG_LINES)
+    return (f"Its log names:{named}\n" if named else "") + f"The end of {log}:\n{tail}"

@@ -9,6 +9,7 @@ deploy.py and listens where that would. STUB (JSON in the environment) says how 
     exit        status to end with at once  die_after    answers before it kills itself
     name        model name to claim         refuse       text whose questions get HTTP 400
     ready       false: listens, and never answers
+    engine      "dead": answers HTTP 500, and ends itself a second later, as vLLM does
 
 Its answers depend on nothing but the question.
 """
@@ -25,6 +26,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 STUB = json.loads(os.environ.get("STUB") or "{}")
 KEY = os.environ["SFTFLOW_KEY"]
 NAME = STUB.get("name") or sys.argv[sys.argv.index("--served_model_name") + 1]
+ENGINE_DEAD = (
+    "(EngineCore pid=7) ERROR 11-24 09:14:17 [core.py:1332] "
+    "torch.OutOfMemoryError: CUDA out of memory.\n"
+    + "(APIServer pid=6) INFO: waiting\n" * 60
+    + "(APIServer pid=6) RuntimeError: Engine core initialization failed. See root cause above."
+)
 answered = 0
 mutex = threading.Lock()
 
@@ -60,6 +67,10 @@ class Handler(BaseHTTPRequestHandler):
             return self.reply(400, {"message": "API key error"})
         if STUB.get("ready") is False:
             time.sleep(3600)
+        if STUB.get("engine") == "dead":
+            print(ENGINE_DEAD, flush=True)
+            threading.Timer(1, os._exit, [1]).start()
+            return self.reply(500, {"message": "EngineCore encountered an issue."})
         text = body["messages"][-1]["content"]
         if STUB.get("log") and text != "你好":
             question = sha({name: value for name, value in body.items() if name != "model"})

@@ -162,6 +162,7 @@ def figures(answers: list[tuple[float, float, int]], begun: float) -> dict:
         "answers_per_second": len(answers) / (last - first),
         "tokens_per_second": sum(lengths) / (last - first),
         "tokens": [min(lengths), max(lengths)],
+        "came_after": sorted(round(at - first, 2) for at, *_ in answers),
     }
 
 
@@ -221,7 +222,7 @@ def ours(work: Path, log: Path, backend: str, size: int | None, seconds: float) 
     results, begun = work / "results", time.time()
     output = results / "evaluations/random/suite.json"
     shutil.rmtree(output.parent, ignore_errors=True)
-    serving = SERVING | {"backend": backend}
+    serving = SERVING | {"backend": backend, "device": "auto" if gpu.describe() else "cpu"}
     if size:
         serving |= {"max_batch_size": size, "concurrency": size}
     env = ENVIRONMENTS[backend]

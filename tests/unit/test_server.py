@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from sftflow import process, server
 
 STUB = Path(__file__).parent.parent / "faults" / "stub_server.py"
+VLLM = Path(__file__).parents[2] / "envs/vllm/.venv/bin/python"
 
 
 @pytest.fixture
@@ -115,6 +117,20 @@ def test_end_before_ready_shows_the_log(spec, tmp_path):
             pass
 
 
+def test_what_ended_an_engine_is_named(spec, tmp_path):
+    """Its error lies further up in the log than the lines that are shown."""
+    with pytest.raises(server.ServerError) as told:
+        with server.serve(spec(engine="dead"), tmp_path / "log"):
+            pass
+    message = str(told.value)
+    assert "the server ended with status 1" in message and "HTTP 500" not in message
+    named = message.partition("Its log names:")[2].partition("The end of")[0].split("\n")
+    assert [line.strip() for line in named[1:-1]] == [
+        "torch.OutOfMemoryError: CUDA out of memory.",
+        "RuntimeError: Engine core initialization failed. See root cause above.",
+    ]
+
+
 @pytest.mark.parametrize("behaviour", [{"start_delay": 60}, {"ready": False}])
 def test_never_ready_ends_at_the_deadline(spec, tmp_path, behaviour):
     begun = time.monotonic()
@@ -174,6 +190,9 @@ def test_device_that_is_not_there(spec, tmp_path, monkeypatch):
     with pytest.raises(server.ServerError, match="shows no GPU"):
         with server.serve(spec({"device": "cuda"}), tmp_path / "log"):
             pass
+    with pytest.raises(server.ServerError, match="vllm needs a GPU"):
+        with server.serve(spec({"backend": "vllm"}), tmp_path / "log"):
+            pass
     monkeypatch.setattr(server.gpu, "describe", lambda: [{"uuid": "GPU-0"}])
     with pytest.raises(server.UserError, match="2 GPUs asked for"):
         with server.serve(spec({"gpus": 2}), tmp_path / "log"):
@@ -185,16 +204,53 @@ def test_flags():
     assert flags == ["--a", "1", "--b", "--d", "x"]
 
 
-def test_vllm_command_for_an_adapter(tmp_path):
+@pytest.fixture
+def vllm_command(tmp_path):
+    """vLLM's command for an adapter on some weights, and its environment."""
     (tmp_path / "adapter_config.json").write_text('{"r": 12}')
+    extra = {"enforce-eager": True, "enable-prefix-caching": False, "seed": 3,
+             "compilation-config": {"mode": 0}}  # fmt: skip
     spec = server.Spec(
-        serving={"backend": "vllm", "torch_dtype": "bfloat16", "extra": {"enforce-eager": ""}},
+        serving={"backend": "vllm", "torch_dtype": "bfloat16", "max_batch_size": 9, "extra": extra},
         weights=Path("w"), adapter=tmp_path, python="py",
     )  # fmt: skip
-    running = server.Server("http://127.0.0.1:1/v1", "sftflow-1", "secret")
-    command, env = server.COMMANDS["vllm"](spec, running, 1)
+    return server.COMMANDS["vllm"](spec, server.Server("", "sftflow-1", "secret"), 1)
+
+
+def test_vllm_command_for_an_adapter(vllm_command, tmp_path):
+    command, env = vllm_command
     text = " ".join(command)
     assert "secret" not in text and env["VLLM_API_KEY"] == "secret"
     assert f"--lora-modules sftflow-1={tmp_path}" in text and "--max-lora-rank 16" in text
-    assert "--served-model-name sftflow-1-base" in text and text.endswith("--enforce-eager")
+    assert "--served-model-name sftflow-1-base" in text
     assert "--dtype bfloat16" in text and "--host 127.0.0.1" in text
+
+
+PARSE = """
+import json, sys
+import vllm.platforms
+from vllm.platforms.cpu import CpuPlatform
+vllm.platforms._current_platform = CpuPlatform()  # without a GPU vLLM names no arguments
+from vllm.entrypoints.openai.cli_args import make_arg_parser, validate_parsed_serve_args
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+args = make_arg_parser(FlexibleArgumentParser()).parse_args(sys.argv[1:])
+validate_parsed_serve_args(args)
+print(json.dumps({name: value for name, value in vars(args).items()}, default=str))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not VLLM.exists(), reason="needs envs/vllm")
+def test_vllm_understands_its_command(vllm_command, tmp_path):
+    command = vllm_command[0]
+    own = command[command.index("vllm.entrypoints.openai.api_server") + 1 :]
+    done = subprocess.run([VLLM, "-P", "-c", PARSE, *own], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    args = json.loads(done.stdout.splitlines()[-1])
+    assert args["host"] == "127.0.0.1" and args["port"] == 1 and args["api_key"] is None
+    assert args["served_model_name"] == ["sftflow-1-base"] and args["model"] == "w"
+    assert args["disable_uvicorn_access_log"] and not args["enable_log_requests"]
+    assert args["max_num_seqs"] == 9 and args["max_lora_rank"] == 16 and args["seed"] == 3
+    assert "sftflow-1" in str(args["lora_modules"]) and str(tmp_path) in str(args["lora_modules"])
+    assert args["enforce_eager"] is True and args["enable_prefix_caching"] is False
+    assert "mode" in str(args["compilation_config"])
