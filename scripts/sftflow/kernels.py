@@ -10,9 +10,10 @@ prepares such rows (`padding_free`) but allows them with the flash-attn packages
 wheels; torch ships the same kernel. Without CUDA the same attention is computed dialogue by
 dialogue: slowly, for tests.
 
-`fuse_lora` gives PEFT's LoRA layers a forward and backward pass of their own: the base matrix in
-one product, the adapter added in place, dropout recomputed instead of stored, in the activations'
-dtype, while A, B and their gradients stay in theirs (float32 by default).
+`fuse_lora` gives PEFT's LoRA layers a forward and backward pass of their own: the input is read once
+for the adapter, dropout included, whose mask is kept as bits; the base matrix adds its product in
+place; all in the activations' dtype, while A, B and their gradients stay in theirs (float32 by
+default).
 
 Imported inside ms-swift's process only: needs torch, transformers, PEFT, and Triton on CUDA.
 """
@@ -67,12 +68,13 @@ def varlen_attention(
             for begin, end in itertools.pairwise(ends)
         ]  # fmt: skip
         return torch.cat(parts, 2).transpose(1, 2), None
-    query, key, value = (each[0].transpose(0, 1) for each in (query, key, value))
+    # not each[0]: its gradient would be a copy into zeros, in another order of dimensions
+    query, key, value = (each.squeeze(0).transpose(0, 1) for each in (query, key, value))
     out = varlen_attn(
         query, key, value, cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q,
         scale=scaling, window_size=(-1, 0),
     )  # fmt: skip
-    return out[None], None
+    return out.unsqueeze(0), None
 
 
 def allow_packing() -> None:
@@ -99,55 +101,63 @@ def allow_packing() -> None:
 
 # --- LoRA ----------------------------------------------------------------------------------------
 
+LARGEST_RANK = 64  # of a fused layer: what the Triton kernels keep has to fit the registers
 
-def dropped(x: torch.Tensor, p: float, seed: int) -> torch.Tensor:
-    """Dropout of x (rows, columns), scaled by 1 / (1 - p): the same mask for the same seed."""
-    if p == 0:
-        return x
+
+def project(x, a, scale: float, p: float, seed: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """(scale · dropout(x) aᵀ, which elements stayed): x (tokens, in), a (rank, in)."""
     if x.is_cuda:
-        from sftflow.triton_lora import dropout
+        from sftflow.triton_lora import project as on_cuda
 
-        return dropout(x.contiguous(), p, seed)
-    generator = torch.Generator().manual_seed(seed)
-    keep = torch.empty(x.shape).bernoulli_(1 - p, generator=generator).to(x.dtype)
-    return x * keep / (1 - p)
+        return on_cuda(x.contiguous(), a, scale, p, seed)
+    stayed = torch.empty(x.shape, dtype=torch.bool)
+    stayed.bernoulli_(1 - p, generator=torch.Generator().manual_seed(seed))
+    return (x * stayed) @ a.T.to(x.dtype) * (scale / (1 - p)), stayed
 
 
-def add_dropped(out, a, b, p: float, seed: int) -> torch.Tensor:
-    """out += dropout(a @ b) with the mask of `dropped`, in place."""
-    if p and out.is_cuda:
-        from sftflow.triton_lora import add_dropped_product
+def adapt(
+    x, a, d_hidden, stayed, scale: float, p: float, has_dx: bool
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The gradients of `project`: of a, and of x if it has one.
 
-        return add_dropped_product(out, a.contiguous(), b.contiguous(), p, seed)
-    return out.add_(dropped(a @ b, p, seed))
+    d_hidden (tokens, rank): the gradient of project's result divided by its scale.
+    """
+    if x.is_cuda:
+        from sftflow.triton_lora import adapt as on_cuda
+
+        return on_cuda(x.contiguous(), a, d_hidden, stayed, scale, p, has_dx)
+    d_hidden = d_hidden * (scale / (1 - p))
+    da = d_hidden.T @ (x * stayed)
+    return da, d_hidden @ a.to(x.dtype) * stayed if has_dx else None
 
 
 class LoraLinear(torch.autograd.Function):
     """y = x Wᵀ + bias + s · dropout(x) Aᵀ Bᵀ with W and bias frozen (Hu et al. 2021).
 
-    x (tokens, in), W (out, in), A (rank, in), B (out, rank); products are in x's dtype. Kept for
-    the backward pass: x, which the layer before keeps anyway, and dropout(x) Aᵀ (tokens, rank).
+    x (tokens, in), W (out, in), A (rank, in), B (out, rank); products are in x's dtype. LoRA's part
+    comes first, so that the large product adds to it on its way to memory. Kept for the backward
+    pass: x, which the layer before keeps anyway, s · dropout(x) Aᵀ (tokens, rank), and a bit for
+    each element that dropout left.
     """
 
     @staticmethod
     def forward(ctx, x, weight, bias, a, b, scale, p, seed):
-        low_a, low_b = a.to(x.dtype), (b * scale).to(x.dtype)
-        hidden = dropped(x, p, seed) @ low_a.T
-        y = F.linear(x, weight, bias).addmm_(hidden, low_b.T)
-        ctx.save_for_backward(x, weight, low_a, low_b, hidden)
-        ctx.dtypes, ctx.scale, ctx.p, ctx.seed = (a.dtype, b.dtype), scale, p, seed
-        return y
+        low_b = b.to(x.dtype)
+        hidden, stayed = project(x, a, scale, p, seed)
+        y = (hidden @ low_b.T).addmm_(x, weight.T)
+        ctx.save_for_backward(x, weight, a, low_b, hidden, stayed)
+        ctx.dtype, ctx.scale, ctx.p = b.dtype, scale, p
+        return y if bias is None else y.add_(bias)
 
     @staticmethod
     def backward(ctx, dy):
-        x, weight, low_a, low_b, hidden = ctx.saved_tensors
-        d_hidden = dy @ low_b
-        da = (d_hidden.T @ dropped(x, ctx.p, ctx.seed)).to(ctx.dtypes[0])
-        db = (dy.T @ hidden).to(ctx.dtypes[1]).mul_(ctx.scale)
-        dx = None
-        if ctx.needs_input_grad[0]:
-            dx = add_dropped(dy @ weight, d_hidden, low_a, ctx.p, ctx.seed)
-        return dx, None, None, da, db, None, None, None
+        x, weight, a, low_b, hidden, stayed = ctx.saved_tensors
+        has_dx = ctx.needs_input_grad[0]
+        da, dx = adapt(x, a, dy @ low_b, stayed, ctx.scale, ctx.p, has_dx)
+        if has_dx:
+            dx.addmm_(dy, weight)
+        db = (dy.T @ hidden).to(ctx.dtype)
+        return dx, None, None, da.to(a.dtype), db, None, None, None
 
 
 def fusable(layer: torch.nn.Module) -> bool:
@@ -157,6 +167,7 @@ def fusable(layer: torch.nn.Module) -> bool:
         and type(layer.get_base_layer()) is torch.nn.Linear
         and not layer.get_base_layer().weight.requires_grad
         and layer.in_features % 8 == 0
+        and max(layer.r.values()) <= LARGEST_RANK
         and not layer.fan_in_fan_out
         and len(layer.active_adapters) == len(layer.lora_A) == 1
         and not layer.lora_variant

@@ -4,8 +4,9 @@
 
 Loaded by `external_plugins:` in command.yaml, it registers the callback `sftflow`, which writes one
 JSON line per event into the file that the environment variable SFTFLOW_PLUGIN describes:
-{"events": path, "train_rows": n, "validation_rows": n, "fused_lora": bool}. Without the variable it
-only watches the loss. On CUDA it also brings the faster parts of sftflow.kernels. The events:
+{"events": path, "train_rows": n, "validation_rows": n, "fused_lora": bool, "stock": bool}. Without
+the variable it only watches the loss. On CUDA it also brings the faster parts of sftflow.kernels;
+`stock` leaves ms-swift's training loop as it is. The events:
 
     start       steps, rows, parameters, GPU memory before the first step
     step        loss (mean per labelled token over the optimizer step), learning rate, tokens
@@ -89,8 +90,8 @@ class Monitor(TrainerCallback):
         self.begun = time.time()
         self._reset(args.device)
         self._wrap_training_step(trainer)
-        # walks through all modules for every micro-batch; useful FLOPs are counted from tokens
-        trainer.floating_point_ops = lambda inputs: 0.0
+        if not asked.get("stock"):
+            spare_walks(trainer)
         self._event(
             "start",
             steps=state.max_steps,
@@ -196,6 +197,16 @@ class Monitor(TrainerCallback):
             return loss
 
         trainer.training_step = training_step
+
+
+def spare_walks(trainer) -> None:
+    """Leave out what walks through thousands of modules each time, while the GPU waits."""
+    model = trainer.model_wrapped
+    walk = model.train
+    walk()  # now all parts agree with the whole, as they do after every later walk
+    model.train = lambda mode=True: model if model.training == mode else walk(mode)
+    model.zero_grad = trainer.optimizer.zero_grad
+    trainer.floating_point_ops = lambda inputs: 0.0  # useful FLOPs are counted from tokens
 
 
 callbacks_map["sftflow"] = Monitor

@@ -111,8 +111,8 @@ def memory_gib(
 
     Weights, gradients and AdamW states, and what the backward pass of a Llama-like decoder keeps
     in 16 bits: per layer and token both norms' inputs and outputs, q, k, v, the attention's output,
-    gate, up and their product. PEFT's own LoRA also keeps every layer input once more after
-    dropout, with its mask. With checkpointing one layer at a time is alive, plus its input for
+    gate, up and their product. LoRA also keeps a bit for every layer input that dropout left, PEFT's
+    own the whole input after dropout and a byte for each element. With checkpointing one layer at a time is alive, plus its input for
     every layer. Without Liger the logits exist four times, in 32 bits.
     """
     trainable = trainable_parameters(shape, parameters, training)
@@ -121,8 +121,8 @@ def memory_gib(
     hidden, inner = shape["hidden_size"], shape["intermediate_size"]
     kv = linear_sizes(shape)[1][1]
     layer = width * (6 * hidden + 2 * kv + 3 * inner)
-    if training["tuner_type"] == "lora" and not fused_lora:
-        layer += (width + 1) * sum(n_in for n_in, _ in linear_sizes(shape))
+    if training["tuner_type"] == "lora":
+        layer += (1 / 8 if fused_lora else width + 1) * sum(n for n, _ in linear_sizes(shape))
     layers = shape["num_hidden_layers"]
     kept = layer + layers * width * hidden if checkpointing else layers * layer
     head = width * hidden * 2 if liger else 16 * shape["vocab_size"]

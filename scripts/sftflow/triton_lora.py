@@ -1,117 +1,154 @@
-"""Dropout for LoRA in Triton: the mask is a function of a seed, so nobody has to keep it.
+"""LoRA's own part of a linear layer in Triton: one pass over its input in each direction.
 
-One call of Philox4x32 (Salmon et al. 2011; seven rounds pass all of BigCrush) gives eight numbers
-of 16 bits. They decide about eight elements of a row, one in each of eight stripes: element
-(row, j · width + column) by number j of counter row · width + column, where width is an eighth of
-the columns. Both kernels cut a matrix that way, and so agree about the mask. The probability is p
-rounded to 1/65536.
+Dropout happens on the way, its mask is kept as one bit for each element. The bits come from
+Philox4x32 (Salmon et al. 2011; seven rounds pass all of BigCrush): one call gives eight numbers of
+16 bits, for eight elements in a row; the probability is p rounded to 1/65536.
+
+Shapes: x and dx (rows, columns) contiguous, columns a multiple of 8; a (rank, columns); hidden and
+d_hidden (rows, rank); bits (rows, columns / 8) bytes. Sums are in float32.
 """
 
 import torch
 import triton
 import triton.language as tl
 
-BLOCK = 256  # columns of each stripe in one program
-LARGEST_RANK = 16  # of `_add`, whose loop over it is unrolled
+PROJECT_TILE = 32, 128  # rows and columns that a program has in hand; the fastest of those tried
+ADAPT_TILE = 64, 128
+PROGRAMS = 1024  # to aim for: several for each multiprocessor of a large GPU
 
 
 @triton.jit
-def _load(x, at, inside):
-    return tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
+def _draw(seed, counter, threshold):
+    """Which elements stay: counter (rows, groups) → (rows, groups, 8)."""
+    p, q, r, s = tl.randint4x(seed, counter, n_rounds=7)
+    pairs = tl.join(tl.join(p, q), tl.join(r, s)).to(tl.uint32, bitcast=True)
+    numbers = tl.join(pairs & 0xFFFF, pairs >> 16)
+    return numbers.reshape(counter.shape[0], counter.shape[1], 8) >= threshold
 
 
 @triton.jit
-def _keep(value, number, threshold, scale, HIGH: tl.constexpr):
-    number = number.to(tl.uint32, bitcast=True)
-    bits = (number >> 16) if HIGH else (number & 0xFFFF)
-    return tl.where(bits >= threshold, value * scale, 0.0)
+def _keep(values, packed):
+    """Zero where the bit is 0: values (rows, 8 groups), packed (rows, groups)."""
+    bits = tl.join(packed, packed >> 4)
+    bits = tl.join(bits, bits >> 2)
+    bits = tl.join(bits, bits >> 1)  # (rows, groups, 2, 2, 2): bit 4 i + 2 j + k
+    return tl.where((bits & 1).reshape(values.shape) != 0, values, 0.0)
 
 
-@triton.jit(do_not_specialize=["seed"])
-def _drop(x, out, width, threshold, scale, seed, BLOCK: tl.constexpr):
-    row = tl.program_id(0)
-    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = column < width
-    at = row.to(tl.int64) * 8 * width + column
-    # all loads before any store: the compiler can't know that they do not overlap
-    v0, v1 = _load(x, at, inside), _load(x, at + width, inside)
-    v2, v3 = _load(x, at + 2 * width, inside), _load(x, at + 3 * width, inside)
-    v4, v5 = _load(x, at + 4 * width, inside), _load(x, at + 5 * width, inside)
-    v6, v7 = _load(x, at + 6 * width, inside), _load(x, at + 7 * width, inside)
-    a, b, c, d = tl.randint4x(seed, row * width + column, n_rounds=7)
-    tl.store(out + at, _keep(v0, a, threshold, scale, False), mask=inside)
-    tl.store(out + at + width, _keep(v1, a, threshold, scale, True), mask=inside)
-    tl.store(out + at + 2 * width, _keep(v2, b, threshold, scale, False), mask=inside)
-    tl.store(out + at + 3 * width, _keep(v3, b, threshold, scale, True), mask=inside)
-    tl.store(out + at + 4 * width, _keep(v4, c, threshold, scale, False), mask=inside)
-    tl.store(out + at + 5 * width, _keep(v5, c, threshold, scale, True), mask=inside)
-    tl.store(out + at + 6 * width, _keep(v6, d, threshold, scale, False), mask=inside)
-    tl.store(out + at + 7 * width, _keep(v7, d, threshold, scale, True), mask=inside)
+@triton.jit(do_not_specialize=["seed", "rows"])
+def _project(
+    x, a, hidden, bits, rows, threshold, factor, seed, columns: tl.constexpr, DROP: tl.constexpr,
+    RANK: tl.constexpr, PADDED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    rank = tl.arange(0, PADDED)
+    total = tl.zeros((ROWS, PADDED), tl.float32)
+    for start in range(0, columns, COLUMNS):
+        column = start + tl.arange(0, COLUMNS)
+        at = row.to(tl.int64)[:, None] * columns + column[None, :]
+        inside = (row < rows)[:, None] & (column < columns)[None, :]
+        left = tl.load(x + at, mask=inside, other=0.0)
+        right = tl.load(
+            a + rank[None, :] * columns + column[:, None],
+            mask=(rank < RANK)[None, :] & (column < columns)[:, None],
+            other=0.0,
+        ).to(left.dtype)
+        if DROP:
+            group = start // 8 + tl.arange(0, COLUMNS // 8)
+            counter = row[:, None] * (columns // 8) + group[None, :]
+            stay = _draw(seed, counter, threshold)
+            packed = tl.sum(stay.to(tl.int32) << tl.arange(0, 8)[None, None, :], 2)
+            tl.store(
+                bits + counter,
+                packed.to(tl.uint8),
+                mask=(row < rows)[:, None] & (group < columns // 8)[None, :],
+            )
+            left = tl.where(stay.reshape(left.shape), left, 0.0)
+        total = tl.dot(left, right, total)
+    tl.store(
+        hidden + row[:, None] * RANK + rank[None, :],
+        total * factor,
+        mask=(row < rows)[:, None] & (rank < RANK)[None, :],
+    )
 
 
-@triton.jit
-def _product(left, right, columns, inside, RANK: tl.constexpr):
-    """One row of `a` (at `left`) times the columns of `b` (at `right`, `columns` in each row)."""
-    value = tl.load(left).to(tl.float32) * _load(right, 0, inside)
-    for k in tl.static_range(1, RANK):
-        value += tl.load(left + k).to(tl.float32) * _load(right, k * columns, inside)
-    return value
+@triton.jit(do_not_specialize=["rows"])
+def _adapt(
+    x, a, d_hidden, bits, dx, da, rows, factor, columns: tl.constexpr, SHARE: tl.constexpr,
+    DROP: tl.constexpr, HAS_DX: tl.constexpr, RANK: tl.constexpr, PADDED: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    start = tl.program_id(0) * COLUMNS
+    column = start + tl.arange(0, COLUMNS)
+    group = start // 8 + tl.arange(0, COLUMNS // 8)
+    rank = tl.arange(0, PADDED)
+    tile = rank[:, None] * columns + column[None, :]
+    of_a = (rank < RANK)[:, None] & (column < columns)[None, :]
+    low_a = tl.load(a + tile, mask=of_a, other=0.0).to(x.dtype.element_ty)
+    total = tl.zeros((PADDED, COLUMNS), tl.float32)
+    for first in range(0, SHARE, ROWS):
+        row = tl.program_id(1) * SHARE + first + tl.arange(0, ROWS)
+        at = row.to(tl.int64)[:, None] * columns + column[None, :]
+        inside = (row < rows)[:, None] & (column < columns)[None, :]
+        value = tl.load(x + at, mask=inside, other=0.0)
+        grad = tl.load(
+            d_hidden + row[:, None] * RANK + rank[None, :],
+            mask=(row < rows)[:, None] & (rank < RANK)[None, :],
+            other=0.0,
+        )
+        if DROP:
+            packed = tl.load(
+                bits + row[:, None] * (columns // 8) + group[None, :],
+                mask=(row < rows)[:, None] & (group < columns // 8)[None, :],
+                other=0,
+            ).to(tl.int32)
+            value = _keep(value, packed)
+        total = tl.dot(tl.trans(grad), value, total)
+        if HAS_DX:
+            product = tl.dot(grad, low_a) * factor
+            if DROP:
+                product = _keep(product, packed)
+            tl.store(dx + at, product, mask=inside)
+    part = tl.program_id(1) * RANK * columns
+    tl.store(da + part + tile, total * factor, mask=of_a)
 
 
-@triton.jit(do_not_specialize=["seed"])
-def _add(a, b, out, width, threshold, scale, seed, BLOCK: tl.constexpr, RANK: tl.constexpr):
-    row = tl.program_id(0)
-    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = column < width
-    at = row.to(tl.int64) * 8 * width + column
-    left, right, n = a + row.to(tl.int64) * RANK, b + column, 8 * width
-    v0, v1 = _load(out, at, inside), _load(out, at + width, inside)
-    v2, v3 = _load(out, at + 2 * width, inside), _load(out, at + 3 * width, inside)
-    v4, v5 = _load(out, at + 4 * width, inside), _load(out, at + 5 * width, inside)
-    v6, v7 = _load(out, at + 6 * width, inside), _load(out, at + 7 * width, inside)
-    p, q, r, s = tl.randint4x(seed, row * width + column, n_rounds=7)
-    v0 += _keep(_product(left, right, n, inside, RANK), p, threshold, scale, False)
-    v1 += _keep(_product(left, right + width, n, inside, RANK), p, threshold, scale, True)
-    v2 += _keep(_product(left, right + 2 * width, n, inside, RANK), q, threshold, scale, False)
-    v3 += _keep(_product(left, right + 3 * width, n, inside, RANK), q, threshold, scale, True)
-    v4 += _keep(_product(left, right + 4 * width, n, inside, RANK), r, threshold, scale, False)
-    v5 += _keep(_product(left, right + 5 * width, n, inside, RANK), r, threshold, scale, True)
-    v6 += _keep(_product(left, right + 6 * width, n, inside, RANK), s, threshold, scale, False)
-    v7 += _keep(_product(left, right + 7 * width, n, inside, RANK), s, threshold, scale, True)
-    tl.store(out + at, v0, mask=inside)
-    tl.store(out + at + width, v1, mask=inside)
-    tl.store(out + at + 2 * width, v2, mask=inside)
-    tl.store(out + at + 3 * width, v3, mask=inside)
-    tl.store(out + at + 4 * width, v4, mask=inside)
-    tl.store(out + at + 5 * width, v5, mask=inside)
-    tl.store(out + at + 6 * width, v6, mask=inside)
-    tl.store(out + at + 7 * width, v7, mask=inside)
+def _padded(rank: int) -> int:
+    return max(16, triton.next_power_of_2(rank))  # tl.dot's least
 
 
-def _odds(p: float) -> tuple[int, float]:
-    threshold = round(p * 65536)
-    return threshold, 65536 / (65536 - threshold)
+def project(
+    x: torch.Tensor, a: torch.Tensor, scale: float, p: float, seed: int
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """(scale · dropout(x) aᵀ in x's dtype, the bits of the elements that stayed)."""
+    (rows, columns), rank, (block, width) = x.shape, len(a), PROJECT_TILE
+    hidden = x.new_empty(rows, rank)
+    bits = x.new_empty(rows, columns // 8, dtype=torch.uint8) if p else None
+    _project[(triton.cdiv(rows, block),)](
+        x, a, hidden, bits, rows, round(p * 65536), scale / (1 - p), seed, columns=columns,
+        DROP=p > 0, RANK=rank, PADDED=_padded(rank), ROWS=block, COLUMNS=width, num_warps=4,
+    )  # fmt: skip
+    return hidden, bits
 
 
-def dropout(x: torch.Tensor, p: float, seed: int) -> torch.Tensor:
-    """Dropout of x (rows, columns), contiguous, columns a multiple of 8."""
-    out, width = torch.empty_like(x), x.shape[1] // 8
-    grid = (x.shape[0], triton.cdiv(width, BLOCK))
-    _drop[grid](x, out, width, *_odds(p), seed, BLOCK=BLOCK, num_warps=2)
-    return out
+def adapt(
+    x: torch.Tensor, a: torch.Tensor, d_hidden: torch.Tensor, bits: torch.Tensor | None,
+    scale: float, p: float, has_dx: bool,
+) -> tuple[torch.Tensor, torch.Tensor | None]:  # fmt: skip
+    """The gradients of `project`: of `a` (float32), and of `x` if it has one.
 
-
-def add_dropped_product(
-    out: torch.Tensor, a: torch.Tensor, b: torch.Tensor, p: float, seed: int
-) -> torch.Tensor:
-    """out += dropout(a @ b), with the mask that `dropout` has for this seed; returns `out`.
-
-    out (rows, columns), a (rows, rank), b (rank, columns), contiguous. Up to LARGEST_RANK the
-    product is never stored.
+    d_hidden: the gradient of project's result divided by its scale.
     """
-    width, rank = out.shape[1] // 8, b.shape[0]
-    if rank > LARGEST_RANK:
-        return out.add_(dropout(a @ b, p, seed))
-    grid = (out.shape[0], triton.cdiv(width, BLOCK))
-    _add[grid](a, b, out, width, *_odds(p), seed, BLOCK=BLOCK, RANK=rank, num_warps=2)
-    return out
+    (rows, columns), rank, (block, width) = x.shape, len(a), ADAPT_TILE
+    tiles = triton.cdiv(columns, width)
+    # a power of two, so that a few variants of the kernel do for all numbers of rows
+    share = max(block, triton.next_power_of_2(triton.cdiv(rows * tiles, PROGRAMS)))
+    parts = triton.cdiv(rows, share)
+    da = torch.empty(parts, rank, columns, device=x.device)
+    dx = torch.empty_like(x) if has_dx else None
+    _adapt[(tiles, parts)](
+        x, a, d_hidden, bits, dx, da, rows, scale / (1 - p), columns=columns, SHARE=share,
+        DROP=p > 0, HAS_DX=has_dx, RANK=rank, PADDED=_padded(rank), ROWS=block, COLUMNS=width,
+        num_warps=4,
+    )  # fmt: skip
+    return da.sum(0), dx  # no atomic additions: those would come in another order every time

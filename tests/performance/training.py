@@ -174,7 +174,7 @@ def random_weights(_folder, config, **_):
 
 
 def train(command: str, plugin: str, allocator: str, trace: str) -> None:
-    """One training; `trace`: a file for the profile of the tenth micro-batch, or nothing."""
+    """One training; `trace`: a file for the profile of a step, or nothing."""
     os.environ["SFTFLOW_PLUGIN"] = plugin
     import torch
     import transformers
@@ -191,28 +191,46 @@ def train(command: str, plugin: str, allocator: str, trace: str) -> None:
 
 
 def profile(file: Path) -> None:
-    """Write where the tenth micro-batch spends its time, on the GPU and on the CPU."""
+    """Write what the GPU does during the third step, and the CPU between the second and third."""
+    import cProfile
+    import io
+    import pstats
+
     import torch
     from swift.trainers import Seq2SeqTrainer
 
-    inner, calls = Seq2SeqTrainer.training_step, []
+    inner, launched = Seq2SeqTrainer.training_step, []
+    on_gpu = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
+    on_cpu = cProfile.Profile()
+    begun = 0.0
 
     def training_step(self, *args, **kwargs):
-        calls.append(None)
-        if len(calls) != 10:
-            return inner(self, *args, **kwargs)
-        torch.cuda.synchronize()
-        with torch.profiler.profile() as profiler:
-            begun = time.perf_counter()
-            loss = inner(self, *args, **kwargs)
-            launched = time.perf_counter() - begun
+        nonlocal begun
+        number, accumulated = len(launched), self.args.gradient_accumulation_steps
+        if number == 2 * accumulated:
+            on_cpu.disable()
             torch.cuda.synchronize()
-            done = time.perf_counter() - begun
-        found = profiler.key_averages()
-        text = f"launched after {launched:.3f} s, done after {done:.3f} s (profiler on)\n"
-        for key in ("self_cuda_time_total", "self_cpu_time_total"):
-            text += found.table(sort_by=key, row_limit=30, max_name_column_width=70)
-        file.write_text(text)
+            on_gpu.start()
+            begun = time.perf_counter()
+        if number == 3 * accumulated:
+            torch.cuda.synchronize()
+            seconds = time.perf_counter() - begun
+            on_gpu.stop()
+            kernels = on_gpu.key_averages()
+            busy = sum(kernel.self_device_time_total for kernel in kernels) / 1e6
+            cpu = ", ".join(f"{each:.3f}" for each in launched[-accumulated:])
+            between = io.StringIO()
+            pstats.Stats(on_cpu, stream=between).sort_stats("cumulative").print_stats(25)
+            file.write_text(
+                f"step {seconds:.3f} s, GPU busy {busy:.3f} s, micro-batches launched in {cpu} s\n"
+                + kernels.table("self_cuda_time_total", row_limit=50, max_name_column_width=70)
+                + between.getvalue()
+            )
+        start = time.perf_counter()
+        loss = inner(self, *args, **kwargs)
+        launched.append(time.perf_counter() - start)
+        if number == 2 * accumulated - 1:
+            on_cpu.enable()
         return loss
 
     Seq2SeqTrainer.training_step = training_step
@@ -346,9 +364,11 @@ def main() -> None:
         if hardware["kind"] == "cpu":
             command |= {"use_cpu": True, "attn_impl": "sdpa", "padding_free": False}
         command["max_steps"] = int(steps or (20 if name in ("report", "defaults") else 5))
-        plugin = {"events": str(events), "fused_lora": VARIANTS[name][2]}
+        start, _, fused_lora = VARIANTS[name]
+        stock = start == "report"
+        plugin = {"events": str(events), "fused_lora": fused_lora, "stock": stock}
         trace = args.output / f"trace-{name}.txt" if name in args.trace.split(",") else ""
-        allocator = "expandable_segments:True" if VARIANTS[name][0] == "defaults" else ""
+        allocator = "" if stock else "expandable_segments:True"
         run("train", json.dumps(command), json.dumps(plugin), allocator, trace)
         results[name] = {"flags": command, **plugin}
         log = Events(events).new()

@@ -13,48 +13,78 @@ P = 0.05
 
 
 def error(found, wanted) -> float:
-    return float((found.double() - wanted.double()).norm() / wanted.double().norm())
+    return float(
+        (found.detach().double() - wanted.detach().double()).norm() / wanted.detach().norm()
+    )
+
+
+def short(device: str):
+    """16 bits: Triton's interpreter multiplies no bfloat16."""
+    import torch
+
+    return torch.bfloat16 if device == "cuda" else torch.float16
+
+
+def unpacked(bits):
+    """(rows, columns / 8) bytes → (rows, columns) of 0 and 1."""
+    import torch
+
+    places = torch.arange(8, device=bits.device)
+    return (bits[..., None].int() >> places & 1).flatten(1)
 
 
 def check_dropout(device: str) -> None:
-    """Each element is kept with probability 1 - p and scaled; another row or seed, another mask."""
+    """An element is dropped with probability p; each row, group and seed has another mask."""
     import torch
-    from sftflow.triton_lora import dropout
+    from sftflow.triton_lora import project
 
-    ones = torch.ones(64, 4096, device=device, dtype=torch.bfloat16)
-    mask = dropout(ones, P, 1) != 0
-    share = 1 - mask.double().mean().item()
-    assert abs(share - P) < 5 * (P * (1 - P) / mask.numel()) ** 0.5, share
+    x = torch.randn(64, 1024, device=device, dtype=short(device))
+    a = torch.randn(8, 1024, device=device)
+    draw = lambda seed: unpacked(project(x, a, 1.0, P, seed)[1])  # noqa: E731
+    mask = draw(1)
+    dropped = (1 - mask).double()
+    spread = (P * (1 - P)) ** 0.5
+    assert abs(dropped.mean() - P) < 5 * spread / mask.numel() ** 0.5
+    groups = dropped.view(-1, 8)  # each of eight has a number of its own
+    assert (groups.mean(0) - P).abs().max() < 5 * spread / len(groups) ** 0.5
+    together = groups.T @ groups / len(groups)
+    assert (together - together.diag().diag()).max() < 2 * P * P
+    assert torch.equal(mask, draw(1)) and not torch.equal(mask, draw(2))
     assert not torch.equal(mask[0], mask[1])
-    assert not torch.equal(mask, dropout(ones, P, 2) != 0)
-    x = torch.rand_like(ones) + 1
-    assert torch.equal(dropout(x, P, 1) != 0, mask)
-    assert error(dropout(x, P, 1), x * mask / (1 - P)) < 4e-3
 
 
-def check_add(device: str) -> None:
-    """The backward pass drops what the forward pass dropped, whether it stores the product or not.
+def check_passes(device: str) -> None:
+    """Both passes against float64 with the mask written out.
 
-    Odd sizes leave a part of the last block empty.
+    Odd sizes leave parts of the last tiles empty; 700 rows are several shares of the sum over rows.
     """
     import torch
-    from sftflow.triton_lora import add_dropped_product, dropout
+    from sftflow.triton_lora import adapt, project
 
-    for rank, columns in ((1, 64), (8, 4096), (16, 2056), (32, 512)):
-        a = torch.randn(5, rank, device=device, dtype=torch.bfloat16)
-        b = torch.randn(rank, columns, device=device, dtype=torch.bfloat16)
-        out = torch.randn(5, columns, device=device, dtype=torch.bfloat16)
-        mask = dropout(torch.ones_like(out), P, 7) != 0
-        wanted = out.double() + a.double() @ b.double() * mask / (1 - P)
-        assert error(add_dropped_product(out, a, b, P, 7), wanted) < 6e-3, (rank, columns)
+    for rows, columns, rank, p in (
+        (5, 64, 1, P), (700, 1032, 8, P), (70, 512, 16, 0.5), (33, 512, 64, P), (40, 264, 8, 0.0),
+    ):  # fmt: skip
+        x = torch.randn(rows, columns, device=device, dtype=short(device))
+        a = torch.randn(rank, columns, device=device)
+        d_hidden = torch.randn(rows, rank, device=device, dtype=short(device))
+        hidden, bits = project(x, a, 4.0, p, 7)
+        da, dx = adapt(x, a, d_hidden, bits, 4.0, p, True)
+        kept = (1 if bits is None else unpacked(bits)) * 4 / (1 - p)
+        low_a = a.to(x.dtype).double()
+        assert error(hidden, (x.double() * kept) @ low_a.T) < 4e-3
+        assert error(da, d_hidden.double().T @ (x.double() * kept)) < 1e-3
+        assert error(dx, (d_hidden.double() @ low_a) * kept) < 4e-3
+        alone, nothing = adapt(x, a, d_hidden, bits, 4.0, p, False)
+        assert torch.equal(da, alone) and nothing is None
 
 
 def check_layer(device: str) -> None:
     """Output and all gradients of a layer, against float64 with the mask written out."""
     import torch
-    from sftflow.kernels import LoraLinear, dropped
+    from sftflow.kernels import LoraLinear, project
 
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    on_cuda = device == "cuda"
+    dtype = torch.bfloat16 if on_cuda else torch.float32
     sizes = {"x": (96, 512), "weight": (256, 512), "bias": (256,), "a": (8, 512), "b": (256, 8)}
     given = {name: torch.randn(size, device=device) / 8 for name, size in sizes.items()}
     for name in ("x", "weight", "bias"):
@@ -62,13 +92,14 @@ def check_layer(device: str) -> None:
     for name in ("x", "a", "b"):
         given[name].requires_grad_()
     upstream = torch.randn(96, 256, device=device).to(dtype)
-    mask = dropped(torch.ones_like(given["x"]), P, 3) != 0
+    stayed = project(given["x"].detach(), given["a"].detach(), 4.0, P, 3)[1]
+    kept = (unpacked(stayed) if on_cuda else stayed) / (1 - P)
     x, weight, bias, a, b = (v.detach().double().requires_grad_() for v in given.values())
-    wanted = x @ weight.T + bias + 4 * (x * mask / (1 - P)) @ a.T @ b.T
+    wanted = x @ weight.T + bias + 4 * (x * kept) @ a.T @ b.T
     wanted.backward(upstream.double())
     found = LoraLinear.apply(*given.values(), 4.0, P, 3)
     found.backward(upstream)
-    limit = 1e-2 if dtype == torch.bfloat16 else 1e-5
+    limit = 1e-2 if on_cuda else 1e-5
     assert error(found, wanted) < limit
     for name, reference in (("x", x), ("a", a), ("b", b)):
         assert error(given[name].grad, reference.grad) < limit, name
@@ -107,7 +138,7 @@ def main() -> None:
         os.environ["TRITON_INTERPRET"] = "1"
     sys.path.insert(0, str(ROOT / "scripts"))
     torch.manual_seed(0)
-    for check in (check_dropout, check_add, check_layer, check_attention):
+    for check in (check_dropout, check_passes, check_layer, check_attention):
         check(device)
     print(f"kernels agree on {device}")
 
