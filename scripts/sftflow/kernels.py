@@ -10,8 +10,8 @@ prepares such rows (`padding_free`) but allows them with the flash-attn packages
 wheels; torch ships the same kernel. Without CUDA the same attention is computed dialogue by
 dialogue: slowly, for tests.
 
-`fuse_lora` gives PEFT's LoRA layers a forward and backward pass of their own: the input is read once
-for the adapter, dropout included, whose mask is kept as bits; the base matrix adds its product in
+`fuse_lora` gives PEFT's LoRA layers a forward and backward pass of their own: the adapter reads the
+input once, dropout included, whose mask is kept as bits, and the base matrix adds its product in
 place; all in the activations' dtype, while A, B and their gradients stay in theirs (float32 by
 default).
 

@@ -111,9 +111,10 @@ def memory_gib(
 
     Weights, gradients and AdamW states, and what the backward pass of a Llama-like decoder keeps
     in 16 bits: per layer and token both norms' inputs and outputs, q, k, v, the attention's output,
-    gate, up and their product. LoRA also keeps a bit for every layer input that dropout left, PEFT's
-    own the whole input after dropout and a byte for each element. With checkpointing one layer at a time is alive, plus its input for
-    every layer. Without Liger the logits exist four times, in 32 bits.
+    gate, up and their product. LoRA also keeps a bit for every element of a layer's input that
+    dropout left; PEFT's own keeps the whole input after dropout, and a byte for each element. With
+    checkpointing one layer at a time is alive, plus its input for every layer. Without Liger the
+    logits exist four times, in 32 bits.
     """
     trainable = trainable_parameters(shape, parameters, training)
     width = {"float32": 4}.get(training["torch_dtype"], 2)
