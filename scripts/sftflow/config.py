@@ -12,7 +12,7 @@ from typing import Any
 from sftflow.cli import UserError
 from sftflow.config_check import check
 from sftflow.config_expand import expand_runs, members
-from sftflow.config_schema import follow, presets, references, schema, section, tidy
+from sftflow.config_schema import follow, preset_hub, presets, references, schema, section, tidy
 
 __all__ = ["check", "load", "presets", "references", "resolve", "warnings"]
 
@@ -145,7 +145,7 @@ def _located(stated: dict, sources: dict | None = None) -> dict:
     A commit belongs to one source on one hub: a stated source never takes the preset's.
     """
     if "source" not in stated:
-        hub = stated.get("hub", "modelscope")
+        hub = preset_hub(stated, sources)
         preset = sources[hub]
         revision = stated.get("revision", preset["revision"])
         return {"source": preset["id"], "hub": hub, "revision": revision}

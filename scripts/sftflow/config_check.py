@@ -15,6 +15,7 @@ import jsonschema
 from sftflow.config_expand import expand_runs, members
 from sftflow.config_schema import (
     follow,
+    preset_hub,
     presets,
     references,
     schema,
@@ -353,7 +354,7 @@ def _benchmarks(config: dict) -> Iterator[str]:
             hint = _nearest(preset_name, presets())
             yield f"{at}.preset: '{preset_name}' is not in config/benchmarks.yaml{hint}"
             continue
-        hub, shots = stated.get("hub", "modelscope"), stated.get("shots")
+        hub, shots = preset_hub(stated, preset["sources"]), stated.get("shots")
         if "source" not in stated and preset["sources"].get(hub) is None:
             yield (
                 f"{at}.source: is missing; preset '{preset_name}' has none on hub '{hub}'. "

@@ -32,6 +32,12 @@ def presets() -> dict:
     return read_yaml(FOLDER / "benchmarks.yaml")
 
 
+def preset_hub(stated: dict, sources: dict) -> str:
+    """The stated hub, else the one that pins the preset, so that a study asks the same again."""
+    pinned = (hub for hub, kept in sources.items() if kept and kept["revision"])
+    return stated.get("hub") or next(pinned, "modelscope")
+
+
 @cache
 def references() -> dict:
     """Published figures: {reference: {preset: {score, shots, ...}}}."""

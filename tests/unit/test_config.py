@@ -186,13 +186,13 @@ def test_a_benchmark_takes_its_preset_and_what_is_stated():
 benchmarks:
   mmlu: {subsets: [professional_psychology], shots: 0, generation: {temperature: 1}}
   exam: {preset: general_mcq, source: data/exam/here}
-  ceval: {hub: huggingface}
+  ceval: {hub: modelscope}
 suites: {general: [gsm8k, mmlu, exam]}
 """
     )
     mmlu = study["benchmarks"]["mmlu"]
     assert (mmlu["dataset"], mmlu["config"], mmlu["eval_split"]) == ("mmlu", "all", "test")
-    assert (mmlu["source"], mmlu["hub"], mmlu["shots"]) == ("cais/mmlu", "modelscope", 0)
+    assert (mmlu["source"], mmlu["hub"], mmlu["shots"]) == ("cais/mmlu", "huggingface", 0)
     assert (mmlu["chance"], mmlu["published"]) == (0.25, {"professional_psychology": 612})
     assert (mmlu["suite"], mmlu["label"], mmlu["whole"]) == ("general", "MMLU", False)
     assert mmlu["generation"]["temperature"] == 1 and mmlu["generation"]["max_tokens"] == 100
@@ -207,7 +207,7 @@ suites: {general: [gsm8k, mmlu, exam]}
     )
     assert (exam["subsets"], exam["published"], exam["label"]) == (["default"], None, "exam")
     ceval = study["benchmarks"]["ceval"]
-    assert (ceval["source"], ceval["suite"]) == ("ceval/ceval-exam", None)
+    assert (ceval["source"], ceval["suite"]) == ("evalscope/ceval", None)
     assert config.warnings(study) == [
         "datasets.talk: no run uses it",
         "datasets.chat: no run uses it",
@@ -218,11 +218,11 @@ suites: {general: [gsm8k, mmlu, exam]}
 def test_a_commit_belongs_to_one_source_on_one_hub():
     pins = presets()["ceval"]["sources"]
     stated = {
-        "": ("evalscope/ceval", "modelscope", pins["modelscope"]["revision"]),
-        "hub: huggingface": ("ceval/ceval-exam", "huggingface", pins["huggingface"]["revision"]),
-        "hub: huggingface, revision: v1": ("ceval/ceval-exam", "huggingface", "v1"),
-        "hub: huggingface, revision: null": ("ceval/ceval-exam", "huggingface", None),
-        "revision: v1": ("evalscope/ceval", "modelscope", "v1"),
+        "": ("ceval/ceval-exam", "huggingface", pins["huggingface"]["revision"]),
+        "revision: v1": ("ceval/ceval-exam", "huggingface", "v1"),
+        "revision: null": ("ceval/ceval-exam", "huggingface", None),
+        "hub: modelscope": ("evalscope/ceval", "modelscope", pins["modelscope"]["revision"]),
+        "hub: modelscope, revision: v1": ("evalscope/ceval", "modelscope", "v1"),
         "source: my/ceval": ("my/ceval", "modelscope", None),
         "source: ceval/ceval-exam, hub: huggingface": ("ceval/ceval-exam", "huggingface", None),
         "source: ./ceval": ("./ceval", "local", None),
