@@ -14,7 +14,7 @@ import triton.language as tl
 
 PROJECT_TILE = 32, 128  # rows and columns that a program has in hand; the fastest of those tried
 ADAPT_TILE = 64, 128
-PROGRAMS = 1024  # to aim for: several for each multiprocessor of a large GPU
+SHARE = 512  # rows that one program of the backward pass sums over
 
 
 @triton.jit
@@ -141,13 +141,11 @@ def adapt(
     """
     (rows, columns), rank, (block, width) = x.shape, len(a), ADAPT_TILE
     tiles = triton.cdiv(columns, width)
-    # a power of two, so that a few variants of the kernel do for all numbers of rows
-    share = max(block, triton.next_power_of_2(triton.cdiv(rows * tiles, PROGRAMS)))
-    parts = triton.cdiv(rows, share)
+    parts = triton.cdiv(rows, SHARE)
     da = torch.empty(parts, rank, columns, device=x.device)
     dx = torch.empty_like(x) if has_dx else None
     _adapt[(tiles, parts)](
-        x, a, d_hidden, bits, dx, da, rows, scale / (1 - p), columns=columns, SHARE=share,
+        x, a, d_hidden, bits, dx, da, rows, scale / (1 - p), columns=columns, SHARE=SHARE,
         DROP=p > 0, HAS_DX=has_dx, RANK=rank, PADDED=_padded(rank), ROWS=block, COLUMNS=width,
         num_warps=4,
     )  # fmt: skip
