@@ -11,9 +11,9 @@ wheels; torch ships the same kernel. Without CUDA the same attention is computed
 dialogue: slowly, for tests.
 
 `fuse_lora` gives PEFT's LoRA layers a forward and backward pass of their own: the adapter reads the
-input once, dropout included, whose mask is kept as bits, and the base matrix adds its product in
-place; all in the activations' dtype, while A, B and their gradients stay in theirs (float32 by
-default).
+input once, dropout included, whose mask is drawn again instead of stored, and the base matrix adds
+its product in place; all in the activations' dtype, while A, B and their gradients stay in theirs
+(float32 by default).
 
 Imported inside ms-swift's process only: needs torch, transformers, PEFT, and Triton on CUDA.
 """
@@ -26,6 +26,8 @@ import torch.nn.functional as F
 from peft.tuners.lora import Linear
 from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface
+
+from sftflow.training import FUSED_RANK
 
 # --- packed attention ----------------------------------------------------------------------------
 
@@ -101,34 +103,35 @@ def allow_packing() -> None:
 
 # --- LoRA ----------------------------------------------------------------------------------------
 
-LARGEST_RANK = 64  # of a fused layer: what the Triton kernels keep has to fit the registers
 
-
-def project(x, a, scale: float, p: float, seed: int) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """(scale · dropout(x) aᵀ, which elements stayed): x (tokens, in), a (rank, in)."""
+def project(x, a, scale: float, p: float, seed: int) -> torch.Tensor:
+    """scale · dropout(x) aᵀ: x (tokens, in), a (rank, in) → (tokens, rank) in x's dtype."""
     if x.is_cuda:
         from sftflow.triton_lora import project as on_cuda
 
         return on_cuda(x.contiguous(), a, scale, p, seed)
-    stayed = torch.empty(x.shape, dtype=torch.bool)
-    stayed.bernoulli_(1 - p, generator=torch.Generator().manual_seed(seed))
-    return (x * stayed) @ a.T.to(x.dtype) * (scale / (1 - p)), stayed
+    return (x * stay(x, p, seed)) @ a.T.to(x.dtype) * (scale / (1 - p))
 
 
 def adapt(
-    x, a, d_hidden, stayed, scale: float, p: float, has_dx: bool
+    x, a, d_hidden, scale: float, p: float, seed: int, has_dx: bool
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The gradients of `project`: of a, and of x if it has one.
+    """The gradients of `project` with this seed: of a, and of x if it has one.
 
     d_hidden (tokens, rank): the gradient of project's result divided by its scale.
     """
     if x.is_cuda:
         from sftflow.triton_lora import adapt as on_cuda
 
-        return on_cuda(x.contiguous(), a, d_hidden, stayed, scale, p, has_dx)
-    d_hidden = d_hidden * (scale / (1 - p))
-    da = d_hidden.T @ (x * stayed)
-    return da, d_hidden @ a.to(x.dtype) * stayed if has_dx else None
+        return on_cuda(x.contiguous(), a, d_hidden, scale, p, seed, has_dx)
+    kept, d_hidden = stay(x, p, seed), d_hidden * (scale / (1 - p))
+    return d_hidden.T @ (x * kept), d_hidden @ a.to(x.dtype) * kept if has_dx else None
+
+
+def stay(x, p: float, seed: int) -> torch.Tensor:
+    """Which elements dropout leaves without CUDA: the same for the same seed."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.empty(x.shape, dtype=torch.bool).bernoulli_(1 - p, generator=generator)
 
 
 class LoraLinear(torch.autograd.Function):
@@ -136,24 +139,23 @@ class LoraLinear(torch.autograd.Function):
 
     x (tokens, in), W (out, in), A (rank, in), B (out, rank); products are in x's dtype. LoRA's part
     comes first, so that the large product adds to it on its way to memory. Kept for the backward
-    pass: x, which the layer before keeps anyway, s · dropout(x) Aᵀ (tokens, rank), and a bit for
-    each element that dropout left.
+    pass: x, which the layer before keeps anyway, and s · dropout(x) Aᵀ (tokens, rank).
     """
 
     @staticmethod
     def forward(ctx, x, weight, bias, a, b, scale, p, seed):
         low_b = b.to(x.dtype)
-        hidden, stayed = project(x, a, scale, p, seed)
+        hidden = project(x, a, scale, p, seed)
         y = (hidden @ low_b.T).addmm_(x, weight.T)
-        ctx.save_for_backward(x, weight, a, low_b, hidden, stayed)
-        ctx.dtype, ctx.scale, ctx.p = b.dtype, scale, p
+        ctx.save_for_backward(x, weight, a, low_b, hidden)
+        ctx.dtype, ctx.dropout = b.dtype, (scale, p, seed)
         return y if bias is None else y.add_(bias)
 
     @staticmethod
     def backward(ctx, dy):
-        x, weight, a, low_b, hidden, stayed = ctx.saved_tensors
+        x, weight, a, low_b, hidden = ctx.saved_tensors
         has_dx = ctx.needs_input_grad[0]
-        da, dx = adapt(x, a, dy @ low_b, stayed, ctx.scale, ctx.p, has_dx)
+        da, dx = adapt(x, a, dy @ low_b, *ctx.dropout, has_dx)
         if has_dx:
             dx.addmm_(dy, weight)
         db = (dy.T @ hidden).to(ctx.dtype)
@@ -167,7 +169,7 @@ def fusable(layer: torch.nn.Module) -> bool:
         and type(layer.get_base_layer()) is torch.nn.Linear
         and not layer.get_base_layer().weight.requires_grad
         and layer.in_features % 8 == 0
-        and max(layer.r.values()) <= LARGEST_RANK
+        and max(layer.r.values()) <= FUSED_RANK
         and not layer.fan_in_fan_out
         and len(layer.active_adapters) == len(layer.lora_A) == 1
         and not layer.lora_variant

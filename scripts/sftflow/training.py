@@ -45,6 +45,7 @@ PACKED_TYPES = {"llama", "mistral", "qwen2", "qwen3"}
 PACKING = {
     "varlen", "flash_attn", "flash_attention_2", "flash_attention_3", "flash_attention_4",
 }  # fmt: skip
+FUSED_RANK = 64  # the largest rank of a fused LoRA layer: its kernels keep that much in registers
 LIGER_TYPES = {"llama", "mistral", "mixtral", "qwen2", "qwen3", "gemma", "gemma2", "phi3"}
 
 # Dense bf16 matrix rate in FLOP/s without sparsity, NVIDIA's data sheets (SXM parts).
@@ -111,10 +112,9 @@ def memory_gib(
 
     Weights, gradients and AdamW states, and what the backward pass of a Llama-like decoder keeps
     in 16 bits: per layer and token both norms' inputs and outputs, q, k, v, the attention's output,
-    gate, up and their product. LoRA also keeps a bit for every element of a layer's input that
-    dropout left; PEFT's own keeps the whole input after dropout, and a byte for each element. With
-    checkpointing one layer at a time is alive, plus its input for every layer. Without Liger the
-    logits exist four times, in 32 bits.
+    gate, up and their product. PEFT's own LoRA also keeps every layer input once more after
+    dropout, with its mask. With checkpointing one layer at a time is alive, plus its input for
+    every layer. Without Liger the logits exist four times, in 32 bits.
     """
     trainable = trainable_parameters(shape, parameters, training)
     width = {"float32": 4}.get(training["torch_dtype"], 2)
@@ -122,8 +122,8 @@ def memory_gib(
     hidden, inner = shape["hidden_size"], shape["intermediate_size"]
     kv = linear_sizes(shape)[1][1]
     layer = width * (6 * hidden + 2 * kv + 3 * inner)
-    if training["tuner_type"] == "lora":
-        layer += (1 / 8 if fused_lora else width + 1) * sum(n for n, _ in linear_sizes(shape))
+    if training["tuner_type"] == "lora" and not fused_lora:
+        layer += (width + 1) * sum(n_in for n_in, _ in linear_sizes(shape))
     layers = shape["num_hidden_layers"]
     kept = layer + layers * width * hidden if checkpointing else layers * layer
     head = width * hidden * 2 if liger else 16 * shape["vocab_size"]
@@ -199,10 +199,16 @@ def choose(training: dict, shape: dict, parameters: int, receipt: dict, hardware
         else f"{attention} needs padded rows",
     )
     decide("group_by_length", False, "every step holds the dialogues of the shuffled order")
+    plain = lora and not training.get("use_dora") and training["lora_rank"] <= FUSED_RANK
+    able = cuda and short and hardware["capability"] >= [8, 0]
     fused = decide(
         "fused_lora",
-        cuda and short and lora and not training.get("use_dora"),
-        "fewer kernels, less memory, the same numbers" if cuda else "no CUDA",
+        able and plain,
+        "fewer kernels, less memory, the same numbers"
+        if able and plain
+        else f"needs plain LoRA up to rank {FUSED_RANK}, 16 bits, Ampere"
+        if cuda
+        else "no CUDA",
     )
     if training["torch_dtype"] == "bfloat16":
         decide(
@@ -332,7 +338,7 @@ def checkpoints(folder: Path) -> list[tuple[int, Path]]:
 
 # --- cost before training ------------------------------------------------------------------------
 
-UTILISATION = 0.42  # of the data-sheet rate: measured on an H200, see tests/performance/README.md
+UTILISATION = 0.45  # of the data-sheet rate: measured on an H200, see tests/performance/README.md
 CPU_FLOPS = 1e10  # per core: what small float32 models reach on today's CPUs
 
 

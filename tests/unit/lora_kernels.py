@@ -25,31 +25,29 @@ def short(device: str):
     return torch.bfloat16 if device == "cuda" else torch.float16
 
 
-def unpacked(bits):
-    """(rows, columns / 8) bytes → (rows, columns) of 0 and 1."""
+def mask_of(rows: int, columns: int, p: float, seed: int, device: str):
+    """The mask of a seed, as 0 and 1: with d_hidden = 1 and a = 1 it is in the gradient of x."""
     import torch
+    from sftflow.triton_lora import adapt
 
-    places = torch.arange(8, device=bits.device)
-    return (bits[..., None].int() >> places & 1).flatten(1)
+    x = torch.ones(rows, columns, device=device, dtype=short(device))
+    ones = torch.ones(1, columns, device=device)
+    return (adapt(x, ones, x[:, :1].contiguous(), 1.0, p, seed, True)[1] != 0).double()
 
 
 def check_dropout(device: str) -> None:
     """An element is dropped with probability p; each row, group and seed has another mask."""
     import torch
-    from sftflow.triton_lora import project
 
-    x = torch.randn(64, 1024, device=device, dtype=short(device))
-    a = torch.randn(8, 1024, device=device)
-    draw = lambda seed: unpacked(project(x, a, 1.0, P, seed)[1])  # noqa: E731
-    mask = draw(1)
-    dropped = (1 - mask).double()
+    mask = mask_of(64, 1024, P, 1, device)
+    dropped = 1 - mask
     spread = (P * (1 - P)) ** 0.5
     assert abs(dropped.mean() - P) < 5 * spread / mask.numel() ** 0.5
     groups = dropped.view(-1, 8)  # each of eight has a number of its own
     assert (groups.mean(0) - P).abs().max() < 5 * spread / len(groups) ** 0.5
     together = groups.T @ groups / len(groups)
     assert (together - together.diag().diag()).max() < 2 * P * P
-    assert torch.equal(mask, draw(1)) and not torch.equal(mask, draw(2))
+    assert not torch.equal(mask, mask_of(64, 1024, P, 2, device))
     assert not torch.equal(mask[0], mask[1])
 
 
@@ -67,21 +65,21 @@ def check_passes(device: str) -> None:
         x = torch.randn(rows, columns, device=device, dtype=short(device))
         a = torch.randn(rank, columns, device=device)
         d_hidden = torch.randn(rows, rank, device=device, dtype=short(device))
-        hidden, bits = project(x, a, 4.0, p, 7)
-        da, dx = adapt(x, a, d_hidden, bits, 4.0, p, True)
-        kept = (1 if bits is None else unpacked(bits)) * 4 / (1 - p)
+        hidden = project(x, a, 4.0, p, 7)
+        da, dx = adapt(x, a, d_hidden, 4.0, p, 7, True)
+        kept = mask_of(rows, columns, p, 7, device) * 4 / (1 - p)
         low_a = a.to(x.dtype).double()
         assert error(hidden, (x.double() * kept) @ low_a.T) < 4e-3
         assert error(da, d_hidden.double().T @ (x.double() * kept)) < 1e-3
         assert error(dx, (d_hidden.double() @ low_a) * kept) < 4e-3
-        alone, nothing = adapt(x, a, d_hidden, bits, 4.0, p, False)
+        alone, nothing = adapt(x, a, d_hidden, 4.0, p, 7, False)
         assert torch.equal(da, alone) and nothing is None
 
 
 def check_layer(device: str) -> None:
     """Output and all gradients of a layer, against float64 with the mask written out."""
     import torch
-    from sftflow.kernels import LoraLinear, project
+    from sftflow.kernels import LoraLinear, stay
 
     on_cuda = device == "cuda"
     dtype = torch.bfloat16 if on_cuda else torch.float32
@@ -92,8 +90,8 @@ def check_layer(device: str) -> None:
     for name in ("x", "a", "b"):
         given[name].requires_grad_()
     upstream = torch.randn(96, 256, device=device).to(dtype)
-    stayed = project(given["x"].detach(), given["a"].detach(), 4.0, P, 3)[1]
-    kept = (unpacked(stayed) if on_cuda else stayed) / (1 - P)
+    kept = mask_of(96, 512, P, 3, device) if on_cuda else stay(given["x"], P, 3)
+    kept = kept / (1 - P)
     x, weight, bias, a, b = (v.detach().double().requires_grad_() for v in given.values())
     wanted = x @ weight.T + bias + 4 * (x * kept) @ a.T @ b.T
     wanted.backward(upstream.double())
