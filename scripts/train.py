@@ -257,7 +257,9 @@ def main() -> None:
             return flags | ({"resume_from_checkpoint": str(checkpoint)} if checkpoint else {})
 
         expected = {k: receipt[k] for k in ("train_rows", "validation_rows") if receipt[k]}
-        expected["fused_lora"] = choices["fused_lora"]["value"]
+        for name in ("fused_lora", "checkpointed_layers"):
+            if name in choices:
+                expected[name] = choices[name]["value"]
         job = Job(run, folder, max(1, len(gpus)), expected, command)
         micro, _ = training.split_batch(settings, job.gpus)
         tracked = {

@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from peft.tuners.lora import Linear
 from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from sftflow.training import FUSED_RANK
 
@@ -99,6 +100,24 @@ def allow_packing() -> None:
             check(self)
 
     SftArguments._check_padding_free = check_padding_free
+
+
+# --- checkpointing -------------------------------------------------------------------------------
+
+
+def checkpoint_layers(model: torch.nn.Module, count: int) -> int:
+    """Recompute only the first `count` of the layers that would all be; returns how many are.
+
+    The first, because they are recomputed last, when what the others kept is gone.
+    """
+    layers = [
+        module
+        for module in model.modules()
+        if isinstance(module, GradientCheckpointingLayer) and module.gradient_checkpointing
+    ]
+    for layer in layers[count:]:
+        layer.gradient_checkpointing = False
+    return len(layers[:count])
 
 
 # --- LoRA ----------------------------------------------------------------------------------------

@@ -4,9 +4,10 @@
 
 Loaded by `external_plugins:` in command.yaml, it registers the callback `sftflow`, which writes one
 JSON line per event into the file that the environment variable SFTFLOW_PLUGIN describes:
-{"events": path, "train_rows": n, "validation_rows": n, "fused_lora": bool, "stock": bool}. Without
-the variable it only watches the loss. On CUDA it also brings the faster parts of sftflow.kernels;
-`stock` leaves ms-swift's training loop as it is. The events:
+{"events": path, "train_rows": n, "validation_rows": n, "fused_lora": bool,
+"checkpointed_layers": n, "stock": bool}. Without the variable it only watches the loss. On CUDA it
+also brings the faster parts of sftflow.kernels; `stock` leaves ms-swift's training loop as it is.
+The events:
 
     start       steps, rows, parameters, GPU memory before the first step
     step        loss (mean per labelled token over the optimizer step), learning rate, tokens
@@ -34,7 +35,7 @@ from swift.callbacks import TrainerCallback, callbacks_map
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from sftflow.jsonio import write_json
-from sftflow.kernels import allow_packing, fuse_lora
+from sftflow.kernels import allow_packing, checkpoint_layers, fuse_lora
 from sftflow.training import COMPLETE, RENAMED, file_sizes
 
 GIB = 2**30
@@ -79,6 +80,7 @@ class Monitor(TrainerCallback):
                 )
         model = trainer.accelerator.unwrap_model(trainer.model)
         fused = fuse_lora(model) if asked.get("fused_lora", torch.cuda.is_available()) else 0
+        checkpointed = checkpoint_layers(model, asked.get("checkpointed_layers", sys.maxsize))
         everything = sum(p.numel() for p in model.parameters())
         trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
         embedding = model.get_input_embeddings().weight
@@ -97,6 +99,7 @@ class Monitor(TrainerCallback):
             steps=state.max_steps,
             first_step=state.global_step,
             fused_layers=fused,
+            checkpointed_layers=checkpointed,
             parameters=everything,
             trainable_parameters=trainable,
             # an embedding lookup multiplies nothing; a tied one is also the output matrix

@@ -30,7 +30,9 @@ RENAMED = {  # flags of older ms-swift versions → today's
 }
 
 # Settings that are ours; every other key of `training` is a flag of ms-swift under its own name.
-OURS = {"too_long", "device", "gpus", "max_memory_gib", "fused_lora", "extra"}
+OURS = {
+    "too_long", "device", "gpus", "max_memory_gib", "fused_lora", "checkpointed_layers", "extra",
+}  # fmt: skip
 # What ms-swift is told by this workflow alone: a different value would break what is built on it.
 RESERVED = {
     "model", "dataset", "val_dataset", "output_dir", "add_version", "resume_from_checkpoint",
@@ -106,15 +108,15 @@ def trainable_parameters(shape: dict, parameters: int, training: dict) -> int:
 
 def memory_gib(
     shape: dict, parameters: int, training: dict, positions: int, *,
-    checkpointing: bool, liger: bool, fused_lora: bool,
+    checkpointed: int, liger: bool, fused_lora: bool,
 ) -> float:  # fmt: skip
     """Estimated peak GPU memory (GiB) with `positions` tokens in one micro-batch.
 
     Weights, gradients and AdamW states, and what the backward pass of a Llama-like decoder keeps
     in 16 bits: per layer and token both norms' inputs and outputs, q, k, v, the attention's output,
     gate, up and their product. PEFT's own LoRA also keeps every layer input once more after
-    dropout, with its mask. With checkpointing one layer at a time is alive, plus its input for
-    every layer. Without Liger the logits exist four times, in 32 bits.
+    dropout, with its mask. Of the `checkpointed` layers only the input is kept, and one at a time
+    is recomputed when the others are gone. Without Liger the logits exist four times, in 32 bits.
     """
     trainable = trainable_parameters(shape, parameters, training)
     width = {"float32": 4}.get(training["torch_dtype"], 2)
@@ -125,7 +127,7 @@ def memory_gib(
     if training["tuner_type"] == "lora" and not fused_lora:
         layer += (width + 1) * sum(n_in for n_in, _ in linear_sizes(shape))
     layers = shape["num_hidden_layers"]
-    kept = layer + layers * width * hidden if checkpointing else layers * layer
+    kept = max((layers - checkpointed) * layer, layer) + checkpointed * width * hidden
     head = width * hidden * 2 if liger else 16 * shape["vocab_size"]
     return (state + positions * (kept + head)) / GIB + 1.5  # context, workspaces, fragmentation
 
@@ -165,8 +167,8 @@ def choose(training: dict, shape: dict, parameters: int, receipt: dict, hardware
 
     hardware: {"kind": "cuda" | "cpu", "cores": usable CPU cores, and of the smallest GPU
     "memory_gib", "capability": [major, minor]}. What the user asked for stands. The memory
-    estimate decides about checkpointing: that costs a second forward pass (half as much again), so
-    it is used only where the activations do not fit.
+    estimate decides about checkpointing: a checkpointed layer costs a second forward pass (half as
+    much again), so there are only as many as it takes for the activations to fit.
     """
     asked = {**training, **(training.get("extra") or {})}
     cuda, family = hardware["kind"] == "cuda", shape.get("model_type")
@@ -218,20 +220,21 @@ def choose(training: dict, shape: dict, parameters: int, receipt: dict, hardware
             if fused
             else "autocast: LoRA's matrices are float32",
         )
-    batch = training["per_device_train_batch_size"]
+    batch, layers = training["per_device_train_batch_size"], shape["num_hidden_layers"]
+    need = lambda checkpointed: memory_gib(  # noqa: E731
+        shape, parameters, training, largest_micro_batch(receipt, batch, not packed),
+        checkpointed=checkpointed, liger=liger, fused_lora=fused,
+    )  # fmt: skip
+    why, fewest = "no CUDA: time counts more than memory", 0
     if cuda:
         budget = training.get("max_memory_gib") or 0.9 * hardware["memory_gib"]
-        need = memory_gib(
-            shape, parameters, training, largest_micro_batch(receipt, batch, not packed),
-            checkpointing=False, liger=liger, fused_lora=fused,
-        )  # fmt: skip
-        decide(
-            "gradient_checkpointing",
-            need > budget,
-            f"about {need:.0f} GiB without it, {budget:.0f} GiB to use",
-        )
-    else:
-        decide("gradient_checkpointing", False, "no CUDA: time counts more than memory")
+        fewest = next((n for n in range(layers) if need(n) <= budget), layers)
+        why = f"about {need(0):.0f} GiB without it, {budget:.0f} GiB to use"
+    if decide("gradient_checkpointing", fewest > 0, why) and not fewest:
+        fewest = layers  # asked for, not needed
+    if out["gradient_checkpointing"]["value"]:
+        why = f"about {need(fewest):.0f} GiB with {fewest} of {layers} layers recomputed"
+        out["checkpointed_layers"] = {"value": fewest, "why": why}
     workers, cores = training["dataloader_num_workers"], hardware["cores"]
     out["dataloader_num_workers"] = {
         "value": min(workers, max(0, cores - 1)) if cuda else 0,
@@ -355,6 +358,7 @@ def estimate(
     """
     choices = choose(training, shape, parameters, receipt, hardware)
     on = lambda name: choices[name]["value"]  # noqa: E731
+    checkpointed = on("checkpointed_layers") if on("gradient_checkpointing") else 0
     batch = training["per_device_train_batch_size"]
     effective = batch * training["gradient_accumulation_steps"]
     per_epoch = steps_per_epoch(receipt["train_rows"], effective)
@@ -373,7 +377,7 @@ def estimate(
             memory_gib(
                 shape, parameters, training,
                 largest_micro_batch(receipt, batch, not on("padding_free")),
-                checkpointing=on("gradient_checkpointing"), liger=on("use_liger_kernel"),
+                checkpointed=checkpointed, liger=on("use_liger_kernel"),
                 fused_lora=on("fused_lora"),
             ),
             2,
@@ -382,7 +386,7 @@ def estimate(
     }  # fmt: skip
     lookup = 0 if shape.get("tie_word_embeddings") else shape["vocab_size"] * shape["hidden_size"]
     work = useful_flops(parameters - lookup, trainable, out["positions"])
-    work *= 1.5 if on("gradient_checkpointing") else 1.0
+    work *= 1 + 0.5 * checkpointed / shape["num_hidden_layers"]  # their forward pass comes twice
     if hardware["kind"] == "cpu":
         out["seconds"] = round(work / (CPU_FLOPS * hardware["cores"]), 1)
     elif rate := peak_flops(hardware.get("name", "")):

@@ -1,4 +1,4 @@
-"""A LoRA layer of our own must train what PEFT's would train."""
+"""Parts of our own in a training must compute what the parts that they replace would."""
 
 import subprocess
 from pathlib import Path
@@ -11,6 +11,6 @@ SWIFT = HERE.parents[1] / "envs" / "swift" / ".venv" / "bin" / "python"
 
 @pytest.mark.slow
 @pytest.mark.skipif(not SWIFT.exists(), reason="envs/swift is not synced")
-def test_fused_passes_and_packed_attention_agree_with_their_definitions():
-    done = subprocess.run([SWIFT, HERE / "lora_kernels.py"], capture_output=True, text=True)
+def test_they_agree_with_their_definitions():
+    done = subprocess.run([SWIFT, HERE / "check_kernels.py"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

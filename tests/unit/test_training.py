@@ -62,6 +62,23 @@ def test_choices_on_a_small_gpu_checkpoint():
     assert values(max_memory_gib=30)["gradient_checkpointing"]
 
 
+def test_no_more_layers_are_recomputed_than_the_memory_asks_for():
+    layers = SHAPE["num_hidden_layers"]
+    counts = [values(max_memory_gib=gib)["checkpointed_layers"] for gib in (48, 36, 30)]
+    assert 0 < counts[0] < counts[1] < counts[2] <= layers
+    assert values(max_memory_gib=1)["checkpointed_layers"] == layers
+    assert values(gradient_checkpointing=True)["checkpointed_layers"] == layers
+    assert "checkpointed_layers" not in values(max_memory_gib=1, gradient_checkpointing=False)
+    assert "checkpointed_layers" not in command(max_memory_gib=36)  # ms-swift has no such flag
+    seconds = [
+        training.estimate(
+            SETTINGS | {"max_memory_gib": gib}, RECEIPT, SHAPE, PARAMETERS, H200 | {"name": "H200"}
+        )["seconds"]
+        for gib in (100, 36, 1)
+    ]
+    assert seconds[0] < seconds[1] < seconds[2] == pytest.approx(1.5 * seconds[0], rel=0.01)
+
+
 def test_choices_without_gpu():
     chosen = values(hardware=CPU, torch_dtype="float32")
     assert not any(
@@ -142,7 +159,7 @@ def test_estimate_says_nothing_it_cannot_know():
 def test_memory_estimate_is_near_what_was_measured():
     """STACK: bare loop 44.9 GiB at 7,200 tokens, 61.1 GiB with PEFT's own LoRA and dropout."""
     need = lambda fused: training.memory_gib(  # noqa: E731
-        SHAPE, PARAMETERS, SETTINGS, 7200, checkpointing=False, liger=True, fused_lora=fused
+        SHAPE, PARAMETERS, SETTINGS, 7200, checkpointed=0, liger=True, fused_lora=fused
     )
     assert need(True) == pytest.approx(44.9, rel=0.12)
     assert need(False) == pytest.approx(61.1, rel=0.2)

@@ -1,6 +1,6 @@
-"""The workflow's own LoRA passes compute what PEFT's would, with one dropout mask for both passes.
+"""What sftflow.kernels computes is what it stands for: LoRA, packed attention, checkpointing.
 
-Runs in ms-swift's environment: `envs/swift/.venv/bin/python tests/unit/lora_kernels.py`, on the GPU
+Runs in ms-swift's environment, `envs/swift/.venv/bin/python tests/unit/check_kernels.py`, on the GPU
 if there is one, else with Triton's interpreter. test_kernels.py does it.
 """
 
@@ -128,6 +128,31 @@ def check_attention(device: str) -> None:
     assert error(found, torch.cat(alone, 2).transpose(1, 2)) < limit
 
 
+def check_checkpointing(device: str) -> None:
+    """The first layers are computed twice, the others once; the gradients stay what they were."""
+    import torch
+    from sftflow.kernels import checkpoint_layers
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
+    config = LlamaConfig(**shape, num_hidden_layers=4, num_key_value_heads=1, vocab_size=64)
+    model = LlamaForCausalLM(config).to(device).train()
+    calls = []
+    for number, layer in enumerate(model.model.layers):
+        layer.mlp.register_forward_pre_hook(lambda *_, number=number: calls.append(number))
+    ids = torch.arange(48, device=device).view(2, 24)
+    gradients = []
+    for count in (0, 3):
+        model.zero_grad()
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        assert checkpoint_layers(model, count) == count
+        calls.clear()
+        model(ids, labels=ids).loss.backward()
+        assert sorted(calls) == sorted([*range(4), *range(count)])
+        gradients.append([p.grad.clone() for p in model.parameters()])
+    assert all(error(a, b) < 1e-6 for a, b in zip(*gradients, strict=True))
+
+
 def main() -> None:
     import torch
 
@@ -136,7 +161,7 @@ def main() -> None:
         os.environ["TRITON_INTERPRET"] = "1"
     sys.path.insert(0, str(ROOT / "scripts"))
     torch.manual_seed(0)
-    for check in (check_dropout, check_passes, check_layer, check_attention):
+    for check in (check_dropout, check_passes, check_layer, check_attention, check_checkpointing):
         check(device)
     print(f"kernels agree on {device}")
 
