@@ -53,8 +53,6 @@ def fetch(
         shutil.rmtree(folder, ignore_errors=True)
         link_local(folder, source, keep, leave)
         return {"source": source, "hub": hub, "revision": None}
-    # Not emptied: what an interrupted download has finished is not downloaded again.
-    folder.mkdir(parents=True, exist_ok=True)
     check_reachable(hub, source, kind)
     try:
         download = from_huggingface if hub == "huggingface" else from_modelscope
@@ -68,6 +66,18 @@ def fetch(
         found = f"{revision or 'newest'} on {hub} is {commit}"
         note(f"{kind} {source}: {found}; to pin it, state that as its revision")
     return {"source": source, "hub": hub, "revision": commit}
+
+
+def begin(folder: Path, *origin: str) -> None:
+    """Empty the folder, unless what lies there is of the same hub, source and commit.
+
+    What an interrupted download has finished is not downloaded again, and what another one has left
+    is not taken for a part of this one.
+    """
+    mark = folder / ".origin"
+    if not mark.exists() or read_json(mark) != list(origin):
+        shutil.rmtree(folder, ignore_errors=True)
+        write_json(mark, list(origin))
 
 
 def files(folder: Path) -> list[dict]:
@@ -150,7 +160,11 @@ def check_reachable(hub: str, source: str, kind: str) -> None:
 
 
 def failure(hub: str, source: str, kind: str, reason: object) -> str:
-    mirror = "HF_ENDPOINT" if hub == "huggingface" else "MODELSCOPE_ENDPOINT"
+    mirror, other = (
+        ("HF_ENDPOINT", "modelscope")
+        if hub == "huggingface"
+        else ("MODELSCOPE_ENDPOINT", "huggingface")
+    )
     return (
         f"could not fetch the {kind} {source} from {hub} ({endpoint(hub)}): {reason}\n"
         f"  - a local copy? There is none at {Path(source).absolute()}\n"
@@ -158,7 +172,9 @@ def failure(hub: str, source: str, kind: str, reason: object) -> str:
         f"      source: path/to/{Path(source).name}\n"
         f"      hub: local\n"
         f"  - behind a proxy? Set http_proxy and https_proxy.\n"
-        f"  - a mirror? Set {mirror}."
+        f"  - a mirror? Set {mirror}.\n"
+        f"  - only {other} within reach? Set `hub: {other}`, and the id that a source of your own has\n"
+        f"    there; a benchmark's preset knows its id."
     )
 
 
@@ -173,6 +189,7 @@ def from_huggingface(
     info = HfApi().repo_info(
         source, revision=revision, repo_type=kind, timeout=CONNECT_SECONDS
     )  # a branch moves: from here on, its commit is what counts
+    begin(folder, "huggingface", source, info.sha)
     snapshot_download(
         source,
         revision=info.sha,
@@ -194,6 +211,7 @@ def from_modelscope(
     if not COMMIT.fullmatch(commit):
         files = HubApi().legacy.list_repo_files(source, kind, revision=commit)
         commit = newest_commit(files) or commit
+    begin(folder, "modelscope", source, commit)
     snapshot_download(
         repo_id=source,
         repo_type=kind,

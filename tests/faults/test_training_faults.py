@@ -271,11 +271,11 @@ def test_rows_that_ms_swift_drops_are_an_error(tiny, tmp_path):
 
 
 def test_packed_rows_and_fused_lora_give_the_losses_of_the_padded_reference(tiny, tmp_path):
-    """What a GPU gets by default, against stock ms-swift: per-token weights and all."""
+    """What a GPU gets by default, and checkpointing, against stock parts: token weights and all."""
     curves, records = [], []
     for name, changed in {
         "padded": {},
-        "packed": {"attn_impl": "varlen", "fused_lora": True},
+        "packed": {"attn_impl": "varlen", "fused_lora": True, "gradient_checkpointing": True},
     }.items():
         chosen = settings(num_train_epochs=1, lora_dropout=0.0, **changed)
         status, _, log = run(tiny, tmp_path / name, chosen)
@@ -292,7 +292,7 @@ def test_packed_rows_and_fused_lora_give_the_losses_of_the_padded_reference(tiny
         padded["validation_curve"]["token_accuracy"], abs=0.03
     )
     start = next(e for e in Events(folder_of(tmp_path / "packed") / "events.jsonl").new())
-    assert start["fused_layers"] == 14
+    assert (start["fused_layers"], start["checkpointed_layers"]) == (14, 2)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """What sftflow.kernels computes is what it stands for: LoRA, packed attention, checkpointing.
 
-Runs in ms-swift's environment, `envs/swift/.venv/bin/python tests/unit/check_kernels.py`, on the GPU
-if there is one, else with Triton's interpreter. test_kernels.py does it.
+Runs in ms-swift's environment: `envs/swift/.venv/bin/python tests/unit/check_kernels.py`, on the
+GPU if there is one, else with Triton's interpreter. test_kernels.py does it.
 """
 
 import os
