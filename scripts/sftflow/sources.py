@@ -160,11 +160,9 @@ def check_reachable(hub: str, source: str, kind: str) -> None:
 
 
 def failure(hub: str, source: str, kind: str, reason: object) -> str:
-    mirror, other = (
-        ("HF_ENDPOINT", "modelscope")
-        if hub == "huggingface"
-        else ("MODELSCOPE_ENDPOINT", "huggingface")
-    )
+    mirror, other = "MODELSCOPE_ENDPOINT", "huggingface"
+    if hub == "huggingface":
+        mirror, other = "HF_ENDPOINT", "modelscope"
     return (
         f"could not fetch the {kind} {source} from {hub} ({endpoint(hub)}): {reason}\n"
         f"  - a local copy? There is none at {Path(source).absolute()}\n"
@@ -173,8 +171,8 @@ def failure(hub: str, source: str, kind: str, reason: object) -> str:
         f"      hub: local\n"
         f"  - behind a proxy? Set http_proxy and https_proxy.\n"
         f"  - a mirror? Set {mirror}.\n"
-        f"  - only {other} within reach? Set `hub: {other}`, and the id that a source of your own has\n"
-        f"    there; a benchmark's preset knows its id."
+        f"  - {other} within reach? Set `hub: {other}`, and as source the id that it has there\n"
+        f"    (a benchmark's preset knows that: leave out its source and revision)."
     )
 
 

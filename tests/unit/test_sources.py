@@ -83,8 +83,10 @@ def test_without_network_one_clear_error_comes_quickly(tmp_path, monkeypatch, hu
     with pytest.raises(UserError) as caught:
         fetch(tmp_path / "out", "CodyWhy/mh-sharegpt", hub)
     assert time.monotonic() - begun < 5
-    for part in ("CodyWhy/mh-sharegpt", hub, "127.0.0.1:9", "hub: local", "https_proxy", variable):
+    other = "modelscope" if hub == "huggingface" else "huggingface"
+    for part in ("CodyWhy/mh-sharegpt", hub, "127.0.0.1:9", "https_proxy", variable):
         assert part in str(caught.value)
+    assert "hub: local" in str(caught.value) and f"`hub: {other}`" in str(caught.value)
     assert f"There is none at {Path.cwd()}/CodyWhy/mh-sharegpt" in str(caught.value)
 
 
@@ -123,6 +125,19 @@ def test_what_is_not_pinned_is_said_with_the_commit_it_is(tmp_path, monkeypatch,
     found = f"dataset own/data: {revision or 'newest'} on huggingface is {'1' * 40}; to pin it, "
     said = capsys.readouterr().out
     assert said == "" if revision == "1" * 40 else said.startswith(found)
+
+
+def test_a_download_is_gone_on_with_and_never_mixed_with_another(tmp_path):
+    mine, folder = tmp_path / "mine.jsonl", tmp_path / "out"
+    mine.write_text("mine")
+    fetch(folder, mine)
+    sources.begin(folder, "huggingface", "own/data", "1" * 40)  # not into the file behind the link
+    assert sources.files(folder) == [] and mine.read_text() == "mine"
+    (folder / "half.parquet").write_text("a")
+    sources.begin(folder, "huggingface", "own/data", "1" * 40)
+    assert [file["path"] for file in sources.files(folder)] == ["half.parquet"]
+    sources.begin(folder, "modelscope", "own/data", "1" * 40)
+    assert sources.files(folder) == []
 
 
 FILES = {"rows.jsonl": b'{"a": 1}\n', "loader.py": b"raise SystemExit\n"}
