@@ -204,11 +204,17 @@ class Monitor(TrainerCallback):
 
 def spare_walks(trainer) -> None:
     """Leave out what walks through thousands of modules each time, while the GPU waits."""
-    model = trainer.model_wrapped
+    model, inner = trainer.model_wrapped, trainer.model
     walk = model.train
     walk()  # now all parts agree with the whole, as they do after every later walk
-    model.train = lambda mode=True: model if model.training == mode else walk(mode)
-    model.zero_grad = trainer.optimizer.zero_grad
+
+    def train(mode: bool = True):
+        # on several GPUs an evaluation turns the inner model alone, not what wraps it
+        return model if model.training == inner.training == mode else walk(mode)
+
+    model.train = train
+    if not trainer.is_deepspeed_enabled:  # its optimizer leaves this to the model
+        model.zero_grad = trainer.optimizer.zero_grad
     trainer.floating_point_ops = lambda inputs: 0.0  # useful FLOPs are counted from tokens
 
 

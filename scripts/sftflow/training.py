@@ -201,14 +201,15 @@ def choose(training: dict, shape: dict, parameters: int, receipt: dict, hardware
         else f"{attention} needs padded rows",
     )
     decide("group_by_length", False, "every step holds the dialogues of the shuffled order")
-    plain = lora and not training.get("use_dora") and training["lora_rank"] <= FUSED_RANK
+    special = any(asked.get(name) for name in ("use_dora", "quant_method", "deepspeed", "fsdp"))
+    plain = lora and not special and training["lora_rank"] <= FUSED_RANK
     able = cuda and short and hardware["capability"] >= [8, 0]
     fused = decide(
         "fused_lora",
         able and plain,
         "fewer kernels, less memory, the same numbers"
         if able and plain
-        else f"needs plain LoRA up to rank {FUSED_RANK}, 16 bits, Ampere"
+        else f"needs plain LoRA up to rank {FUSED_RANK} on whole matrices, 16 bits, Ampere"
         if cuda
         else "no CUDA",
     )

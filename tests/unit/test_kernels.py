@@ -10,7 +10,8 @@ SWIFT = HERE.parents[1] / "envs" / "swift" / ".venv" / "bin" / "python"
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("program", ["check_kernels.py", "check_walks.py"])
 @pytest.mark.skipif(not SWIFT.exists(), reason="envs/swift is not synced")
-def test_they_agree_with_their_definitions():
-    done = subprocess.run([SWIFT, HERE / "check_kernels.py"], capture_output=True, text=True)
+def test_they_agree_with_their_definitions(program):
+    done = subprocess.run([SWIFT, HERE / program], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -91,7 +91,11 @@ def test_choices_without_gpu():
 def test_choices_for_other_models_and_old_gpus_are_padded():
     assert not values(shape={"model_type": "chatglm"})["padding_free"]
     assert not values(hardware=H200 | {"capability": [7, 5]})["padding_free"]
-    for changed in ({"use_dora": True}, {"lora_rank": 128}):  # autocast, where PEFT computes LoRA
+    for changed in (
+        {"use_dora": True}, {"lora_rank": 128}, {"extra": {"deepspeed": "zero3"}},
+        {"extra": {"quant_method": "bnb", "quant_bits": 4}},
+    ):  # fmt: skip
+        # autocast, where PEFT computes LoRA
         assert not values(**changed)["fused_lora"] and values(**changed)["bf16"]
 
 
