@@ -268,23 +268,23 @@ WARM_UP = 2  # steps that compile kernels and allocate memory
 
 
 def figures(events: list[dict], matmul: int, rate: float | None) -> dict:
-    """Seconds per step (median, without the warm-up) and what follows from them."""
+    """Figures without the warm-up: the median step, and rates over all steps together."""
     steps = [e for e in events if e["event"] == "step"]
     late = steps[WARM_UP:] or steps
-    seconds = sorted(e["seconds"] for e in late)[len(late) // 2]
-    tokens = sum(e["tokens"] for e in late) / len(late)
+    seconds, tokens, positions = (
+        sum(e[name] for e in late) for name in ("seconds", "tokens", "positions")
+    )
     out = {
-        "seconds_per_step": seconds,
+        "seconds_per_step": sorted(e["seconds"] for e in late)[len(late) // 2],
         "tokens_per_second": tokens / seconds,
-        "padded_share": 1 - tokens / (sum(e["positions"] for e in late) / len(late)),
+        "padded_share": 1 - tokens / positions,
         "losses": [e["loss"] for e in steps],
         "step_seconds": [e["seconds"] for e in steps],
     }
     for end in (e for e in events if e["event"] == "end"):
         out |= {k: v for k, v in end.items() if k.endswith("_gib")}
     if rate:
-        out["floor_seconds"] = useful_flops(matmul, 0, tokens) / rate
-        out["share_of_floor"] = out["floor_seconds"] / seconds
+        out["share_of_floor"] = useful_flops(matmul, 0, tokens) / rate / seconds
     return out
 
 
