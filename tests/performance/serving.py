@@ -8,7 +8,8 @@ same random weights, in one way after the other:
 
     report          `swift deploy --infer_backend pt`, asked by `evalscope eval`, both with their
                     defaults. It answers the first --report questions only, and as many of them as
-                    --report-seconds allow: it answers one after the other, so its rate is constant.
+                    --report-seconds allow: it answers one after the other, and after the first ones
+                    at a constant rate.
     BACKEND[:SIZE]  the workflow's evaluate step with the config's defaults; SIZE questions at once
                     (serving.max_batch_size and serving.concurrency)
 
