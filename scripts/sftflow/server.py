@@ -189,8 +189,9 @@ def _gpus(spec: Spec) -> Iterator[None]:
             raise ServerError("serving.device is cuda, and this machine shows no GPU")
         if not found and device != "cpu" and spec.backend == "vllm":
             raise ServerError(
-                "the backend vllm needs a GPU, and this machine shows none: set serving.backend to "
-                "transformers (or serving.device to cpu, if your vLLM is one for CPUs)"
+                "the backend vllm needs a GPU, and NVIDIA's library (nvidia-ml-py) shows "
+                "none here: set serving.backend to transformers (or serving.device to cpu, if your "
+                "vLLM is one for CPUs)"
             )
         yield
 
