@@ -282,6 +282,8 @@ def main() -> None:
     if lowered:
         micro = lowered[-1]["micro_batch"]
     flags = command(micro, None)
+    ours = {name: value for name, value in expected.items() if not name.endswith("_rows")}
+    flags["ENV"] = {"SFTFLOW_PLUGIN": json.dumps(ours)}  # so that the file alone does it again
     write_text(
         args.output / "command.yaml", yaml.safe_dump(flags, allow_unicode=True, sort_keys=True)
     )

@@ -61,7 +61,8 @@ def fetch(
         raise
     except Exception as error:  # the clients raise dozens of types; each means "not fetched"
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(failure(hub, source, kind, f"{type(error).__name__}: {reason}")) from error
+        reason = f"{type(error).__name__}: {reason}"
+        raise UserError(failure(hub, source, kind, reason, revision)) from error
     if not COMMIT.fullmatch(revision or ""):
         found = f"{revision or 'newest'} on {hub} is {commit}"
         note(f"{kind} {source}: {found}; to pin it, state that as its revision")
@@ -159,7 +160,7 @@ def check_reachable(hub: str, source: str, kind: str) -> None:
         raise UserError(failure(hub, source, kind, getattr(error, "reason", error))) from error
 
 
-def failure(hub: str, source: str, kind: str, reason: object) -> str:
+def failure(hub: str, source: str, kind: str, reason: object, revision: str | None = None) -> str:
     mirror, other = "MODELSCOPE_ENDPOINT", "huggingface"
     if hub == "huggingface":
         mirror, other = "HF_ENDPOINT", "modelscope"
@@ -173,6 +174,11 @@ def failure(hub: str, source: str, kind: str, reason: object) -> str:
         f"  - a mirror? Set {mirror}.\n"
         f"  - {other} within reach? Set `hub: {other}`, and as source the id that it has there\n"
         f"    (a benchmark's preset knows that: leave out its source and revision)."
+        + (
+            f"\n  - revision {revision}: is it one of {hub}'s? Each hub has its own."
+            if revision
+            else ""
+        )
     )
 
 

@@ -271,7 +271,7 @@ def test_rows_that_ms_swift_drops_are_an_error(tiny, tmp_path):
 
 
 def test_packed_rows_and_fused_lora_give_the_losses_of_the_padded_reference(tiny, tmp_path):
-    """What a GPU gets by default, and checkpointing, against stock parts: token weights and all."""
+    """What a GPU gets by default, and checkpointing, against padded rows and PEFT's own LoRA."""
     curves, records = [], []
     for name, changed in {
         "padded": {},
