@@ -359,7 +359,7 @@ def _vllm(spec: Spec, running: Server, port: int) -> tuple[list[str], dict[str, 
         if isinstance(value, bool):  # as argparse's BooleanOptionalAction has it
             flags[name if value else f"no-{name}"] = ""
         else:
-            flags[name] = json.dumps(value) if isinstance(value, dict) else value
+            flags[name] = value
     command = [spec.python, "-P", "-m", "vllm.entrypoints.openai.api_server"]
     env = {"VLLM_API_KEY": running.key, "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
     return [*command, *_flags(flags)], env
@@ -387,10 +387,14 @@ def _dtype(spec: Spec) -> str | None:
 
 
 def _flags(flags: dict) -> list[str]:
-    """{"a": 1, "b": "", "c": None} becomes --a 1 --b."""
-    given = {name: value for name, value in flags.items() if value is not None}
-    pairs = ([f"--{name}"] + [str(value)] * (value != "") for name, value in given.items())
-    return [word for pair in pairs for word in pair]
+    """{"a": 1, "b": "", "c": None, "d": [2, 3]} becomes --a 1 --b --d 2 3; a dict becomes JSON."""
+    words = []
+    for name, value in flags.items():
+        if value is not None:
+            values = value if isinstance(value, list) else [value]
+            given = (json.dumps(v) if isinstance(v, dict) else str(v) for v in values if v != "")
+            words += [f"--{name}", *given]
+    return words
 
 
 def _told(log: Path) -> str:

@@ -200,8 +200,8 @@ def test_device_that_is_not_there(spec, tmp_path, monkeypatch):
 
 
 def test_flags():
-    flags = server._flags({"a": 1, "b": "", "c": None, "d": "x"})
-    assert flags == ["--a", "1", "--b", "--d", "x"]
+    flags = server._flags({"a": 1, "b": "", "c": None, "d": ["x", 2], "e": {"f": 3}})
+    assert flags == ["--a", "1", "--b", "--d", "x", "2", "--e", '{"f": 3}']
 
 
 @pytest.fixture
