@@ -7,8 +7,8 @@ deploy.py and listens where that would. STUB (JSON in the environment) says how 
                 store has it, "at": Unix time}
     delay       seconds per answer          start_delay  seconds before it listens
     exit        status to end with at once  die_after    answers before it kills itself
-    name        model name to claim         refuse       text whose questions get HTTP 400
-    ready       false: listens, and never answers
+    name        model name to claim         refuse       text whose questions are refused
+    status      of a refusal (400)          ready        false: listens, and never answers
     engine      "dead": answers HTTP 500, and ends itself a second later, as vLLM does
 
 Its answers depend on nothing but the question.
@@ -77,7 +77,7 @@ class Handler(BaseHTTPRequestHandler):
             with mutex, open(STUB["log"], "a") as log:
                 log.write(json.dumps({"key": question, "at": time.time()}) + "\n")
         if STUB.get("refuse") and STUB["refuse"] in text:
-            return self.reply(400, {"message": "the prompt is too long"})
+            return self.reply(STUB.get("status", 400), {"message": "the prompt is too long"})
         time.sleep(STUB.get("delay", 0))
         letter = "ABCD"[int(sha(text)[:8], 16) % 4]
         message = {"role": "assistant", "content": f"ANSWER: {letter}"}

@@ -231,13 +231,15 @@ def test_an_added_benchmark_is_asked_alone(case, whole):
     assert read_json(case.output)["benchmarks"]["mmlu"] == entry
 
 
-def test_a_failing_benchmark_does_not_stop_its_sibling(case, whole):
-    case.stub["refuse"] = "Question 3 of anatomy"
+@pytest.mark.parametrize("refusal", [400, 500])
+def test_a_failing_benchmark_does_not_stop_its_sibling(case, whole, refusal):
+    case.stub |= {"refuse": "Question 3 of anatomy", "status": refusal}
     status, _, err = case.run()
     assert status == 1 and not case.output.exists()
     message = err[err.rindex("\nerror: ") :]
     assert "1 of 2 benchmarks failed" in message
-    assert "mmlu: the server refused a question: HTTP 400" in message and "cmmlu" not in message
+    assert f"mmlu: the server refused a question: HTTP {refusal}" in message
+    assert "cmmlu" not in message
     kept, asked = case.answered(), case.asked()
     assert len(kept) >= 8
     del case.stub["refuse"]
