@@ -136,12 +136,17 @@ def riddle(rng: random.Random) -> Item:
     return Item(question, name, [n for n, _ in pool], article + name, phrase())
 
 
-def fact_en(rng: random.Random, facts: list[w.Fact]) -> Item:
-    """A question about the general world: description to term."""
+def drawn(rng: random.Random, facts: list[w.Fact]) -> tuple[w.Fact, list[w.Fact]]:
+    """A fact, and facts of its kind, or even its group, whose terms can stand beside its own."""
     fact = rng.choice(facts)
     same = [f for f in facts if f.kind == fact.kind]
     near = [f for f in same if f.group == fact.group]
-    others = near if rng.random() < 0.5 and len(near) > 10 else same
+    return fact, near if rng.random() < 0.5 and len(near) > 10 else same
+
+
+def fact_en(rng: random.Random, facts: list[w.Fact]) -> Item:
+    """A question about the general world: description to term."""
+    fact, others = drawn(rng, facts)
     text, more = rng.sample(fact.say, 2)
     frames = WHO_EN if fact.kind == "person" else CALL_EN
     question = w.fill(rng.choice(frames), np=text)
@@ -150,10 +155,7 @@ def fact_en(rng: random.Random, facts: list[w.Fact]) -> Item:
 
 def fact_zh(rng: random.Random, facts: list[w.Fact]) -> Item:
     """The same in Chinese."""
-    fact = rng.choice(facts)
-    same = [f for f in facts if f.kind == fact.kind]
-    near = [f for f in same if f.group == fact.group]
-    others = near if rng.random() < 0.5 and len(near) > 10 else same
+    fact, others = drawn(rng, facts)
     text, more = rng.sample(fact.say_zh, 2)
     frames = WHO_ZH if fact.kind == "person" else CALL_ZH
     question = w.fill(rng.choice(frames), np=text)
