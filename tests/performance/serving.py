@@ -48,7 +48,7 @@ from sftflow.jsonio import (  # noqa: E402
     write_jsonl,
     write_text,
 )
-from training import SHAPES  # noqa: E402
+from training import SHAPES, SPECIAL, word_tokenizer, words  # noqa: E402
 
 TOKENS = 256
 GENERATION = {"temperature": 0, "max_tokens": TOKENS}
@@ -58,7 +58,6 @@ SERVING = {  # the config's defaults
     "gpus": 1, "device": "auto", "torch_dtype": "auto", "max_model_len": None, "extra": {},
 }  # fmt: skip
 ENVIRONMENTS = {"transformers": "swift", "vllm": "vllm"}
-SPECIAL = ["<unk>", "<pad>", "<s>", "<|im_start|>", "<|im_end|>"]
 CHAT = (  # as ms-swift's template `chatml`
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -72,25 +71,18 @@ def python(env: str) -> str:
 
 
 def save_model(folder: str, shape_name: str) -> None:
-    """Random weights in a model's shape, and a tokenizer with one token per word.
+    """Random weights in a model's shape, and their tokenizer.
 
     The output rows of all special tokens are zero. Theirs is then the score 0, which the highest of
     many random ones exceeds: the model chooses none of them, and so never ends an answer.
     """
     import torch
-    from tokenizers import Tokenizer, models, pre_tokenizers
     from training import random_weights
-    from transformers import LlamaConfig, PreTrainedTokenizerFast
+    from transformers import LlamaConfig
 
     shape = SHAPES[shape_name]
     head = max(64, shape["hidden_size"] // shape["num_attention_heads"])  # least that vLLM takes
-    words = SPECIAL + [f"w{i}" for i in range(shape["vocab_size"] - len(SPECIAL))]
-    bare = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
-    bare.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=bare, unk_token="<unk>", pad_token="<pad>", bos_token="<s>",
-        eos_token="<|im_end|>", additional_special_tokens=["<|im_start|>"],
-    )  # fmt: skip
+    tokenizer = word_tokenizer(shape, additional_special_tokens=["<|im_start|>"])
     tokenizer.chat_template = CHAT
     tokenizer.save_pretrained(folder)
     config = LlamaConfig(
@@ -118,8 +110,8 @@ def prepare(work: Path, shape: str, count: int) -> None:
     write_json(readiness, {"weights": identity.weights(read_json(manifest))})
     data = results / "benchmarks/questions/data"
     data.mkdir(parents=True, exist_ok=True)
-    words, rng = SHAPES[shape]["vocab_size"] - len(SPECIAL), random.Random(1)
-    text = lambda n: " ".join(f"w{rng.randrange(words)}" for _ in range(n))  # noqa: E731
+    size, rng = len(words(SHAPES[shape])), random.Random(1)
+    text = lambda n: " ".join(f"w{rng.randrange(size)}" for _ in range(n))  # noqa: E731
     rows = (
         {"id": i, "question": text(rng.randint(150, 450)), **dict(zip("ABCD", "wxyz", strict=True))}
         for i in range(count)

@@ -36,6 +36,7 @@ SHAPES = {
         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 4096,
     },
 }  # fmt: skip
+SPECIAL = ["<unk>", "<pad>", "<s>", "<|im_start|>", "<|im_end|>"]
 ROWS, MEAN, SPREAD, LONGEST = 640, 892, 477, 2044  # dialogues; tokens each, as in the real study
 
 REPORT = {
@@ -76,32 +77,42 @@ VARIANTS = {
 }
 
 
-def prepare(work: str, shape_name: str) -> None:
-    """A configuration, a tokenizer with one token per word, and the dialogues."""
-    import torch
+def words(shape: dict) -> list[str]:
+    """w0, w1, …: all tokens of a shape's vocabulary that are not special."""
+    return [f"w{i}" for i in range(shape["vocab_size"] - len(SPECIAL))]
+
+
+def word_tokenizer(shape: dict, **special):
+    """A tokenizer with one token per word, the special ones first."""
     from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
+
+    ids = {token: i for i, token in enumerate([*SPECIAL, *words(shape)])}
+    bare = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
+    bare.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bare, unk_token="<unk>", pad_token="<pad>", bos_token="<s>",
+        eos_token="<|im_end|>", **special,
+    )  # fmt: skip
+
+
+def prepare(work: str, shape_name: str) -> None:
+    """A configuration, a tokenizer, and the dialogues."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
 
     folder, shape = Path(work), SHAPES[shape_name]
-    special = ["<unk>", "<pad>", "<s>", "<|im_start|>", "<|im_end|>"]
-    words = special + [f"w{i}" for i in range(shape["vocab_size"] - len(special))]
-    bare = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
-    bare.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=bare, unk_token="<unk>", pad_token="<pad>", bos_token="<s>",
-        eos_token="<|im_end|>",
-    )  # fmt: skip
     config = LlamaConfig(
         **shape, bos_token_id=2, eos_token_id=4, pad_token_id=1, dtype="bfloat16",
         architectures=["LlamaForCausalLM"],
     )  # fmt: skip
     config.save_pretrained(folder / "weights")
-    tokenizer.save_pretrained(folder / "weights")
+    word_tokenizer(shape).save_pretrained(folder / "weights")
 
-    rng = random.Random(0)
+    rng, vocabulary = random.Random(0), words(shape)
 
     def text(n: int) -> str:
-        return " ".join(rng.choices(words[len(special) :], k=max(1, n)))
+        return " ".join(rng.choices(vocabulary, k=max(1, n)))
 
     def dialogue() -> dict:
         """Turns of a person (a third of the tokens) and an assistant, eight marks per exchange."""
