@@ -257,10 +257,10 @@ def main() -> None:
             return flags | ({"resume_from_checkpoint": str(checkpoint)} if checkpoint else {})
 
         expected = {k: receipt[k] for k in ("train_rows", "validation_rows") if receipt[k]}
-        for name in ("fused_lora", "checkpointed_layers"):
-            if name in choices:
-                expected[name] = choices[name]["value"]
-        job = Job(run, folder, max(1, len(gpus)), expected, command)
+        ours = {
+            k: choices[k]["value"] for k in ("fused_lora", "checkpointed_layers") if k in choices
+        }
+        job = Job(run, folder, max(1, len(gpus)), expected | ours, command)
         micro, _ = training.split_batch(settings, job.gpus)
         tracked = {
             **args.settings.get("swanlab", {"mode": "disabled"}),
@@ -282,7 +282,6 @@ def main() -> None:
     if lowered:
         micro = lowered[-1]["micro_batch"]
     flags = command(micro, None)
-    ours = {name: value for name, value in expected.items() if not name.endswith("_rows")}
     flags["ENV"] = {"SFTFLOW_PLUGIN": json.dumps(ours)}  # so that the file alone does it again
     write_text(
         args.output / "command.yaml", yaml.safe_dump(flags, allow_unicode=True, sort_keys=True)

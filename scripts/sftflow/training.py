@@ -231,9 +231,8 @@ def choose(training: dict, shape: dict, parameters: int, receipt: dict, hardware
         budget = training.get("max_memory_gib") or 0.9 * hardware["memory_gib"]
         fewest = next((n for n in range(layers) if need(n) <= budget), layers)
         why = f"about {need(0):.0f} GiB without it, {budget:.0f} GiB to use"
-    if decide("gradient_checkpointing", fewest > 0, why) and not fewest:
-        fewest = layers  # asked for, not needed
-    if out["gradient_checkpointing"]["value"]:
+    if decide("gradient_checkpointing", fewest > 0, why):
+        fewest = fewest or layers  # none if it is asked for and not needed
         why = f"about {need(fewest):.0f} GiB with {fewest} of {layers} layers recomputed"
         out["checkpointed_layers"] = {"value": fewest, "why": why}
     workers, cores = training["dataloader_num_workers"], hardware["cores"]
