@@ -1,11 +1,15 @@
-"""What tests of the workflow share: a copy of it in a folder, and its command line."""
+"""What tests share: the environments, a copy of the workflow in a folder, and its command line."""
 
 import re
 import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parent.parent
+# Interpreters of the managed environments; a test that needs one that is not synced is skipped.
+EVALSCOPE, SWIFT, VLLM = (
+    ROOT / f"envs/{env}/.venv/bin/python" for env in ("evalscope", "swift", "vllm")
+)
 
 
 def copy_workflow(target: Path) -> Path:

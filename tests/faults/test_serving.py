@@ -17,10 +17,8 @@ from pathlib import Path
 import pytest
 from sftflow import identity, process, server
 from sftflow.jsonio import digest, read_json, read_jsonl, tree_digest, tree_files, write_json
+from support import EVALSCOPE, ROOT, SWIFT
 
-ROOT = Path(__file__).parents[2]
-EVALSCOPE = ROOT / "envs/evalscope/.venv/bin/python"
-SWIFT = ROOT / "envs/swift/.venv/bin/python"
 STUB = Path(__file__).with_name("stub_server.py")
 PACKAGES = {"ms-swift": "0", "torch": "0", "transformers": "0"}
 SERVING = {"backend": "transformers", "concurrency": 4, "ready_timeout": 300, "device": "cpu"}

@@ -13,9 +13,8 @@ import pytest
 import yaml
 from sftflow.jsonio import read_json
 from sftflow.training import Events, checkpoints, history
+from support import ROOT, SWIFT
 
-ROOT = Path(__file__).resolve().parents[2]
-SWIFT = ROOT / "envs" / "swift" / ".venv" / "bin" / "python"
 HERE = Path(__file__).parent
 KEY = "canary-4c1f0e"
 

@@ -13,8 +13,8 @@ import yaml
 from sftflow import benchmarks
 from sftflow.cli import UserError
 from sftflow.jsonio import read_json, read_jsonl, tree_files, write_json
+from support import EVALSCOPE, ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 PRESETS = yaml.safe_load((ROOT / "config/benchmarks.yaml").read_text("utf-8"))
 MCQ = {"question": "1 + 1?", "A": "2", "B": "3", "answer": "A"}
 
@@ -218,9 +218,6 @@ def test_a_table_that_is_not_as_expected_is_an_error_that_says_where(tmp_path, t
         source.rows("default", "test")
     with pytest.raises(UserError, match=r"cmmlu_v9\.zip holds no dev/<subject>\.csv"):
         source.rows("default", "dev")
-
-
-EVALSCOPE = ROOT / "envs/evalscope/.venv/bin/python"
 
 
 @pytest.mark.skipif(not EVALSCOPE.exists(), reason="envs/evalscope is not synced")

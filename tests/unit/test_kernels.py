@@ -4,9 +4,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from support import SWIFT
 
 HERE = Path(__file__).parent
-SWIFT = HERE.parents[1] / "envs" / "swift" / ".venv" / "bin" / "python"
 
 
 @pytest.mark.slow

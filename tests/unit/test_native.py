@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 from sftflow import internlm2, jsonio, weights
 from sftflow.cli import UserError
+from support import ROOT, SWIFT
 
-ROOT = Path(__file__).resolve().parents[2]
-SWIFT = ROOT / "envs/swift/.venv/bin/python"
 ORIGINAL = ROOT.parent / "shared/internlm2_tokenizer.model"  # not part of this repository
 DEFAULTS = {"native_form": "auto", "allow_remote_code": False}
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 from sftflow import process, server
+from support import VLLM
 
 STUB = Path(__file__).parent.parent / "faults" / "stub_server.py"
-VLLM = Path(__file__).parents[2] / "envs/vllm/.venv/bin/python"
 
 
 @pytest.fixture

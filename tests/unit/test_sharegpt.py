@@ -12,6 +12,7 @@ import pytest
 from sftflow import sharegpt
 from sftflow.cli import UserError
 from sftflow.jsonio import read_jsonl, write_json
+from support import EVALSCOPE
 
 SETTINGS = {
     "on_bad_rows": "drop",
@@ -179,9 +180,6 @@ def test_files_of_every_form_hold_the_same_rows(tmp_path):
     (tmp_path / "d.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
     for path in sorted(tmp_path.iterdir()):
         assert [r for _, r in sharegpt.read_rows(path)] == rows, path.name
-
-
-EVALSCOPE = Path(__file__).resolve().parents[2] / "envs/evalscope/.venv/bin/python"
 
 
 @pytest.mark.skipif(not EVALSCOPE.exists(), reason="envs/evalscope is not synced")

@@ -14,9 +14,8 @@ from pathlib import Path
 import pytest
 from sftflow import sources
 from sftflow.cli import UserError
+from support import EVALSCOPE, ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
-EVALSCOPE = ROOT / "envs/evalscope/.venv/bin/python"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
