@@ -20,18 +20,24 @@ The events:
 
 import dataclasses
 import difflib
+import functools
+import gc
+import itertools
 import json
 import math
 import os
 import resource
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 import yaml
 from swift.callbacks import TrainerCallback, callbacks_map
+from swift.dataloader import shard
+from swift.utils import to_device
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from sftflow.jsonio import write_json
@@ -89,11 +95,13 @@ class Monitor(TrainerCallback):
         )
         self.limit = 2 * math.log(len(embedding))  # twice the loss of a uniform guess
         self.first_loss = None
+        self.pending = None
         self.begun = time.time()
         self._reset(args.device)
-        self._wrap_training_step(trainer)
         if not asked.get("stock"):
-            spare_walks(trainer)
+            keep_gpu_busy(trainer)
+            level_micro_batches(trainer)
+        self._watch(trainer)
         self._event(
             "start",
             steps=state.max_steps,
@@ -111,31 +119,30 @@ class Monitor(TrainerCallback):
         self.learning_rate = self.trainer._get_learning_rate()
 
     def on_step_end(self, args, state, control, **kwargs):
-        loss, tokens, positions = self._totals()
-        if self.first_loss is None:
-            self.first_loss = loss
-        if not math.isfinite(loss) or loss > max(self.limit, 2 * self.first_loss):
-            self._diverged(f"the loss is {loss:.4g} (at first {self.first_loss:.4g})", state)
+        self._settle()
+        sums = torch.stack([self.loss, self.tokens, self.positions, self.gradient])
+        if dist.is_initialized():
+            dist.all_reduce(sums)
+            sums[0] /= dist.get_world_size()  # the trainer scales each process's share up by that
         now = time.time()
-        self._event(
-            "step",
-            step=state.global_step,
-            epoch=state.epoch,
-            loss=loss,
-            learning_rate=self.learning_rate,
-            tokens=tokens,
-            positions=positions,
-            seconds=now - self.begun,
+        self.pending = (
+            sums.to("cpu", non_blocking=True),
+            arrival(sums.device),
+            {
+                "step": state.global_step,
+                "epoch": state.epoch,
+                "learning_rate": self.learning_rate,
+                "seconds": now - self.begun,
+            },
         )
         self.begun = now
         self._reset(args.device)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        # ms-swift leaves out an update whose gradient is not a number, and says nothing
-        if not math.isfinite((logs or {}).get("grad_norm", 0.0)):
-            self._diverged("the gradient is not finite", state)
+        self._check_gradient((logs or {}).get("grad_norm", 0.0), state.global_step)
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+        self._settle()
         metrics = metrics or {}
         values = {"loss": metrics.get("eval_loss"), "token_accuracy": metrics.get("eval_token_acc")}
         self._event(
@@ -146,6 +153,7 @@ class Monitor(TrainerCallback):
         self.begun = time.time()
 
     def on_save(self, args, state, control, **kwargs):
+        self._settle()  # a checkpoint of a diverged step is never complete
         if dist.is_initialized():
             dist.barrier()  # every process writes its own random state
         if self.main:
@@ -156,6 +164,7 @@ class Monitor(TrainerCallback):
         self.begun = time.time()
 
     def on_train_end(self, args, state, control, **kwargs):
+        self._settle()
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB
         memory = {"host_memory_gib": peak * 1024 / GIB}
         if torch.cuda.is_available():
@@ -163,32 +172,41 @@ class Monitor(TrainerCallback):
             memory["gpu_reserved_gib"] = torch.cuda.max_memory_reserved() / GIB
         self._event("end", step=state.global_step, **memory)
 
-    def _totals(self) -> tuple[float, int, int]:
-        """Loss, tokens and positions of the optimizer step, over all GPUs."""
-        positions = torch.tensor(self.positions, device=self.loss.device)
-        sums = torch.stack([each.double() for each in (self.loss, self.tokens, positions)])
-        if dist.is_initialized():
-            dist.all_reduce(sums)
-            sums[0] /= dist.get_world_size()  # the trainer scales each process's share up by that
-        loss, tokens, positions = sums.tolist()
-        return loss, int(tokens), int(positions)
+    def _settle(self) -> None:
+        """Look at the step before: its numbers have left the GPU while this one was prepared."""
+        if self.pending is None:
+            return
+        (sums, arrived, step), self.pending = self.pending, None
+        arrived()
+        loss, tokens, positions, gradient = sums.tolist()
+        if self.first_loss is None:
+            self.first_loss = loss
+        if not math.isfinite(loss) or loss > max(self.limit, 2 * self.first_loss):
+            self._diverged(f"the loss is {loss:.4g} (at first {self.first_loss:.4g})", step["step"])
+        self._check_gradient(gradient, step["step"])
+        self._event("step", **step, loss=loss, tokens=int(tokens), positions=int(positions))
+
+    def _check_gradient(self, norm: float, step: int) -> None:
+        # with a scaler (fp16) some are too large at first, and those updates are left out
+        if not math.isfinite(norm) and self.trainer.accelerator.scaler is None:
+            self._diverged("the gradient is not finite", step)
 
     @staticmethod
-    def _diverged(what: str, state) -> None:
+    def _diverged(what: str, step: int) -> None:
         hint = "lower learning_rate, or look for bad rows in the data"
-        raise Stop("diverged", f"{what} at step {state.global_step}: {hint}")
+        raise Stop("diverged", f"{what} at step {step}: {hint}")
 
     def _event(self, name: str, **values) -> None:
         if self.main:
             event(name, **values)
 
     def _reset(self, device) -> None:
-        self.loss = torch.zeros((), device=device)
-        self.tokens = torch.zeros((), dtype=torch.int64, device=device)
-        self.positions = 0
+        self.loss, self.tokens, self.positions, self.gradient = (
+            torch.zeros((), dtype=torch.float64, device=device) for _ in range(4)
+        )
 
-    def _wrap_training_step(self, trainer) -> None:
-        """See every micro-batch; nothing here waits for the GPU."""
+    def _watch(self, trainer) -> None:
+        """See every micro-batch and every gradient; nothing here waits for the GPU."""
         inner = trainer.training_step
 
         def training_step(model, inputs, *args, **kwargs):
@@ -200,10 +218,33 @@ class Monitor(TrainerCallback):
             return loss
 
         trainer.training_step = training_step
+        clip = trainer._clip_grad_norm
+
+        def clip_grad_norm(model):
+            norm = clip(model)
+            if torch.is_tensor(norm):
+                self.gradient += norm.detach().to(self.gradient.device)
+            return norm
+
+        trainer._clip_grad_norm = clip_grad_norm
 
 
-def spare_walks(trainer) -> None:
-    """Leave out what walks through thousands of modules each time, while the GPU waits."""
+def arrival(device: torch.device):
+    """A function that waits until what was sent from `device` so far has come."""
+    if device.type != "cuda":
+        return lambda: None
+    sent = torch.cuda.Event()
+    sent.record()
+    return sent.synchronize
+
+
+def keep_gpu_busy(trainer) -> None:
+    """Leave out what the GPU would wait for between two steps.
+
+    That is: walks through thousands of modules, the garbage collector's too; moving rows to the GPU
+    only when it has nothing left to do; and a look at every gradient's norm, to leave out an update
+    that is not a number (the callback looks a step later, and stops).
+    """
     model, inner = trainer.model_wrapped, trainer.model
     walk = model.train
     walk()  # now all parts agree with the whole, as they do after every later walk
@@ -213,9 +254,39 @@ def spare_walks(trainer) -> None:
         return model if model.training == inner.training == mode else walk(mode)
 
     model.train = train
+    trainer.floating_point_ops = lambda inputs: 0.0  # useful FLOPs are counted from tokens
+    gc.freeze()
+    shard.to_device = functools.partial(to_device, non_blocking=True)
     if not trainer.is_deepspeed_enabled:  # its optimizer leaves this to the model
         model.zero_grad = trainer.optimizer.zero_grad
-    trainer.floating_point_ops = lambda inputs: 0.0  # useful FLOPs are counted from tokens
+    plain = not (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled)
+    if plain and trainer.accelerator.scaler is None:
+        trained = [p for group in trainer.optimizer.param_groups for p in group["params"]]
+        trainer._clip_grad_norm = lambda model: torch.nn.utils.clip_grad_norm_(
+            trained, trainer.args.max_grad_norm
+        )
+
+
+def level_micro_batches(trainer) -> None:
+    """Packed micro-batches of one step get about as many tokens each."""
+    rows = trainer.train_dataset
+    columns = getattr(getattr(rows, "dataset", rows), "column_names", ())
+    if trainer.template.padding_free and "lengths" in columns:
+        lengths, deal = list(rows["lengths"]), shard.BatchSamplerShard.__iter__
+        count = trainer.args.gradient_accumulation_steps
+        shard.BatchSamplerShard.__iter__ = lambda sampler: level(deal(sampler), lengths, count)
+
+
+def level(batches: Iterator[list[int]], lengths: list, count: int) -> Iterator[list[int]]:
+    """Deal the rows of every `count` batches to as many, longest first, to and fro."""
+    while step := list(itertools.islice(batches, count)):
+        rows = sorted(itertools.chain(*step), key=lambda row: (lengths[row], row), reverse=True)
+        dealt = [[] for _ in step]
+        for i in range(0, len(rows), len(step)):
+            for batch, row in zip(dealt, rows[i : i + len(step)], strict=False):
+                batch.append(row)
+            dealt.reverse()
+        yield from dealt
 
 
 callbacks_map["sftflow"] = Monitor

@@ -256,6 +256,15 @@ def test_diverging_loss_stops_and_keeps_the_last_good_checkpoint(tiny, tmp_path)
     assert not (tmp_path / "run" / "training.json").exists()
 
 
+def test_a_gradient_that_is_no_number_stops_before_its_checkpoint(tiny, tmp_path):
+    plugin = ROOT / "tests" / "faults" / "training_nan_plugin.py"
+    chosen = settings(save_steps=1, extra={"external_plugins": [str(plugin)]})
+    status, _, log = run(tiny, tmp_path / "run", chosen)
+    assert status == 1
+    assert "the gradient is not finite at step 7" in log.splitlines()[-1]
+    assert checkpoints(folder_of(tmp_path / "run"))[-1][0] == 6
+
+
 def test_unknown_flag_names_the_nearest(tiny, tmp_path):
     status, _, log = run(tiny, tmp_path / "run", settings(extra={"train_type": "lora", "sed": 1}))
     assert status == 1

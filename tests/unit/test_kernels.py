@@ -10,7 +10,7 @@ HERE = Path(__file__).parent
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("program", ["check_kernels.py", "check_walks.py"])
+@pytest.mark.parametrize("program", ["check_kernels.py", "check_plugin.py"])
 @pytest.mark.skipif(not SWIFT.exists(), reason="envs/swift is not synced")
 def test_they_agree_with_their_definitions(program):
     done = subprocess.run([SWIFT, HERE / program], capture_output=True, text=True)
