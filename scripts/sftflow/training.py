@@ -114,31 +114,35 @@ def memory_gib(
 
     Weights, gradients and AdamW states, and what the backward pass of a Llama-like decoder keeps
     in 16 bits: per layer and token both norms' inputs and outputs, q, k, v, the attention's output,
-    gate, up and their product. PEFT's own LoRA also keeps every layer input once more after
+    gate and up. PEFT's own LoRA also keeps their product, and every layer input once more after
     dropout, with its mask. Of the `checkpointed` layers only the input is kept, and one at a time
-    is recomputed when the others are gone. Without Liger the logits exist four times, in 32 bits.
+    is recomputed when the others are gone. At a time, one layer's gate, up and product have
+    gradients. Without Liger the logits exist four times, in 32 bits.
     """
     trainable = trainable_parameters(shape, parameters, training)
     width = {"float32": 4}.get(training["torch_dtype"], 2)
     state = parameters * width + trainable * (4 + 4 + 8)
     hidden, inner = shape["hidden_size"], shape["intermediate_size"]
     kv = linear_sizes(shape)[1][1]
-    layer = width * (6 * hidden + 2 * kv + 3 * inner)
+    layer = width * (6 * hidden + 2 * kv + 2 * inner)
+    if not (fused_lora and shape.get("model_type") in PACKED_TYPES):
+        layer += width * inner
     if training["tuner_type"] == "lora" and not fused_lora:
         layer += (width + 1) * sum(n_in for n_in, _ in linear_sizes(shape))
     layers = shape["num_hidden_layers"]
     kept = max((layers - checkpointed) * layer, layer) + checkpointed * width * hidden
-    head = width * hidden * 2 if liger else 16 * shape["vocab_size"]
-    return (state + positions * (kept + head)) / GIB + 1.5  # context, workspaces, fragmentation
+    work = 3 * width * inner + (2 * width * hidden if liger else 16 * shape["vocab_size"])
+    return (state + positions * (kept + work)) / GIB + 1.5  # context, workspaces, fragmentation
 
 
-def largest_micro_batch(receipt: dict, batch: int, padded: bool) -> int:
-    """Positions to expect in the largest micro-batch of `batch` dialogues of this run."""
+def largest_micro_batch(receipt: dict, micro: int, step: int, padded: bool) -> int:
+    """Positions to expect in the largest micro-batch of `micro` of a step's dialogues."""
     mean, longest = receipt["tokens"]["mean"], receipt["tokens"]["max"]
     if padded:
-        return batch * longest
-    # a sum of `batch` draws: its spread grows with the square root
-    return min(batch * longest, round(batch * mean + math.sqrt(batch) * (longest - mean)))
+        return micro * longest
+    # a sum of `step` draws: its spread grows with the square root; micro-batches share it evenly
+    largest = min(step * longest, step * mean + math.sqrt(step) * (longest - mean))
+    return max(longest, round(largest * micro / step))
 
 
 def steps_per_epoch(rows: int, effective_batch: int) -> int:
@@ -221,9 +225,11 @@ def choose(training: dict, shape: dict, parameters: int, receipt: dict, hardware
             if fused
             else "autocast: LoRA's matrices are float32",
         )
-    batch, layers = training["per_device_train_batch_size"], shape["num_hidden_layers"]
+    batch, accumulation = split_batch(training, training.get("gpus", 1) if cuda else 1)
+    positions = largest_micro_batch(receipt, batch, batch * accumulation, not packed)
+    layers = shape["num_hidden_layers"]
     need = lambda checkpointed: memory_gib(  # noqa: E731
-        shape, parameters, training, largest_micro_batch(receipt, batch, not packed),
+        shape, parameters, training, positions,
         checkpointed=checkpointed, liger=liger, fused_lora=fused,
     )  # fmt: skip
     why, fewest = "no CUDA: time counts more than memory", 0
@@ -232,9 +238,10 @@ def choose(training: dict, shape: dict, parameters: int, receipt: dict, hardware
         fewest = next((n for n in range(layers) if need(n) <= budget), layers)
         why = f"about {need(0):.0f} GiB without it, {budget:.0f} GiB to use"
     if decide("gradient_checkpointing", fewest > 0, why):
-        fewest = fewest or layers  # none if it is asked for and not needed
+        if asked.get("gradient_checkpointing", "auto") != "auto":
+            fewest = layers
         why = f"about {need(fewest):.0f} GiB with {fewest} of {layers} layers recomputed"
-        out["checkpointed_layers"] = {"value": fewest, "why": why}
+        decide("checkpointed_layers", fewest, why)
     workers, cores = training["dataloader_num_workers"], hardware["cores"]
     out["dataloader_num_workers"] = {
         "value": min(workers, max(0, cores - 1)) if cuda else 0,
@@ -341,7 +348,7 @@ def checkpoints(folder: Path) -> list[tuple[int, Path]]:
 
 # --- cost before training ------------------------------------------------------------------------
 
-UTILISATION = 0.45  # of the data-sheet rate: measured on an H200, see tests/performance/README.md
+UTILISATION = 0.5  # of the data-sheet rate: measured on an H200, see tests/performance/README.md
 CPU_FLOPS = 1e10  # per core: what small float32 models reach on today's CPUs
 
 
@@ -359,8 +366,9 @@ def estimate(
     choices = choose(training, shape, parameters, receipt, hardware)
     on = lambda name: choices[name]["value"]  # noqa: E731
     checkpointed = on("checkpointed_layers") if on("gradient_checkpointing") else 0
-    batch = training["per_device_train_batch_size"]
-    effective = batch * training["gradient_accumulation_steps"]
+    gpus = training.get("gpus", 1) if hardware["kind"] == "cuda" else 1
+    batch, accumulation = split_batch(training, gpus)
+    effective = batch * accumulation * gpus
     per_epoch = steps_per_epoch(receipt["train_rows"], effective)
     epochs = training["num_train_epochs"]
     trainable = trainable_parameters(shape, parameters, training)
@@ -376,7 +384,7 @@ def estimate(
         "memory_gib": round(
             memory_gib(
                 shape, parameters, training,
-                largest_micro_batch(receipt, batch, not on("padding_free")),
+                largest_micro_batch(receipt, batch, batch * accumulation, not on("padding_free")),
                 checkpointed=checkpointed, liger=on("use_liger_kernel"),
                 fused_lora=on("fused_lora"),
             ),
@@ -390,7 +398,6 @@ def estimate(
     if hardware["kind"] == "cpu":
         out["seconds"] = round(work / (CPU_FLOPS * hardware["cores"]), 1)
     elif rate := peak_flops(hardware.get("name", "")):
-        gpus = training.get("gpus", 1)
         out["seconds"] = round(work / (UTILISATION * rate * gpus), 1)
     return out
 

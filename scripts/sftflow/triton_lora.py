@@ -1,10 +1,10 @@
 """LoRA's own part of a linear layer in Triton: one pass over its input in each direction.
 
-Dropout happens on the way. Its mask is a function of a seed, so nobody has to store it: one call of
-Philox4x32 (Salmon et al. 2011; seven rounds pass all of BigCrush) gives eight numbers of 16 bits,
-for eight elements in a row; the probability is p rounded to 1/65536.
+Dropout happens on the way. Its mask is a function of a seed, so nobody has to store it: an element
+is dropped by a hash of its place and the seed (murmur3's mixing of 32 bits),
+with p rounded to 2^-24.
 
-Shapes: x and dx (rows, columns) contiguous, columns a multiple of 8; a (rank, columns); hidden and
+Shapes: x and dx (rows, columns) contiguous, columns a multiple of 16; a (rank, columns); hidden and
 d_hidden (rows, rank). Sums are in float32.
 """
 
@@ -12,27 +12,22 @@ import torch
 import triton
 import triton.language as tl
 
-PROJECT_TILE = 32, 128  # rows and columns that a program has in hand; the fastest of those tried
-ADAPT_TILE = 32, 64
-SHARE = 512  # rows that one program of the backward pass sums over
+# the fastest of those tried on an H200: rows and columns that a program has in hand, its warps, the
+# tiles it loads ahead; SHARE: over how many rows or columns one program sums
+PROJECT = {"ROWS": 32, "COLUMNS": 128, "num_warps": 4, "num_stages": 3}
+ADAPT = {"ROWS": 64, "COLUMNS": 32, "SHARE": 512, "num_warps": 4, "num_stages": 3}
+GATED_PROJECT = {"ROWS": 64, "COLUMNS": 64, "SHARE": 2048, "num_warps": 4, "num_stages": 2}
+GATED_ADAPT = {"ROWS": 16, "COLUMNS": 64, "SHARE": 512, "num_warps": 4, "num_stages": 2}
 
 
 @triton.jit
-def _halves(numbers):
-    """(n, m) of 32 bits → (n, m, 2) of 16 bits."""
-    numbers = numbers.to(tl.uint32, bitcast=True)
-    return tl.join(numbers & 0xFFFF, numbers >> 16)
-
-
-@triton.jit
-def _stay(row, start, columns, threshold, seed, COLUMNS: tl.constexpr):
-    """Which elements of the tile (rows, COLUMNS) that begins at column `start` are not dropped."""
-    group = start // 8 + tl.arange(0, COLUMNS // 8)
-    counter = row[:, None] * (columns // 8) + group[None, :]
-    p, q, r, s = tl.randint4x(seed, counter, n_rounds=7)
-    # (rows, groups, 2, 2, 2): the eight elements of a group are those of one thread
-    numbers = tl.join(tl.join(_halves(p), _halves(r)), tl.join(_halves(q), _halves(s)))
-    return numbers.reshape(row.shape[0], COLUMNS) >= threshold
+def _stay(at, threshold, seed):
+    """Which of the elements at these places are not dropped."""
+    seed = seed.to(tl.uint32)
+    number = at.to(tl.uint32) * 0x9E3779B1 + seed
+    number = (number ^ (number >> 16)) * 0x85EBCA6B + seed
+    number = (number ^ (number >> 13)) * 0xC2B2AE35
+    return number >> 8 >= threshold
 
 
 @triton.jit(do_not_specialize=["seed", "rows"])
@@ -54,7 +49,7 @@ def _project(
             other=0.0,
         ).to(left.dtype)
         if DROP:
-            left = tl.where(_stay(row, start, columns, threshold, seed, COLUMNS), left, 0.0)
+            left = tl.where(_stay(at, threshold, seed), left, 0.0)
         total = tl.dot(left, right, total)
     tl.store(
         hidden + row[:, None] * RANK + rank[None, :],
@@ -87,7 +82,7 @@ def _adapt(
             other=0.0,
         )
         if DROP:
-            stay = _stay(row, start, columns, threshold, seed, COLUMNS)
+            stay = _stay(at, threshold, seed)
             value = tl.where(stay, value, 0.0)
         total = tl.dot(tl.trans(grad), value, total)
         if HAS_DX:
@@ -99,17 +94,127 @@ def _adapt(
     tl.store(da + part + tile, total * factor, mask=of_a)
 
 
+@triton.jit
+def _low_rank(hidden, b, row, column, rows, columns, begin, STRIDE: tl.constexpr,
+              RANK: tl.constexpr, PADDED: tl.constexpr):  # fmt: skip
+    """(its rows of hidden (ROWS, PADDED), their product with b (columns, RANK): (ROWS, COLUMNS))"""
+    rank = tl.arange(0, PADDED)
+    left = tl.load(
+        hidden + row[:, None] * STRIDE + begin + rank[None, :],
+        mask=(row < rows)[:, None] & (rank < RANK)[None, :],
+        other=0.0,
+    )
+    right = tl.load(
+        b + column[None, :] * RANK + rank[:, None],
+        mask=(column < columns)[None, :] & (rank < RANK)[:, None],
+        other=0.0,
+    )
+    return left, tl.dot(left, right)
+
+
+@triton.jit(do_not_specialize=["seed", "rows"])
+def _gated_project(
+    both, of_both, gate_b, up_b, a, act, hidden, rows, threshold, factor, seed,
+    columns: tl.constexpr, SHARE: tl.constexpr, DROP: tl.constexpr, RANK: tl.constexpr,
+    PADDED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    rank = tl.arange(0, PADDED)
+    total = tl.zeros((ROWS, PADDED), tl.float32)
+    for first in range(0, SHARE, COLUMNS):
+        start = tl.program_id(1) * SHARE + first
+        column = start + tl.arange(0, COLUMNS)
+        at = row.to(tl.int64)[:, None] * columns + column[None, :]
+        in_both = at + row.to(tl.int64)[:, None] * columns
+        inside = (row < rows)[:, None] & (column < columns)[None, :]
+        _, more = _low_rank(of_both, gate_b, row, column, rows, columns, 0, 2 * RANK, RANK, PADDED)
+        gates = tl.load(both + in_both, mask=inside, other=0.0).to(tl.float32) + more
+        _, more = _low_rank(of_both, up_b, row, column, rows, columns, RANK, 2 * RANK, RANK, PADDED)
+        ups = tl.load(both + in_both + columns, mask=inside, other=0.0).to(tl.float32) + more
+        value = (gates * tl.sigmoid(gates) * ups).to(act.dtype.element_ty)
+        tl.store(act + at, value, mask=inside)
+        right = tl.load(
+            a + rank[None, :] * columns + column[:, None],
+            mask=(rank < RANK)[None, :] & (column < columns)[:, None],
+            other=0.0,
+        ).to(value.dtype)
+        if DROP:
+            value = tl.where(_stay(at, threshold, seed), value, 0.0)
+        total = tl.dot(value, right, total)
+    part = tl.program_id(1) * rows * RANK
+    tl.store(
+        hidden + part + row[:, None] * RANK + rank[None, :],
+        total * factor,
+        mask=(row < rows)[:, None] & (rank < RANK)[None, :],
+    )
+
+
+@triton.jit(do_not_specialize=["seed", "rows"])
+def _gated_adapt(
+    both, of_both, gate_b, up_b, a, d_hidden, d_act, d_both, sums, rows, threshold,
+    factor, seed, columns: tl.constexpr, SHARE: tl.constexpr, DROP: tl.constexpr,
+    RANK: tl.constexpr, PADDED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    start = tl.program_id(0) * COLUMNS
+    column = start + tl.arange(0, COLUMNS)
+    rank = tl.arange(0, PADDED)
+    tile = rank[:, None] * columns + column[None, :]
+    within = (rank < RANK)[:, None] & (column < columns)[None, :]
+    low_a = tl.load(a + tile, mask=within, other=0.0).to(both.dtype.element_ty)
+    sum_a = tl.zeros((PADDED, COLUMNS), tl.float32)
+    sum_gate = tl.zeros((PADDED, COLUMNS), tl.float32)
+    sum_up = tl.zeros((PADDED, COLUMNS), tl.float32)
+    for first in range(0, SHARE, ROWS):
+        row = tl.program_id(1) * SHARE + first + tl.arange(0, ROWS)
+        at = row.to(tl.int64)[:, None] * columns + column[None, :]
+        in_both = at + row.to(tl.int64)[:, None] * columns
+        inside = (row < rows)[:, None] & (column < columns)[None, :]
+        of_gate, more = _low_rank(
+            of_both, gate_b, row, column, rows, columns, 0, 2 * RANK, RANK, PADDED
+        )
+        gates = tl.load(both + in_both, mask=inside, other=0.0).to(tl.float32) + more
+        of_up, more = _low_rank(
+            of_both, up_b, row, column, rows, columns, RANK, 2 * RANK, RANK, PADDED
+        )
+        ups = tl.load(both + in_both + columns, mask=inside, other=0.0).to(tl.float32) + more
+        share = tl.sigmoid(gates)
+        silu = gates * share
+        value = (silu * ups).to(both.dtype.element_ty)
+        grad = tl.load(
+            d_hidden + row[:, None] * RANK + rank[None, :],
+            mask=(row < rows)[:, None] & (rank < RANK)[None, :],
+            other=0.0,
+        )
+        product = tl.dot(grad, low_a) * factor
+        if DROP:
+            stay = _stay(at, threshold, seed)
+            value = tl.where(stay, value, 0.0)
+            product = tl.where(stay, product, 0.0)
+        sum_a = tl.dot(tl.trans(grad), value, sum_a)
+        d_value = tl.load(d_act + at, mask=inside, other=0.0) + product
+        d_ups = (d_value * silu).to(value.dtype)
+        d_gates = (d_value * ups * (share + silu * (1 - share))).to(value.dtype)
+        tl.store(d_both + in_both + columns, d_ups, mask=inside)
+        tl.store(d_both + in_both, d_gates, mask=inside)
+        sum_gate = tl.dot(tl.trans(of_gate), d_gates, sum_gate)
+        sum_up = tl.dot(tl.trans(of_up), d_ups, sum_up)
+    part = tl.program_id(1) * 3 * RANK * columns
+    tl.store(sums + part + tile, sum_a * factor, mask=within)
+    tl.store(sums + part + RANK * columns + tile, sum_gate, mask=within)
+    tl.store(sums + part + 2 * RANK * columns + tile, sum_up, mask=within)
+
+
 def _padded(rank: int) -> int:
     return max(16, triton.next_power_of_2(rank))  # tl.dot's least
 
 
 def project(x: torch.Tensor, a: torch.Tensor, scale: float, p: float, seed: int) -> torch.Tensor:
     """scale · dropout(x) aᵀ, in x's dtype."""
-    (rows, columns), rank, (block, width) = x.shape, len(a), PROJECT_TILE
+    (rows, columns), rank = x.shape, len(a)
     hidden = x.new_empty(rows, rank)
-    _project[(triton.cdiv(rows, block),)](
-        x, a, hidden, rows, round(p * 65536), scale / (1 - p), seed, columns=columns, DROP=p > 0,
-        RANK=rank, PADDED=_padded(rank), ROWS=block, COLUMNS=width, num_warps=4,
+    _project[(triton.cdiv(rows, PROJECT["ROWS"]),)](
+        x, a, hidden, rows, round(p * 2**24), scale / (1 - p), seed, columns=columns, DROP=p > 0,
+        RANK=rank, PADDED=_padded(rank), **PROJECT,
     )  # fmt: skip
     return hidden
 
@@ -120,15 +225,57 @@ def adapt(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:  # fmt: skip
     """The gradients of `project` with this seed: of `a` (float32), and of `x` if it has one.
 
-    d_hidden: the gradient of project's result divided by its scale.
+    d_hidden: the gradient of project's result.
     """
-    (rows, columns), rank, (block, width) = x.shape, len(a), ADAPT_TILE
-    tiles, parts = triton.cdiv(columns, width), triton.cdiv(rows, SHARE)
+    (rows, columns), rank = x.shape, len(a)
+    tiles, parts = triton.cdiv(columns, ADAPT["COLUMNS"]), triton.cdiv(rows, ADAPT["SHARE"])
     da = torch.empty(parts, rank, columns, device=x.device)
     dx = torch.empty_like(x) if has_dx else None
     _adapt[(tiles, parts)](
-        x, a, d_hidden, dx, da, rows, round(p * 65536), scale / (1 - p), seed, columns=columns,
-        SHARE=SHARE, DROP=p > 0, HAS_DX=has_dx, RANK=rank, PADDED=_padded(rank), ROWS=block,
-        COLUMNS=width, num_warps=4,
+        x, a, d_hidden, dx, da, rows, round(p * 2**24), scale / (1 - p), seed, columns=columns,
+        DROP=p > 0, HAS_DX=has_dx, RANK=rank, PADDED=_padded(rank), **ADAPT,
     )  # fmt: skip
     return da.sum(0), dx  # no atomic additions: those would come in another order every time
+
+
+def gated_project(
+    both: torch.Tensor, of_both: torch.Tensor, gate_b: torch.Tensor, up_b: torch.Tensor,
+    a: torch.Tensor, scale: float, p: float, seed: int,
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    """(act, `project(act, a, scale, p, seed)`) with act = silu(gate + LoRA's part) · (up + its).
+
+    both (rows, 2 · columns): gate and up side by side without LoRA's parts, which are the left and
+    the right half of of_both (rows, 2 · rank) times gate_bᵀ and up_bᵀ (columns, rank).
+    """
+    rows, (rank, columns) = len(both), a.shape
+    tiles = triton.cdiv(rows, GATED_PROJECT["ROWS"])
+    parts = triton.cdiv(columns, GATED_PROJECT["SHARE"])
+    act = both.new_empty(rows, columns)
+    hidden = torch.empty(parts, rows, rank, device=both.device)
+    _gated_project[(tiles, parts)](
+        both, of_both, gate_b, up_b, a, act, hidden, rows, round(p * 2**24), scale / (1 - p), seed,
+        columns=columns, DROP=p > 0, RANK=rank, PADDED=_padded(rank), **GATED_PROJECT,
+    )  # fmt: skip
+    return act, hidden.sum(0).to(both.dtype)
+
+
+def gated_adapt(
+    both: torch.Tensor, of_both: torch.Tensor, gate_b: torch.Tensor, up_b: torch.Tensor,
+    a: torch.Tensor, d_hidden: torch.Tensor, d_act: torch.Tensor, scale: float, p: float, seed: int,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
+    """The gradients of `gated_project`: of both, and in float32 of a, gate_b and up_b.
+
+    d_hidden: as for `adapt`; d_act: the gradient of act, but for what comes through d_hidden.
+    """
+    rows, (rank, columns) = len(both), a.shape
+    tiles = triton.cdiv(columns, GATED_ADAPT["COLUMNS"])
+    parts = triton.cdiv(rows, GATED_ADAPT["SHARE"])
+    sums = torch.empty(parts, 3, rank, columns, device=both.device)
+    d_both = torch.empty_like(both)
+    _gated_adapt[(tiles, parts)](
+        both, of_both, gate_b, up_b, a, d_hidden, d_act, d_both, sums, rows, round(p * 2**24),
+        scale / (1 - p), seed, columns=columns, DROP=p > 0, RANK=rank, PADDED=_padded(rank),
+        **GATED_ADAPT,
+    )  # fmt: skip
+    da, d_gate_b, d_up_b = sums.sum(0)
+    return d_both, da, d_gate_b.T, d_up_b.T

@@ -64,10 +64,12 @@ def test_choices_on_a_small_gpu_checkpoint():
 
 def test_no_more_layers_are_recomputed_than_the_memory_asks_for():
     layers = SHAPE["num_hidden_layers"]
-    counts = [values(max_memory_gib=gib)["checkpointed_layers"] for gib in (48, 36, 30)]
+    counts = [values(max_memory_gib=gib)["checkpointed_layers"] for gib in (42, 36, 30)]
     assert 0 < counts[0] < counts[1] < counts[2] <= layers
     assert values(max_memory_gib=1)["checkpointed_layers"] == layers
-    assert values(gradient_checkpointing=True)["checkpointed_layers"] == layers
+    for asked in ({}, {"max_memory_gib": 36}):
+        assert values(gradient_checkpointing=True, **asked)["checkpointed_layers"] == layers
+    assert values(max_memory_gib=36, extra={"checkpointed_layers": 3})["checkpointed_layers"] == 3
     assert "checkpointed_layers" not in values(max_memory_gib=1, gradient_checkpointing=False)
     assert "checkpointed_layers" not in command(max_memory_gib=36)  # ms-swift has no such flag
     seconds = [
@@ -148,7 +150,7 @@ def test_report_would_have_known_its_steps():
     assert cost["steps"] == 157 and cost["effective_batch"] == 32
     assert cost["tokens"] == cost["positions"] == 4_460_000
     assert cost["trainable_parameters"] == 20_971_520  # what PEFT counts on this shape
-    assert 45 < cost["memory_gib"] < 72
+    assert 40 < cost["memory_gib"] < 72
     assert 3 < cost["seconds"] / 60 < 12
 
 
@@ -161,12 +163,14 @@ def test_estimate_says_nothing_it_cannot_know():
 
 
 def test_memory_estimate_is_near_what_was_measured():
-    """STACK: bare loop 44.9 GiB at 7,200 tokens, 61.1 GiB with PEFT's own LoRA and dropout."""
-    need = lambda fused: training.memory_gib(  # noqa: E731
-        SHAPE, PARAMETERS, SETTINGS, 7200, checkpointed=0, liger=True, fused_lora=fused
-    )
-    assert need(True) == pytest.approx(44.9, rel=0.12)
-    assert need(False) == pytest.approx(61.1, rel=0.2)
+    """On an H200: tests/performance at two sizes; STACK's loop with PEFT's own LoRA and dropout."""
+    for positions, fused, measured, near in (
+        (9352, True, 47.5, 0.03), (16354, True, 73.2, 0.03), (7200, False, 61.1, 0.2),
+    ):  # fmt: skip
+        found = training.memory_gib(
+            SHAPE, PARAMETERS, SETTINGS, positions, checkpointed=0, liger=True, fused_lora=fused
+        )
+        assert found == pytest.approx(measured, rel=near)
 
 
 def test_peak_rates():
