@@ -16,6 +16,7 @@ import random
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -67,11 +68,6 @@ VARIANTS = {
     "defaults-16x2": (
         "defaults",
         {"per_device_train_batch_size": 16, "gradient_accumulation_steps": 2},
-        True,
-    ),
-    "defaults-4x8": (
-        "defaults",
-        {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 8},
         True,
     ),
 }
@@ -151,14 +147,16 @@ def matrix_rate() -> float:
     return 2 * 8192**3 / sorted(times[5:])[10]
 
 
-def flags(name: str, work: Path, shape: dict, parameters: int, hardware: dict) -> dict:
-    """The ms-swift file of a variant."""
-    start, differs, _ = VARIANTS[name]
-    out = dict(REPORT)
+def flags(name: str, work: Path, shape: dict, parameters: int, hardware: dict) -> tuple[dict, dict]:
+    """The ms-swift file of a variant, and what its plug-in is told."""
+    start, differs, fused_lora = VARIANTS[name]
+    out, told = dict(REPORT), {"fused_lora": fused_lora, "stock": start == "report"}
     if start == "defaults":
         receipt = {"tokens": {"mean": MEAN, "max": LONGEST}, "padded_share": 0.43}
         shape = {**shape, "model_type": "llama"}
         choices = training.choose(REPORT, shape, parameters, receipt, hardware)
+        if "checkpointed_layers" in choices:
+            told["checkpointed_layers"] = choices["checkpointed_layers"]["value"]
         out = training.command(
             REPORT, choices, model={"model_type": "llama", "template": "chatml"}, gpus=1,
             weights="", train="", validation=None, output="", plugin="", hardware=hardware,
@@ -168,7 +166,7 @@ def flags(name: str, work: Path, shape: dict, parameters: int, hardware: dict) -
         "dataset": f"{work}/train.jsonl", "output_dir": f"{work}/run", "add_version": False,
         "check_model": False, "report_to": "none", "save_strategy": "no",
         "external_plugins": str(SCRIPTS / "sftflow" / "swift_plugin.py"), "callbacks": "sftflow",
-    }  # fmt: skip
+    }, told  # fmt: skip
 
 
 def random_weights(_folder, config, **_):
@@ -201,11 +199,17 @@ def train(command: str, plugin: str, allocator: str, trace: str) -> None:
     )
 
 
+TRACED = 9  # by then every kernel has been loaded
+
+
 def profile(file: Path) -> None:
-    """Write what the GPU does during the third step, and the CPU between the second and third."""
+    """Write what the GPU does in the step TRACED, what the CPU does between it and the step before,
+    and where the CPU waits for the GPU in that one."""
     import cProfile
     import io
     import pstats
+    import traceback
+    import warnings
 
     import torch
     from swift.trainers import Seq2SeqTrainer
@@ -213,17 +217,27 @@ def profile(file: Path) -> None:
     inner, launched = Seq2SeqTrainer.training_step, []
     on_gpu = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
     on_cpu = cProfile.Profile()
-    begun = 0.0
+    begun, waits = 0.0, []
+
+    def note_wait(*_, **__):
+        frames = traceback.extract_stack()[:-1]
+        waits.append(" < ".join(f"{Path(f.filename).name}:{f.lineno}" for f in frames[:-9:-1]))
 
     def training_step(self, *args, **kwargs):
         nonlocal begun
-        number, accumulated = len(launched), self.args.gradient_accumulation_steps
-        if number == 2 * accumulated:
+        accumulated = self.args.gradient_accumulation_steps
+        step, micro_batch = divmod(len(launched), accumulated)
+        if (step, micro_batch) == (TRACED - 1, 0):
+            warnings.simplefilter("always")
+            warnings.showwarning = note_wait
+            torch.cuda.set_sync_debug_mode("warn")
+        if (step, micro_batch) == (TRACED, 0):
+            torch.cuda.set_sync_debug_mode("default")
             on_cpu.disable()
             torch.cuda.synchronize()
             on_gpu.start()
             begun = time.perf_counter()
-        if number == 3 * accumulated:
+        if (step, micro_batch) == (TRACED + 1, 0):
             torch.cuda.synchronize()
             seconds = time.perf_counter() - begun
             on_gpu.stop()
@@ -236,40 +250,77 @@ def profile(file: Path) -> None:
                 f"step {seconds:.3f} s, GPU busy {busy:.3f} s, micro-batches launched in {cpu} s\n"
                 + kernels.table("self_cuda_time_total", row_limit=50, max_name_column_width=70)
                 + between.getvalue()
+                + idle(on_gpu.profiler.kineto_results.events())
+                + "\n".join(["the CPU waits for the GPU in", *waits, ""])
             )
         start = time.perf_counter()
         loss = inner(self, *args, **kwargs)
         launched.append(time.perf_counter() - start)
-        if number == 2 * accumulated - 1:
+        if len(launched) == TRACED * accumulated:
             on_cpu.enable()
         return loss
 
     Seq2SeqTrainer.training_step = training_step
 
 
-class Worker:
-    """A process that has everything imported and waits for one job: (function's name, arguments).
+def idle(events) -> str:
+    """Where the GPU had nothing to do: all short waits together, the longest one by one."""
+    import torch
 
-    The next one is started while this one works, so that imports cost no time on the GPU machine,
-    and every job begins with a fresh CUDA.
+    cuda = torch.autograd.DeviceType.CUDA
+    work = sorted(
+        (e.start_ns(), e.duration_ns(), e.name()) for e in events if e.device_type() == cuda
+    )
+    ended, before, waits = work[0][0], "", []
+    for start, duration, name in work:
+        waits.append((max(0, start - ended) / 1e6, (start - work[0][0]) / 1e6, before, name))
+        ended, before = max(ended, start + duration), name
+    short = [wait for wait, *_ in waits if wait < 0.02]
+    lines = [
+        f"GPU without work: {sum(wait for wait, *_ in waits):.1f} ms in {len(waits)} waits, "
+        f"{sum(short):.1f} ms of it in {len(short)} under 0.02 ms; the longest:"
+    ]
+    for wait, at, before, after in sorted(waits, reverse=True)[:25]:
+        lines.append(f"{wait:8.2f} ms at {at:7.1f}: {before[:50]} → {after[:50]}")
+    return "\n".join([*lines, ""])
+
+
+class Workers:
+    """Processes that have everything imported; each does one job: (function's name, arguments).
+
+    All start at once, and no job before they are ready: nobody's imports take time from a
+    measurement, and every job begins with a fresh CUDA.
     """
 
-    def __init__(self):
-        self.process = subprocess.Popen(
-            [sys.executable, __file__, "--worker"], stdin=subprocess.PIPE, stdout=sys.stderr
-        )
+    def __init__(self, jobs: int):
+        self.folder = tempfile.TemporaryDirectory()
+        self.waiting = [
+            (
+                subprocess.Popen(
+                    [sys.executable, __file__, "--worker", f"{self.folder.name}/{number}"],
+                    stdin=subprocess.PIPE,
+                    stdout=sys.stderr,
+                ),
+                Path(self.folder.name, str(number)),
+            )
+            for number in range(jobs)
+        ]
 
     def run(self, function: str, *arguments) -> bool:
-        self.process.communicate(json.dumps([function, arguments]).encode())
-        return self.process.returncode == 0
+        while not all(mark.exists() or process.poll() for process, mark in self.waiting):
+            time.sleep(0.1)
+        process, _ = self.waiting.pop(0)
+        process.communicate(json.dumps([function, [*map(str, arguments)]]).encode())
+        return process.returncode == 0
 
 
-def work() -> None:
-    """The worker's side."""
+def work(ready: str) -> None:
+    """The worker's side; `ready` is the file that says so."""
     import liger_kernel.transformers  # noqa: F401
     import swift.pipelines
     import swift.trainers  # noqa: F401
 
+    Path(ready).touch()
     if line := sys.stdin.readline():
         function, arguments = json.loads(line)
         globals()[function](*arguments)
@@ -350,36 +401,30 @@ def main() -> None:
     os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     begun = time.monotonic()
     clock = lambda what: print(f"[{time.monotonic() - begun:5.0f} s] {what}", flush=True)  # noqa: E731
-    spare = Worker()
-
-    def run(function: str, *arguments) -> bool:
-        nonlocal spare
-        worker, spare = spare, Worker()
-        return worker.run(function, *map(str, arguments))
-
+    variants = [part.partition(":")[::2] for part in args.variants.split(",")]
+    known = (args.work / "model.json").exists()
+    run = Workers(len(variants) + (1 if known else 2)).run
     shape = SHAPES[args.shape]
     args.output.mkdir(parents=True, exist_ok=True)
-    prepared = (args.work / "model.json").exists() or run("prepare", args.work, args.shape)
+    prepared = known or run("prepare", args.work, args.shape)
     machine = args.output / "machine.json"
     if not (prepared and run("describe", machine)):
         sys.exit("cannot prepare the data")
     model, hardware = read_json(args.work / "model.json"), read_json(machine)
     clock(f"dialogues written; {hardware}")
     results = {}
-    for name, _, steps in (part.partition(":") for part in args.variants.split(",")):
+    for name, steps in variants:
         folder, events = args.work / "run", args.output / f"{name}.jsonl"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         events.unlink(missing_ok=True)
-        command = flags(name, args.work, shape, model["parameters"], hardware)
+        command, told = flags(name, args.work, shape, model["parameters"], hardware)
         if hardware["kind"] == "cpu":
             command |= {"use_cpu": True, "attn_impl": "sdpa", "padding_free": False}
         command["max_steps"] = int(steps or (20 if name in ("report", "defaults") else 5))
-        start, _, fused_lora = VARIANTS[name]
-        stock = start == "report"
-        plugin = {"events": str(events), "fused_lora": fused_lora, "stock": stock}
+        plugin = {"events": str(events), **told}
         trace = args.output / f"trace-{name}.txt" if name in args.trace.split(",") else ""
-        allocator = "" if stock else "expandable_segments:True"
+        allocator = "" if told["stock"] else "expandable_segments:True"
         run("train", json.dumps(command), json.dumps(plugin), allocator, trace)
         results[name] = {"flags": command, **plugin}
         log = Events(events).new()
@@ -389,7 +434,6 @@ def main() -> None:
         else:
             clock(f"{name}: failed")
         write_json(args.output / "training.json", {"hardware": hardware, "results": results})
-    spare.process.kill()
     both = [results.get(name, {}).get("losses") for name in ("report", "defaults")]
     if all(both):
         print(compare_losses(*both))
@@ -418,4 +462,4 @@ def describe(path: str) -> None:
 
 
 if __name__ == "__main__":
-    work() if sys.argv[1:] == ["--worker"] else main()
+    work(sys.argv[2]) if sys.argv[1:2] == ["--worker"] else main()
