@@ -69,7 +69,7 @@ def _adapt(
     rank = tl.arange(0, PADDED)
     tile = rank[:, None] * columns + column[None, :]
     of_a = (rank < RANK)[:, None] & (column < columns)[None, :]
-    low_a = tl.load(a + tile, mask=of_a, other=0.0).to(x.dtype.element_ty)
+    low_a = (tl.load(a + tile, mask=of_a, other=0.0) * factor).to(x.dtype.element_ty)
     total = tl.zeros((PADDED, COLUMNS), tl.float32)
     for first in range(0, SHARE, ROWS):
         row = tl.program_id(1) * SHARE + first + tl.arange(0, ROWS)
@@ -86,7 +86,7 @@ def _adapt(
             value = tl.where(stay, value, 0.0)
         total = tl.dot(tl.trans(grad), value, total)
         if HAS_DX:
-            product = tl.dot(grad, low_a) * factor
+            product = tl.dot(grad, low_a)
             if DROP:
                 product = tl.where(stay, product, 0.0)
             tl.store(dx + at, product, mask=inside)
@@ -160,7 +160,7 @@ def _gated_adapt(
     rank = tl.arange(0, PADDED)
     tile = rank[:, None] * columns + column[None, :]
     within = (rank < RANK)[:, None] & (column < columns)[None, :]
-    low_a = tl.load(a + tile, mask=within, other=0.0).to(both.dtype.element_ty)
+    low_a = (tl.load(a + tile, mask=within, other=0.0) * factor).to(both.dtype.element_ty)
     sum_a = tl.zeros((PADDED, COLUMNS), tl.float32)
     sum_gate = tl.zeros((PADDED, COLUMNS), tl.float32)
     sum_up = tl.zeros((PADDED, COLUMNS), tl.float32)
@@ -185,7 +185,7 @@ def _gated_adapt(
             mask=(row < rows)[:, None] & (rank < RANK)[None, :],
             other=0.0,
         )
-        product = tl.dot(grad, low_a) * factor
+        product = tl.dot(grad, low_a)
         if DROP:
             stay = _stay(at, threshold, seed)
             value = tl.where(stay, value, 0.0)
