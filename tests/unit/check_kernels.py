@@ -163,34 +163,48 @@ def check_norm(device: str) -> None:
 
 
 def check_model(device: str) -> None:
-    """A model whose parts are computed together answers and learns as PEFT's own does."""
+    """A model whose parts are computed together answers and learns as PEFT's own does.
+
+    Also where one layer's rank keeps it out, and where layers are recomputed.
+    """
     import torch
+    import transformers
     from peft import LoraConfig, get_peft_model
     from sftflow.kernels import fuse_lora
-    from transformers import LlamaConfig, LlamaForCausalLM
 
-    shape = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
-    config = LlamaConfig(**shape, num_hidden_layers=2, num_key_value_heads=1, vocab_size=64)
-    ids = torch.arange(48, device=device).view(2, 24)
-    for differs in ({}, {"v_proj": 4}, {"up_proj": 4}):
-        lora = LoraConfig(
-            r=8, target_modules="all-linear", init_lora_weights=False, rank_pattern=differs
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "head_dim": 16}
+    ids, kept = torch.arange(48, device=device).view(2, 24), torch.tensor([3, 4, 23], device=device)
+    limit = 1e-2 if device == "cuda" else 1e-5  # a GPU may multiply in tf32
+    for family, ranks in (
+        ("Llama", {}), ("Llama", {"v_proj": 4}), ("Llama", {"up_proj": 4}),
+        ("Mistral", {}), ("Qwen2", {}), ("Qwen3", {}),
+    ):  # fmt: skip
+        config = getattr(transformers, f"{family}Config")(
+            **shape, num_hidden_layers=2, num_key_value_heads=1, vocab_size=64
         )
-        model = get_peft_model(LlamaForCausalLM(config), lora).to(device)
-        seen = []
-        for fused in (False, True):
-            if fused:
-                assert fuse_lora(model) == 14
+        plain = getattr(transformers, f"{family}ForCausalLM")(config)
+        lora = LoraConfig(
+            r=8, target_modules="all-linear", init_lora_weights=False, rank_pattern=ranks
+        )
+        model = get_peft_model(plain, lora).to(device).train()
+
+        def learn(model=model) -> list[torch.Tensor]:
             model.zero_grad()
-            logits = model(ids, logits_to_keep=torch.tensor([3, 4, 23], device=device)).logits
+            logits = model(ids, logits_to_keep=kept).logits
             logits.pow(2).sum().backward()
-            seen.append([logits, *(p.grad for p in model.parameters() if p.requires_grad)])
-        limit = 1e-2 if device == "cuda" else 1e-5  # a GPU may multiply in tf32
-        assert all(error(a, b) < limit for a, b in zip(*seen, strict=True))
+            return [logits, *(p.grad for p in model.parameters() if p.requires_grad)]
+
+        wanted = learn()
+        assert fuse_lora(model) == 14
+        found = learn()
+        model.enable_input_require_grads()
+        model.gradient_checkpointing_enable()
+        for seen in (found, learn()):
+            assert all(error(*pair) < limit for pair in zip(seen, wanted, strict=True)), family
         with model.disable_adapter(), torch.no_grad():
-            kept = model(ids, logits_to_keep=torch.tensor([3, 4, 23], device=device)).logits
-            assert error(kept, model(ids).logits[:, [3, 4, 23]]) < 1e-5
-            assert error(kept, seen[0][0]) > 0.01
+            logits = model(ids, logits_to_keep=kept).logits
+            assert error(logits, model(ids).logits[:, kept]) < 1e-5
+            assert error(logits, wanted[0]) > 0.01
 
 
 def check_attention(device: str) -> None:
