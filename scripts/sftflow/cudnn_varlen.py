@@ -110,16 +110,8 @@ class Varlen(torch.autograd.Function):
     def forward(ctx, query, key, value, bounds, longest, scale):
         (_, heads, size), kv_heads = query.shape, key.shape[1]
         longest = -(-longest // STEP) * STEP
-        ctx.shape = (
-            query.device,
-            query.dtype,
-            len(bounds) - 1,
-            longest,
-            heads,
-            kv_heads,
-            size,
-            scale,
-        )
+        kind = query.device, query.dtype
+        ctx.shape = *kind, len(bounds) - 1, longest, heads, kv_heads, size, scale
         out = torch.empty_like(query)
         statistics = query.new_empty(query.shape[:2], dtype=torch.float32)
         where = offsets(bounds, heads, kv_heads, size)

@@ -1,8 +1,8 @@
 """LoRA's own part of a linear layer in Triton: one pass over its input in each direction.
 
 Dropout happens on the way. Its mask is a function of a seed, so nobody has to store it: an element
-is dropped by a hash of its place and the seed (murmur3's mixing of 32 bits),
-with p rounded to 2^-24.
+is dropped by a hash of its place and the seed (murmur3's mixing of 32 bits), with p rounded to
+2^-24. The gated passes do the same for the down matrix of a gated layer, and its activation first.
 
 Shapes: x and dx (rows, columns) contiguous, columns a multiple of 16; a (rank, columns); hidden and
 d_hidden (rows, rank). Sums are in float32.
