@@ -53,41 +53,49 @@ def packed(row: dict[str, torch.Tensor]) -> dict:
     row["chunk_mem_const"] = LOSS_CHUNK
     if "labels" in row:
         counts = row["labels"][0] != -100
-        row["labels"] = F.pad(row["labels"][:, counts], (1, 0), value=-100)
+        for name, nothing in (("labels", -100), ("loss_scale", 0)):
+            if name in row:
+                row[name] = F.pad(row[name][:, counts], (1, 0), value=nothing)
         row["logits_to_keep"] = F.pad(counts[1:], (0, 1), value=True).nonzero()[:, 0]
     return row
 
 
 def varlen_attention(
     module, query, key, value, attention_mask, scaling=None, cu_seq_lens_q=None, max_length_q=None,
-    **_,
+    sliding_window=None, **_,
 ) -> tuple[torch.Tensor, None]:  # fmt: skip
     """Causal attention within each dialogue of a row: transformers' attention interface.
 
     query (1, heads, tokens, size), key and value (1, kv heads, tokens, size)
     → (1, tokens, heads, size). Without bounds the row is one dialogue, or a batch of equal ones.
+    With a sliding window a token sees as many, itself among them.
     """
+    longest = query.shape[2] if max_length_q is None else max_length_q
+    window = sliding_window if sliding_window and sliding_window < longest else None
     if cu_seq_lens_q is None or not query.is_cuda:
         ends = [0, query.shape[2]] if cu_seq_lens_q is None else cu_seq_lens_q.tolist()
-        parts = [
-            F.scaled_dot_product_attention(
-                *(each[:, :, begin:end] for each in (query, key, value)),
-                is_causal=end - begin > 1 and query.shape[2] == key.shape[2],
-                scale=scaling, enable_gqa=True,
-            )
-            for begin, end in itertools.pairwise(ends)
-        ]  # fmt: skip
+        parts = []
+        for begin, end in itertools.pairwise(ends):
+            seen = torch.ones(end - begin, end - begin, dtype=torch.bool, device=query.device)
+            causal = end - begin > 1 and query.shape[2] == key.shape[2]
+            parts.append(
+                F.scaled_dot_product_attention(
+                    *(each[:, :, begin:end] for each in (query, key, value)),
+                    attn_mask=seen.tril().triu(1 - window) if causal and window else None,
+                    is_causal=causal and not window, scale=scaling, enable_gqa=True,
+                )
+            )  # fmt: skip
         return torch.cat(parts, 2).transpose(1, 2), None
     # not each[0]: its gradient would be a copy into zeros, in another order of dimensions
     query, key, value = (each.squeeze(0).transpose(0, 1) for each in (query, key, value))
-    if query.shape[-1] <= 128 and has_cudnn(query.device):
+    if not window and query.shape[-1] <= 128 and has_cudnn(query.device):
         from sftflow.cudnn_varlen import attention
 
         out = attention(query, key, value, cu_seq_lens_q, max_length_q, scaling)
     else:
         out = varlen_attn(
             query, key, value, cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q,
-            scale=scaling, window_size=(-1, 0),
+            scale=scaling, window_size=(window - 1 if window else -1, 0),
         )  # fmt: skip
     return out.unsqueeze(0), None
 
@@ -113,6 +121,8 @@ def allow_packing() -> None:
 
     def check_padding_free(self) -> None:
         if self.attn_impl == "varlen":
+            if self.acc_strategy == "seq" or self.enable_channel_loss:
+                raise ValueError("acc_strategy seq and enable_channel_loss need attn_impl sdpa")
             Template._data_collator = data_collator
             self.use_logits_to_keep = False  # `packed` has seen to it
         else:
@@ -289,7 +299,7 @@ def fusable(layer: torch.nn.Module) -> bool:
     return (
         type(layer) is Linear
         and type(layer.get_base_layer()) is torch.nn.Linear
-        and not layer.get_base_layer().weight.requires_grad
+        and not any(each.requires_grad for each in layer.get_base_layer().parameters())
         and layer.in_features % 16 == 0
         and max(layer.r.values()) <= FUSED_RANK
         and not layer.fan_in_fan_out
@@ -383,7 +393,8 @@ def decoder_forward(
 def keep_early(model: torch.nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
     """Before the model's forward: what the loss does not ask for is left out in the last layer."""
     if torch.is_tensor(kwargs.get("logits_to_keep")):
-        kwargs["kept"] = kwargs.pop("logits_to_keep")
+        kept = kwargs.pop("logits_to_keep")
+        kwargs["kept"] = kept.nonzero()[:, 0] if kept.dtype == torch.bool else kept
     return args, kwargs
 
 

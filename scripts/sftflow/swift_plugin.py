@@ -137,6 +137,8 @@ class Monitor(TrainerCallback):
         )
         self.begun = now
         self._reset(args.device)
+        if control.should_log or control.should_evaluate or control.should_save:
+            self._settle()  # a diverged step takes no good checkpoint's place
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         self._check_gradient((logs or {}).get("grad_norm", 0.0), state.global_step)
@@ -153,7 +155,7 @@ class Monitor(TrainerCallback):
         self.begun = time.time()
 
     def on_save(self, args, state, control, **kwargs):
-        self._settle()  # a checkpoint of a diverged step is never complete
+        self._settle()
         if dist.is_initialized():
             dist.barrier()  # every process writes its own random state
         if self.main:

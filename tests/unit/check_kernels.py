@@ -204,32 +204,44 @@ def check_model(device: str) -> None:
         with model.disable_adapter(), torch.no_grad():
             logits = model(ids, logits_to_keep=kept).logits
             assert error(logits, model(ids).logits[:, kept]) < 1e-5
+            mask = torch.zeros(24, dtype=torch.bool, device=device).index_fill_(0, kept, True)
+            assert torch.equal(model(ids, logits_to_keep=mask).logits, logits)
             assert error(logits, wanted[0]) > 0.01
 
 
 def check_attention(device: str) -> None:
-    """Dialogues in one row see what they would see alone."""
+    """Dialogues in one row see what they would see alone, or of that a window; gradients too."""
     import torch
     import torch.nn.functional as F
     from sftflow.kernels import varlen_attention
 
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    limit = 1e-2 if dtype == torch.bfloat16 else 1e-5
     lengths = (5, 64, 27)
     bounds = torch.tensor((0, 5, 69, 96), device=device, dtype=torch.int32)
-    query, key, value = (
-        torch.randn(1, heads, 96, 64, device=device, dtype=dtype) for heads in (8, 2, 2)
-    )
-    found, _ = varlen_attention(
-        None, query, key, value, None, cu_seq_lens_q=bounds, max_length_q=max(lengths)
-    )
-    alone = [
-        F.scaled_dot_product_attention(*parts, is_causal=True, enable_gqa=True)
-        for parts in zip(
-            *(each.double().split(lengths, 2) for each in (query, key, value)), strict=True
+    for size, window in ((64, None), (128, None), (64, 16)):
+        given = [
+            torch.randn(1, heads, 96, size, device=device, dtype=dtype).requires_grad_()
+            for heads in (8, 2, 2)
+        ]
+        upstream = torch.randn(1, 96, 8, size, device=device, dtype=dtype)
+        found, _ = varlen_attention(
+            None, *given, None, cu_seq_lens_q=bounds, max_length_q=64, sliding_window=window
         )
-    ]
-    limit = 1e-2 if dtype == torch.bfloat16 else 1e-5
-    assert error(found, torch.cat(alone, 2).transpose(1, 2)) < limit
+        found.backward(upstream)
+        precise = [each.detach().double().requires_grad_() for each in given]
+        seen = torch.ones(64, 64, dtype=torch.bool, device=device).tril().triu(1 - (window or 64))
+        alone = [
+            F.scaled_dot_product_attention(
+                *parts, attn_mask=seen[: parts[0].shape[2], : parts[0].shape[2]], enable_gqa=True
+            )
+            for parts in zip(*(each.split(lengths, 2) for each in precise), strict=True)
+        ]
+        wanted = torch.cat(alone, 2).transpose(1, 2)
+        wanted.backward(upstream.double())
+        assert error(found, wanted) < limit
+        for each, exact in zip(given, precise, strict=True):
+            assert error(each.grad, exact.grad) < limit
 
 
 def check_checkpointing(device: str) -> None:
