@@ -38,7 +38,10 @@ from sftflow.progress import Progress
 
 HERE = Path(__file__).resolve().parent
 PLUGIN, TRACK = HERE / "sftflow" / "swift_plugin.py", HERE / "track.py"
-PACKAGES = ("ms-swift", "transformers", "peft", "torch", "accelerate", "liger-kernel")
+PACKAGES = (
+    "ms-swift", "transformers", "peft", "torch", "accelerate", "liger-kernel", "triton",
+    "nvidia-cudnn-frontend",
+)  # fmt: skip
 MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt")
 NOT_WEIGHTS = {"args.json", "trainer_state.json", training.COMPLETE}
 
