@@ -22,7 +22,7 @@ Imported inside ms-swift's process only: needs torch, transformers, PEFT, and Tr
 import functools
 import importlib.util
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -76,13 +76,15 @@ def varlen_attention(
         ends = [0, query.shape[2]] if cu_seq_lens_q is None else cu_seq_lens_q.tolist()
         parts = []
         for begin, end in itertools.pairwise(ends):
-            seen = torch.ones(end - begin, end - begin, dtype=torch.bool, device=query.device)
-            causal = end - begin > 1 and query.shape[2] == key.shape[2]
+            causal, seen = end - begin > 1 and query.shape[2] == key.shape[2], None
+            if causal and window:
+                seen = torch.ones(end - begin, end - begin, dtype=torch.bool, device=query.device)
+                seen = seen.tril().triu(1 - window)
             parts.append(
                 F.scaled_dot_product_attention(
                     *(each[:, :, begin:end] for each in (query, key, value)),
-                    attn_mask=seen.tril().triu(1 - window) if causal and window else None,
-                    is_causal=causal and not window, scale=scaling, enable_gqa=True,
+                    attn_mask=seen, is_causal=causal and seen is None, scale=scaling,
+                    enable_gqa=True,
                 )
             )  # fmt: skip
         return torch.cat(parts, 2).transpose(1, 2), None
@@ -215,10 +217,7 @@ class LoraLinear(torch.autograd.Function):
         x, a, hidden, *rest = ctx.saved_tensors
         weights, low = rest[: len(dys)], rest[len(dys) :]
         has_dx = ctx.needs_input_grad[0]
-        d_hidden = torch.empty_like(hidden)
-        for dy, b, part in zip(dys, low, _split(d_hidden, low), strict=True):
-            torch.mm(dy, b, out=part)
-        da, dx = adapt(x, a, d_hidden, *ctx.dropout, has_dx)
+        da, dx = adapt(x, a, _side_by_side(dys, low), *ctx.dropout, has_dx)
         grads = []
         parts = zip(_split(da.T, low), _split(hidden, low), strict=True)
         for dy, weight, (da, part), dtypes in zip(dys, weights, parts, ctx.dtypes, strict=True):
@@ -226,6 +225,14 @@ class LoraLinear(torch.autograd.Function):
                 dx.addmm_(dy, weight)
             grads += [None, None, da.T.to(dtypes[0]), (dy.T @ part).to(dtypes[1])]
         return dx, None, None, None, *grads
+
+
+def _side_by_side(dys: Sequence[torch.Tensor], all_b: list[torch.Tensor]) -> torch.Tensor:
+    """The products of each layer's gradient with its B, as the layers' hidden parts lie."""
+    products = dys[0].new_empty(len(dys[0]), sum(b.shape[1] for b in all_b))
+    for dy, b, part in zip(dys, all_b, _split(products, all_b), strict=True):
+        torch.mm(dy, b, out=part)
+    return products
 
 
 def _split(hidden: torch.Tensor, all_b: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
@@ -262,10 +269,7 @@ class LoraMlp(torch.autograd.Function):
         d_both, d_down_a, *d_b = gated_adapt(
             both, of_both, *low[:2], down_a, dy @ low[2], dy @ down_weight, scale, p, seeds[1]
         )
-        d_of_both = torch.empty_like(of_both)
-        halves = d_both.chunk(2, 1), low[:2], d_of_both.chunk(2, 1)
-        for d_out, b, part in zip(*halves, strict=True):
-            torch.mm(d_out, b, out=part)
+        d_of_both = _side_by_side(d_both.chunk(2, 1), low[:2])
         da, dx = adapt(x, a, d_of_both, scale, p, seeds[0], ctx.needs_input_grad[0])
         if dx is not None:
             dx.addmm_(d_both, both_weight)

@@ -27,7 +27,40 @@ def _stay(at, threshold, seed):
     number = at.to(tl.uint32) * 0x9E3779B1 + seed
     number = (number ^ (number >> 16)) * 0x85EBCA6B + seed
     number = (number ^ (number >> 13)) * 0xC2B2AE35
-    return number >> 8 >= threshold
+    return number >> 8 >= threshold  # of 24 bits: see _dropout
+
+
+@triton.jit
+def _low_rows(low, row, rows, begin, STRIDE: tl.constexpr, RANK: tl.constexpr,
+              PADDED: tl.constexpr):  # fmt: skip
+    """A tile (ROWS, PADDED) of low (rows, STRIDE): RANK columns from `begin`, then nothing."""
+    rank = tl.arange(0, PADDED)
+    return tl.load(
+        low + row[:, None] * STRIDE + begin + rank[None, :],
+        mask=(row < rows)[:, None] & (rank < RANK)[None, :],
+        other=0.0,
+    )
+
+
+@triton.jit
+def _low_columns(a, column, columns, RANK: tl.constexpr, PADDED: tl.constexpr):
+    """A tile (COLUMNS, PADDED) of aᵀ, a (RANK, columns)."""
+    rank = tl.arange(0, PADDED)
+    return tl.load(
+        a + rank[None, :] * columns + column[:, None],
+        mask=(rank < RANK)[None, :] & (column < columns)[:, None],
+        other=0.0,
+    )
+
+
+@triton.jit
+def _store_low_rows(low, row, rows, value, RANK: tl.constexpr, PADDED: tl.constexpr):
+    rank = tl.arange(0, PADDED)
+    tl.store(
+        low + row[:, None] * RANK + rank[None, :],
+        value,
+        mask=(row < rows)[:, None] & (rank < RANK)[None, :],
+    )
 
 
 @triton.jit(do_not_specialize=["seed", "rows"])
@@ -36,26 +69,17 @@ def _project(
     RANK: tl.constexpr, PADDED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    rank = tl.arange(0, PADDED)
     total = tl.zeros((ROWS, PADDED), tl.float32)
     for start in range(0, columns, COLUMNS):
         column = start + tl.arange(0, COLUMNS)
         at = row.to(tl.int64)[:, None] * columns + column[None, :]
         inside = (row < rows)[:, None] & (column < columns)[None, :]
         left = tl.load(x + at, mask=inside, other=0.0)
-        right = tl.load(
-            a + rank[None, :] * columns + column[:, None],
-            mask=(rank < RANK)[None, :] & (column < columns)[:, None],
-            other=0.0,
-        ).to(left.dtype)
+        right = _low_columns(a, column, columns, RANK, PADDED).to(left.dtype)
         if DROP:
             left = tl.where(_stay(at, threshold, seed), left, 0.0)
         total = tl.dot(left, right, total)
-    tl.store(
-        hidden + row[:, None] * RANK + rank[None, :],
-        total * factor,
-        mask=(row < rows)[:, None] & (rank < RANK)[None, :],
-    )
+    _store_low_rows(hidden, row, rows, total * factor, RANK, PADDED)
 
 
 @triton.jit(do_not_specialize=["seed", "rows"])
@@ -76,11 +100,7 @@ def _adapt(
         at = row.to(tl.int64)[:, None] * columns + column[None, :]
         inside = (row < rows)[:, None] & (column < columns)[None, :]
         value = tl.load(x + at, mask=inside, other=0.0)
-        grad = tl.load(
-            d_hidden + row[:, None] * RANK + rank[None, :],
-            mask=(row < rows)[:, None] & (rank < RANK)[None, :],
-            other=0.0,
-        )
+        grad = _low_rows(d_hidden, row, rows, 0, RANK, RANK, PADDED)
         if DROP:
             stay = _stay(at, threshold, seed)
             value = tl.where(stay, value, 0.0)
@@ -95,21 +115,18 @@ def _adapt(
 
 
 @triton.jit
-def _low_rank(hidden, b, row, column, rows, columns, begin, STRIDE: tl.constexpr,
-              RANK: tl.constexpr, PADDED: tl.constexpr):  # fmt: skip
-    """(its rows of hidden (ROWS, PADDED), their product with b (columns, RANK): (ROWS, COLUMNS))"""
+def _adapted(both, at, inside, of_both, b, row, rows, column, columns, begin, RANK: tl.constexpr,
+             PADDED: tl.constexpr):  # fmt: skip
+    """(a half's rows of of_both (ROWS, PADDED), its tile of both plus their product with bᵀ)"""
+    low = _low_rows(of_both, row, rows, begin, 2 * RANK, RANK, PADDED)
     rank = tl.arange(0, PADDED)
-    left = tl.load(
-        hidden + row[:, None] * STRIDE + begin + rank[None, :],
-        mask=(row < rows)[:, None] & (rank < RANK)[None, :],
-        other=0.0,
-    )
     right = tl.load(
         b + column[None, :] * RANK + rank[:, None],
         mask=(column < columns)[None, :] & (rank < RANK)[:, None],
         other=0.0,
     )
-    return left, tl.dot(left, right)
+    more = tl.dot(low, right)
+    return low, tl.load(both + at, mask=inside, other=0.0).to(tl.float32) + more
 
 
 @triton.jit(do_not_specialize=["seed", "rows"])
@@ -119,7 +136,6 @@ def _gated_project(
     PADDED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    rank = tl.arange(0, PADDED)
     total = tl.zeros((ROWS, PADDED), tl.float32)
     for first in range(0, SHARE, COLUMNS):
         start = tl.program_id(1) * SHARE + first
@@ -127,26 +143,21 @@ def _gated_project(
         at = row.to(tl.int64)[:, None] * columns + column[None, :]
         in_both = at + row.to(tl.int64)[:, None] * columns
         inside = (row < rows)[:, None] & (column < columns)[None, :]
-        _, more = _low_rank(of_both, gate_b, row, column, rows, columns, 0, 2 * RANK, RANK, PADDED)
-        gates = tl.load(both + in_both, mask=inside, other=0.0).to(tl.float32) + more
-        _, more = _low_rank(of_both, up_b, row, column, rows, columns, RANK, 2 * RANK, RANK, PADDED)
-        ups = tl.load(both + in_both + columns, mask=inside, other=0.0).to(tl.float32) + more
+        _, gates = _adapted(
+            both, in_both, inside, of_both, gate_b, row, rows, column, columns, 0, RANK, PADDED
+        )
+        _, ups = _adapted(
+            both + columns, in_both, inside, of_both, up_b, row, rows, column, columns, RANK, RANK,
+            PADDED,
+        )  # fmt: skip
         value = (gates * tl.sigmoid(gates) * ups).to(act.dtype.element_ty)
         tl.store(act + at, value, mask=inside)
-        right = tl.load(
-            a + rank[None, :] * columns + column[:, None],
-            mask=(rank < RANK)[None, :] & (column < columns)[:, None],
-            other=0.0,
-        ).to(value.dtype)
+        right = _low_columns(a, column, columns, RANK, PADDED).to(value.dtype)
         if DROP:
             value = tl.where(_stay(at, threshold, seed), value, 0.0)
         total = tl.dot(value, right, total)
     part = tl.program_id(1) * rows * RANK
-    tl.store(
-        hidden + part + row[:, None] * RANK + rank[None, :],
-        total * factor,
-        mask=(row < rows)[:, None] & (rank < RANK)[None, :],
-    )
+    _store_low_rows(hidden + part, row, rows, total * factor, RANK, PADDED)
 
 
 @triton.jit(do_not_specialize=["seed", "rows"])
@@ -169,22 +180,17 @@ def _gated_adapt(
         at = row.to(tl.int64)[:, None] * columns + column[None, :]
         in_both = at + row.to(tl.int64)[:, None] * columns
         inside = (row < rows)[:, None] & (column < columns)[None, :]
-        of_gate, more = _low_rank(
-            of_both, gate_b, row, column, rows, columns, 0, 2 * RANK, RANK, PADDED
+        of_gate, gates = _adapted(
+            both, in_both, inside, of_both, gate_b, row, rows, column, columns, 0, RANK, PADDED
         )
-        gates = tl.load(both + in_both, mask=inside, other=0.0).to(tl.float32) + more
-        of_up, more = _low_rank(
-            of_both, up_b, row, column, rows, columns, RANK, 2 * RANK, RANK, PADDED
-        )
-        ups = tl.load(both + in_both + columns, mask=inside, other=0.0).to(tl.float32) + more
+        of_up, ups = _adapted(
+            both + columns, in_both, inside, of_both, up_b, row, rows, column, columns, RANK, RANK,
+            PADDED,
+        )  # fmt: skip
         share = tl.sigmoid(gates)
         silu = gates * share
         value = (silu * ups).to(both.dtype.element_ty)
-        grad = tl.load(
-            d_hidden + row[:, None] * RANK + rank[None, :],
-            mask=(row < rows)[:, None] & (rank < RANK)[None, :],
-            other=0.0,
-        )
+        grad = _low_rows(d_hidden, row, rows, 0, RANK, RANK, PADDED)
         product = tl.dot(grad, low_a)
         if DROP:
             stay = _stay(at, threshold, seed)
@@ -208,12 +214,17 @@ def _padded(rank: int) -> int:
     return max(16, triton.next_power_of_2(rank))  # tl.dot's least
 
 
+def _dropout(scale: float, p: float, seed: int) -> tuple[int, float, int]:
+    """The kernels' threshold, factor and seed."""
+    return round(p * 2**24), scale / (1 - p), seed
+
+
 def project(x: torch.Tensor, a: torch.Tensor, scale: float, p: float, seed: int) -> torch.Tensor:
     """scale · dropout(x) aᵀ, in x's dtype."""
     (rows, columns), rank = x.shape, len(a)
     hidden = x.new_empty(rows, rank)
     _project[(triton.cdiv(rows, PROJECT["ROWS"]),)](
-        x, a, hidden, rows, round(p * 2**24), scale / (1 - p), seed, columns=columns, DROP=p > 0,
+        x, a, hidden, rows, *_dropout(scale, p, seed), columns=columns, DROP=p > 0,
         RANK=rank, PADDED=_padded(rank), **PROJECT,
     )  # fmt: skip
     return hidden
@@ -232,7 +243,7 @@ def adapt(
     da = torch.empty(parts, rank, columns, device=x.device)
     dx = torch.empty_like(x) if has_dx else None
     _adapt[(tiles, parts)](
-        x, a, d_hidden, dx, da, rows, round(p * 2**24), scale / (1 - p), seed, columns=columns,
+        x, a, d_hidden, dx, da, rows, *_dropout(scale, p, seed), columns=columns,
         DROP=p > 0, HAS_DX=has_dx, RANK=rank, PADDED=_padded(rank), **ADAPT,
     )  # fmt: skip
     return da.sum(0), dx  # no atomic additions: those would come in another order every time
@@ -253,7 +264,7 @@ def gated_project(
     act = both.new_empty(rows, columns)
     hidden = torch.empty(parts, rows, rank, device=both.device)
     _gated_project[(tiles, parts)](
-        both, of_both, gate_b, up_b, a, act, hidden, rows, round(p * 2**24), scale / (1 - p), seed,
+        both, of_both, gate_b, up_b, a, act, hidden, rows, *_dropout(scale, p, seed),
         columns=columns, DROP=p > 0, RANK=rank, PADDED=_padded(rank), **GATED_PROJECT,
     )  # fmt: skip
     return act, hidden.sum(0).to(both.dtype)
@@ -273,8 +284,8 @@ def gated_adapt(
     sums = torch.empty(parts, 3, rank, columns, device=both.device)
     d_both = torch.empty_like(both)
     _gated_adapt[(tiles, parts)](
-        both, of_both, gate_b, up_b, a, d_hidden, d_act, d_both, sums, rows, round(p * 2**24),
-        scale / (1 - p), seed, columns=columns, DROP=p > 0, RANK=rank, PADDED=_padded(rank),
+        both, of_both, gate_b, up_b, a, d_hidden, d_act, d_both, sums, rows,
+        *_dropout(scale, p, seed), columns=columns, DROP=p > 0, RANK=rank, PADDED=_padded(rank),
         **GATED_ADAPT,
     )  # fmt: skip
     da, d_gate_b, d_up_b = sums.sum(0)
