@@ -135,16 +135,6 @@ def memory_gib(
     return (state + positions * (kept + work)) / GIB + 1.5  # context, workspaces, fragmentation
 
 
-def largest_micro_batch(receipt: dict, micro: int, step: int, padded: bool) -> int:
-    """Positions to expect in the largest micro-batch of `micro` of a step's dialogues."""
-    mean, longest = receipt["tokens"]["mean"], receipt["tokens"]["max"]
-    if padded:
-        return micro * longest
-    # a sum of `step` draws: its spread grows with the square root; micro-batches share it evenly
-    largest = min(step * longest, step * mean + math.sqrt(step) * (longest - mean))
-    return max(longest, round(largest * micro / step))
-
-
 def steps_per_epoch(rows: int, effective_batch: int) -> int:
     return max(1, math.ceil(rows / effective_batch))
 
@@ -161,6 +151,19 @@ def split_batch(training: dict, gpus: int) -> tuple[int, int]:
             "make it a multiple, so that an optimizer step keeps its dialogues"
         )
     return micro, accumulation // gpus
+
+
+def largest_micro_batch(training: dict, receipt: dict, hardware: dict, padded: bool) -> int:
+    """Positions to expect in the largest micro-batch of this run."""
+    mean, longest = receipt["tokens"]["mean"], receipt["tokens"]["max"]
+    gpus = training.get("gpus", 1) if hardware["kind"] == "cuda" else 1
+    micro, accumulation = split_batch(training, gpus)
+    if padded:
+        return micro * longest
+    # a sum of draws: its spread grows with the square root; a step's micro-batches share it evenly
+    step = micro * accumulation
+    largest = min(step * longest, step * mean + math.sqrt(step) * (longest - mean))
+    return max(longest, round(largest / accumulation))
 
 
 # --- decisions -----------------------------------------------------------------------------------
@@ -225,8 +228,7 @@ def choose(training: dict, shape: dict, parameters: int, receipt: dict, hardware
             if fused
             else "autocast: LoRA's matrices are float32",
         )
-    batch, accumulation = split_batch(training, training.get("gpus", 1) if cuda else 1)
-    positions = largest_micro_batch(receipt, batch, batch * accumulation, not packed)
+    positions = largest_micro_batch(training, receipt, hardware, not packed)
     layers = shape["num_hidden_layers"]
     need = lambda checkpointed: memory_gib(  # noqa: E731
         shape, parameters, training, positions,
@@ -366,9 +368,7 @@ def estimate(
     choices = choose(training, shape, parameters, receipt, hardware)
     on = lambda name: choices[name]["value"]  # noqa: E731
     checkpointed = on("checkpointed_layers") if on("gradient_checkpointing") else 0
-    gpus = training.get("gpus", 1) if hardware["kind"] == "cuda" else 1
-    batch, accumulation = split_batch(training, gpus)
-    effective = batch * accumulation * gpus
+    effective = training["per_device_train_batch_size"] * training["gradient_accumulation_steps"]
     per_epoch = steps_per_epoch(receipt["train_rows"], effective)
     epochs = training["num_train_epochs"]
     trainable = trainable_parameters(shape, parameters, training)
@@ -384,7 +384,7 @@ def estimate(
         "memory_gib": round(
             memory_gib(
                 shape, parameters, training,
-                largest_micro_batch(receipt, batch, batch * accumulation, not on("padding_free")),
+                largest_micro_batch(training, receipt, hardware, not on("padding_free")),
                 checkpointed=checkpointed, liger=on("use_liger_kernel"),
                 fused_lora=on("fused_lora"),
             ),
@@ -398,7 +398,7 @@ def estimate(
     if hardware["kind"] == "cpu":
         out["seconds"] = round(work / (CPU_FLOPS * hardware["cores"]), 1)
     elif rate := peak_flops(hardware.get("name", "")):
-        out["seconds"] = round(work / (UTILISATION * rate * gpus), 1)
+        out["seconds"] = round(work / (UTILISATION * rate * training.get("gpus", 1)), 1)
     return out
 
 
