@@ -257,8 +257,8 @@ def test_diverging_loss_stops_and_keeps_the_last_good_checkpoint(tiny, tmp_path)
 
 
 def test_a_gradient_that_is_no_number_stops_before_its_checkpoint(tiny, tmp_path):
-    plugin = ROOT / "tests" / "faults" / "training_nan_plugin.py"
-    chosen = settings(save_steps=1, save_total_limit=1, extra={"external_plugins": [str(plugin)]})
+    plugin = {"external_plugins": [str(HERE / "training_nan_plugin.py")]}
+    chosen = settings(save_steps=1, save_total_limit=1, extra=plugin)
     status, _, log = run(tiny, tmp_path / "run", chosen)
     assert status == 1
     assert "the gradient is not finite at step 7" in log.splitlines()[-1]

@@ -424,6 +424,8 @@ def main() -> None:
         command["max_steps"] = int(steps or (20 if name in ("report", "defaults") else 5))
         plugin = {"events": str(events), **told}
         trace = args.output / f"trace-{name}.txt" if name in args.trace.split(",") else ""
+        if trace:
+            command["max_steps"] = max(command["max_steps"], TRACED + 2)
         allocator = "" if told["stock"] else "expandable_segments:True"
         run("train", json.dumps(command), json.dumps(plugin), allocator, trace)
         results[name] = {"flags": command, **plugin}
