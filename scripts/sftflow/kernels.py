@@ -33,8 +33,6 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from sftflow.training import FUSED_RANK, PACKED_TYPES
 
-LOSS_CHUNK = 8  # Liger's loss takes so many times as many tokens at once as it would by itself
-
 # --- packed attention ----------------------------------------------------------------------------
 
 
@@ -42,15 +40,14 @@ def packed(row: dict[str, torch.Tensor]) -> dict:
     """Add to a packed row what the model needs to know about it, while it is still on the CPU.
 
     row: input_ids, labels, position_ids (1, tokens); every dialogue begins at position 0. Adds
-    `cu_seq_lens_q` (dialogues + 1,), the bounds of the dialogues, `max_length_q`, the longest, and
-    what Liger is told of its loss. Labels shrink to those that count, behind one that does not, and
+    `cu_seq_lens_q` (dialogues + 1,), the bounds of the dialogues, and `max_length_q`, the longest.
+    Labels shrink to those that count, behind one that does not, and
     `logits_to_keep` holds the places that predict them (ms-swift does so later, on the GPU, and
     waits for it).
     """
     begins = (row["position_ids"][0] == 0).nonzero()[:, 0]
     bounds = F.pad(begins, (0, 1), value=row["position_ids"].shape[1]).int()
     row |= {"cu_seq_lens_q": bounds, "max_length_q": int(bounds.diff().max())}
-    row["chunk_mem_const"] = LOSS_CHUNK
     if "labels" in row:
         counts = row["labels"][0] != -100
         for name, nothing in (("labels", -100), ("loss_scale", 0)):
@@ -168,24 +165,32 @@ def project(x, a, scale: float, p: float, seed: int) -> torch.Tensor:
 
 
 def adapt(
-    x, a, d_hidden, scale: float, p: float, seed: int, has_dx: bool
+    x, a, d_wide, scale: float, p: float, seed: int
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The gradients of `project` with this seed: of a, and of x if it has one.
 
-    d_hidden (tokens, rank): the gradient of project's result.
+    The last columns of d_wide (tokens, in + rank or rank) are the gradient of project's result;
+    the others, if there are any, the part of x's gradient that comes from elsewhere.
     """
     if by_triton(x):
         from sftflow.triton_lora import adapt as on_cuda
 
-        return on_cuda(x.contiguous(), a, d_hidden, scale, p, seed, has_dx)
+        return on_cuda(x.contiguous(), a, d_wide, scale, p, seed)
+    elsewhere, d_hidden = d_wide.split((d_wide.shape[1] - len(a), len(a)), 1)
     kept, d_hidden = stay(x, p, seed), d_hidden * (scale / (1 - p))
-    return d_hidden.T @ (x * kept), d_hidden @ a.to(x.dtype) * kept if has_dx else None
+    dx = elsewhere + d_hidden @ a.to(x.dtype) * kept if elsewhere.numel() else None
+    return d_hidden.T @ (x * kept), dx
 
 
 def stay(x, p: float, seed: int) -> torch.Tensor:
     """Which elements dropout leaves without CUDA: the same for the same seed."""
     generator = torch.Generator().manual_seed(seed)
     return torch.empty(x.shape, dtype=torch.bool).bernoulli_(1 - p, generator=generator)
+
+
+def wide_rows(like: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+    """An empty matrix whose rows begin at multiples of 128 bytes, as matrix products like them."""
+    return like.new_empty(rows, -(-columns // 64) * 64)[:, :columns]
 
 
 class LoraLinear(torch.autograd.Function):
@@ -216,23 +221,18 @@ class LoraLinear(torch.autograd.Function):
     def backward(ctx, *dys):
         x, a, hidden, *rest = ctx.saved_tensors
         weights, low = rest[: len(dys)], rest[len(dys) :]
-        has_dx = ctx.needs_input_grad[0]
-        da, dx = adapt(x, a, _side_by_side(dys, low), *ctx.dropout, has_dx)
-        grads = []
-        parts = zip(_split(da.T, low), _split(hidden, low), strict=True)
-        for dy, weight, (da, part), dtypes in zip(dys, weights, parts, ctx.dtypes, strict=True):
+        d_wide = wide_rows(x, len(x), x.shape[1] + len(a))
+        d_x, d_hidden = d_wide.split((x.shape[1], len(a)), 1)
+        has_dx, grads = ctx.needs_input_grad[0], []
+        for i, (dy, weight) in enumerate(zip(dys, weights, strict=True)):
+            torch.mm(dy, low[i], out=_split(d_hidden, low)[i])
             if has_dx:
-                dx.addmm_(dy, weight)
+                d_x.addmm_(dy, weight, beta=min(i, 1))
+        da, dx = adapt(x, a, d_wide if has_dx else d_hidden, *ctx.dropout)
+        parts = zip(dys, _split(da.T, low), _split(hidden, low), ctx.dtypes, strict=True)
+        for dy, da, part, dtypes in parts:
             grads += [None, None, da.T.to(dtypes[0]), (dy.T @ part).to(dtypes[1])]
         return dx, None, None, None, *grads
-
-
-def _side_by_side(dys: Sequence[torch.Tensor], all_b: list[torch.Tensor]) -> torch.Tensor:
-    """The products of each layer's gradient with its B, as the layers' hidden parts lie."""
-    products = dys[0].new_empty(len(dys[0]), sum(b.shape[1] for b in all_b))
-    for dy, b, part in zip(dys, all_b, _split(products, all_b), strict=True):
-        torch.mm(dy, b, out=part)
-    return products
 
 
 def _split(hidden: torch.Tensor, all_b: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
@@ -240,62 +240,159 @@ def _split(hidden: torch.Tensor, all_b: list[torch.Tensor]) -> tuple[torch.Tenso
     return hidden.split([b.shape[1] for b in all_b], dim=1)
 
 
-class LoraMlp(torch.autograd.Function):
-    """Llama's gated layer, down(silu(gate(x)) · up(x)), with LoRA on its three matrices; on CUDA.
+def widen(layers: Sequence[Linear], rank: int) -> torch.Tensor:
+    """Move the layers' W, one below the other, into a wider matrix, with zeros on their right."""
+    weights = [layer.get_base_layer().weight for layer in layers]
+    rows, columns = [len(weight) for weight in weights], weights[0].shape[1]
+    wide = wide_rows(weights[0], sum(rows), columns + rank).zero_()
+    for weight, part in zip(weights, wide[:, :columns].split(rows), strict=True):
+        weight.data = part.copy_(weight)
+    return wide
 
-    As LoraLinear, for x (tokens, in); gate's W and up's are one matrix (2 · out, in), and the A and
-    B of gate, up and down are of one rank. What LoRA adds to gate and up, three to four times as
-    wide as x, is worked out where it is needed and never stored.
+
+class LoraMlp(torch.autograd.Function):
+    """total + down(silu(gate(n)) · up(n)), n = RMS norm of total = x + more; on CUDA.
+
+    Llama's gated layer with LoRA on its matrices, the norm before it and the residual sums, for x
+    and more (tokens, in); more may be None. As LoraLinear, but W and B lie side by side, and their
+    input and LoRA's hidden part do, so that one product serves both: x Wᵀ + h Bᵀ = [x h] [W B]ᵀ.
+    gate's [W B] and up's are one matrix (2 · out, in + 2 · rank), each with zeros for the other's
+    B; the A and B of gate, up and down are of one rank.
     """
 
     @staticmethod
-    def forward(ctx, x, scale, p, seeds, both_weight, down_weight, *all_ab):
-        from sftflow.triton_lora import gated_project
+    def forward(ctx, x, more, norm, eps, scale, p, seeds, both_wide, down_wide, *all_ab):
+        from sftflow.triton_lora import gated_project, project
+        from sftflow.triton_norm import normalise
 
-        all_a, all_b = all_ab[::2], all_ab[1::2]
-        a, low = torch.cat(all_a[:2]), [b.to(x.dtype) for b in all_b]
-        of_both, both = project(x, a, scale, p, seeds[0]), x @ both_weight.T
-        act, hidden = gated_project(both, of_both, *low[:2], all_a[2], scale, p, seeds[1])
-        ctx.save_for_backward(x, a, of_both, both, all_a[2], hidden, both_weight, down_weight, *low)
+        (gate_a, up_a, down_a), (gate_b, up_b, down_b) = all_ab[::2], all_ab[1::2]
+        a, (rank, inner) = torch.cat((gate_a, up_a)), down_a.shape
+        gate_wide, up_wide = both_wide.chunk(2)
+        gate_wide[:, -2 * rank : -rank] = gate_b
+        up_wide[:, -rank:] = up_b
+        down_wide[:, -rank:] = down_b
+        wide = wide_rows(x, len(x), x.shape[1] + 2 * rank)
+        n, of_both = wide.split((x.shape[1], 2 * rank), 1)
+        total, root = normalise(x.contiguous(), more, norm, eps, n)
+        project(n, a, scale, p, seeds[0], of_both)
+        both = wide @ both_wide.T
+        act_wide = wide_rows(x, len(x), inner + rank)
+        act, of_down = act_wide.split((inner, rank), 1)
+        hidden = gated_project(both, down_a, act, scale, p, seeds[1])
+        of_down.copy_(hidden)
+        ctx.save_for_backward(total, norm, root, wide, a, both, down_a, hidden)
+        ctx.wides = both_wide, down_wide  # not saved: the next forward pass writes B anew
         ctx.dtypes, ctx.dropout = [each.dtype for each in all_ab], (scale, p, seeds)
-        return (hidden @ low[2].T).addmm_(act, down_weight.T)
+        return (act_wide @ down_wide.T).add_(total)
 
     @staticmethod
     def backward(ctx, dy):
-        from sftflow.triton_lora import gated_adapt
+        from sftflow.triton_lora import adapt, gated_adapt
+        from sftflow.triton_norm import differentiate
 
-        x, a, of_both, both, down_a, hidden, both_weight, down_weight, *low = ctx.saved_tensors
-        scale, p, seeds = ctx.dropout
-        d_both, d_down_a, *d_b = gated_adapt(
-            both, of_both, *low[:2], down_a, dy @ low[2], dy @ down_weight, scale, p, seeds[1]
-        )
-        d_of_both = _side_by_side(d_both.chunk(2, 1), low[:2])
-        da, dx = adapt(x, a, d_of_both, scale, p, seeds[0], ctx.needs_input_grad[0])
-        if dx is not None:
-            dx.addmm_(d_both, both_weight)
+        total, norm, root, wide, a, both, down_a, hidden = ctx.saved_tensors
+        (scale, p, seeds), (both_wide, down_wide) = ctx.dropout, ctx.wides
+        n, of_both = wide.split((total.shape[1], len(a)), 1)
+        d_wide = wide_rows(dy, len(dy), down_wide.shape[1])
+        for part in (slice(down_a.shape[1]), slice(down_a.shape[1], None)):  # faster one by one
+            torch.mm(dy, down_wide[:, part], out=d_wide[:, part])
+        d_both, d_down_a, *d_b = gated_adapt(both, of_both, down_a, d_wide, scale, p, seeds[1])
+        has_dx = any(ctx.needs_input_grad[:2])
+        both_wide = both_wide if has_dx else both_wide[:, -len(a) :]
+        d_wide = torch.mm(d_both, both_wide, out=wide_rows(dy, len(dy), both_wide.shape[1]))
+        da, dn = adapt(n, a, d_wide, scale, p, seeds[0])
+        dx = differentiate(dy.contiguous(), dn, total, norm, root) if has_dx else None
         grads = zip((*da.chunk(2), d_down_a), (*d_b, dy.T @ hidden), strict=True)
         grads = zip(itertools.chain.from_iterable(grads), ctx.dtypes, strict=True)
-        return dx, None, None, None, None, None, *(grad.to(dtype) for grad, dtype in grads)
+        more = dx if ctx.needs_input_grad[1] else None
+        return dx, more, *[None] * 7, *(grad.to(dtype) for grad, dtype in grads)
 
 
 class ResidualNorm(torch.autograd.Function):
-    """(x + more, its RMS norm times a frozen weight); x alone without more (tokens, size)."""
+    """(x, its RMS norm times a frozen weight), x (tokens, size).
+
+    x is handed through so that its gradient from both is summed in one pass.
+    """
 
     @staticmethod
-    def forward(ctx, x, more, weight, eps):
+    def forward(ctx, x, weight, eps):
         from sftflow.triton_norm import normalise
 
-        total, out, scale = normalise(x.contiguous(), more, weight, eps)
-        ctx.save_for_backward(total, weight, scale)
-        ctx.adds = more is not None
-        return total.view_as(total) if more is None else total, out
+        x, out = x.contiguous(), torch.empty_like(x)
+        _, root = normalise(x, None, weight, eps, out)
+        ctx.save_for_backward(x, weight, root)
+        return x.view_as(x), out
 
     @staticmethod
-    def backward(ctx, d_total, d_out):
+    def backward(ctx, dx, d_out):
         from sftflow.triton_norm import differentiate
 
-        dx = differentiate(d_total.contiguous(), d_out.contiguous(), *ctx.saved_tensors)
-        return dx, dx if ctx.adds else None, None, None
+        return differentiate(dx.contiguous(), d_out.contiguous(), *ctx.saved_tensors), None, None
+
+
+# --- loss ----------------------------------------------------------------------------------------
+
+CHUNK = 2048  # tokens whose logits are in memory at a time
+
+
+class LinearLoss(torch.autograd.Function):
+    """The sum of -log softmax(x Wᵀ)[label] with W frozen; x (tokens, in), W (vocabulary, in).
+
+    As Liger's (the gradient of x is worked out on the way, a few thousand tokens at a time), but
+    without asking the GPU for a number: that would let it wait three times in every micro-batch.
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight, labels):
+        from sftflow.triton_loss import cross_entropy
+
+        dx, losses = torch.empty_like(x), []
+        for part, d_part, wanted in zip(
+            x.split(CHUNK), dx.split(CHUNK), labels.split(CHUNK), strict=True
+        ):
+            logits = part @ weight.T
+            losses.append(cross_entropy(logits, wanted))
+            torch.mm(logits, weight, out=d_part)
+        ctx.save_for_backward(dx)
+        return torch.cat(losses).sum()
+
+    @staticmethod
+    def backward(ctx, d_loss):
+        from sftflow.triton_loss import scaled
+
+        (dx,) = ctx.saved_tensors
+        return scaled(dx, d_loss), None, None
+
+
+def fuse_loss() -> None:
+    """Let Liger's models take the loss above where it is all they ask for."""
+    from liger_kernel.transformers import functional
+
+    stock = functional.liger_fused_linear_cross_entropy
+
+    @functools.wraps(stock)
+    def loss(input, weight, target, *args, reduction="mean", ignore_index=-100, **asked):
+        plain = not args and not any(asked.values()) and reduction in ("mean", "sum")
+        if plain and by_triton(input) and input.requires_grad and not weight.requires_grad:
+            counts = target != ignore_index
+            total = LinearLoss.apply(input.contiguous(), weight, target.where(counts, -1))
+            return total if reduction == "sum" else total / counts.sum().clamp(min=1)
+        return stock(
+            input, weight, target, *args, reduction=reduction, ignore_index=ignore_index, **asked
+        )
+
+    functional.liger_fused_linear_cross_entropy = loss
+
+
+def compile_once() -> None:
+    """Let Liger's rotation take every number of tokens as it comes.
+
+    Triton would compile it anew, in the middle of a training, for one that is a multiple of 16.
+    """
+    from liger_kernel.ops.rope import _triton_rope
+
+    for parameter in _triton_rope.params:
+        parameter.do_not_specialize |= parameter.name == "sl"
 
 
 def fusable(layer: torch.nn.Module) -> bool:
@@ -329,10 +426,10 @@ def draw(layer: Linear) -> tuple[float, float, list[int]]:
     return scale, p, torch.randint(2**31, (2,)).tolist()
 
 
-def matrices(layer: Linear) -> tuple:
-    """(W, bias or None, A, B)"""
-    (name,), base = layer.lora_A, layer.get_base_layer()
-    return base.weight, base.bias, layer.lora_A[name].weight, layer.lora_B[name].weight
+def adapter(layer: Linear) -> tuple[torch.nn.Parameter, torch.nn.Parameter]:
+    """(A, B)"""
+    (name,) = layer.lora_A
+    return layer.lora_A[name].weight, layer.lora_B[name].weight
 
 
 class Siblings:
@@ -357,22 +454,23 @@ class Siblings:
 
     def compute(self, x: torch.Tensor) -> Iterator[torch.Tensor]:
         scale, p, (seed, _) = draw(self.layers[0])
-        given = itertools.chain.from_iterable(map(matrices, self.layers))
+        bases = [layer.get_base_layer() for layer in self.layers]
+        given = zip(bases, map(adapter, self.layers), strict=True)
+        given = itertools.chain(*((base.weight, base.bias, *ab) for base, ab in given))
         made = LoraLinear.apply(x.flatten(0, -2), scale, p, seed, *given)
         return (y.unflatten(0, x.shape[:-1]) for y in made)
 
 
-def norm(layer: torch.nn.Module, x, more=None) -> tuple[torch.Tensor, torch.Tensor]:
-    """(x + more, what the norm `layer` makes of it)"""
-    more = more if more is None else more.flatten(0, -2).contiguous()
-    total, out = ResidualNorm.apply(x.flatten(0, -2), more, layer.weight, layer.variance_epsilon)
-    return total.view_as(x), out.view_as(x)
+def norm(layer: torch.nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(x, what the norm `layer` makes of it)"""
+    x_again, out = ResidualNorm.apply(x.flatten(0, -2), layer.weight, layer.variance_epsilon)
+    return x_again.view_as(x), out.view_as(x)
 
 
 def decoder_forward(
     layer, stock, hidden_states: torch.Tensor, kept: torch.Tensor | None = None, **kwargs
 ) -> torch.Tensor:
-    """In place of `stock`, the forward of a layer like Llama's: sums and norms together.
+    """In place of `stock`, the forward of a layer like Llama's.
 
     kept: the places whose result is asked for; the last layer gives no others.
     """
@@ -387,11 +485,15 @@ def decoder_forward(
     attended, _ = layer.self_attn(hidden_states=hidden, **kwargs)
     if kept is not None:
         residual, attended = (residual + attended).index_select(1, kept), None
-    residual, hidden = norm(layer.post_attention_layernorm, residual, attended)
-    ab = itertools.chain.from_iterable(matrices(each)[2:] for each in adapted)
-    weights = mlp.both_weight, mlp.down_proj.get_base_layer().weight
-    made = LoraMlp.apply(hidden.flatten(0, -2), *draw(adapted[0]), *weights, *ab)
-    return residual + made.view_as(hidden)
+    else:
+        attended = attended.flatten(0, -2).contiguous()
+    made = LoraMlp.apply(
+        residual.flatten(0, -2), attended,
+        layer.post_attention_layernorm.weight, layer.post_attention_layernorm.variance_epsilon,
+        *draw(adapted[0]), mlp.both_wide, mlp.down_wide,
+        *itertools.chain.from_iterable(map(adapter, adapted)),
+    )  # fmt: skip
+    return made.view_as(residual)
 
 
 def keep_early(model: torch.nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
@@ -413,10 +515,15 @@ def fuse_lora(model: torch.nn.Module) -> int:
     decoders = [module for module in model.modules() if is_decoder(module)]
     for module in decoders:
         module.forward = functools.partial(decoder_forward, module, module.forward)
-        join(module.mlp)
+        gate, up, down = (getattr(module.mlp, name) for name in GATED)
+        module.mlp.both_wide = widen([gate, up], 2 * setting(gate)[-1])
+        module.mlp.down_wide = widen([down], setting(down)[-1])
         gated.add(module.mlp)
     if decoders and len(decoders) == decoders[0].mlp.config.num_hidden_layers:
         model.register_forward_pre_hook(keep_early, with_kwargs=True)
+        last = next(m for m in model.modules() if decoders[0] in getattr(m, "layers", ())).norm
+        if not last.weight.requires_grad:
+            last.forward = lambda x: norm(last, x)[1]
     for module in model.modules():
         layers = {name: layer for name, layer in module.named_children() if fusable(layer)}
         count += len(layers)
@@ -431,14 +538,6 @@ def fuse_lora(model: torch.nn.Module) -> int:
         for layer in layers.values():
             Siblings([layer])
     return count
-
-
-def join(mlp: torch.nn.Module) -> None:
-    """Lay gate's matrix and up's behind each other, so that one product serves both."""
-    pair = [layer.get_base_layer().weight for layer in (mlp.gate_proj, mlp.up_proj)]
-    mlp.both_weight = torch.cat(pair).detach()
-    for weight, half in zip(pair, mlp.both_weight.chunk(2), strict=True):
-        weight.data = half
 
 
 def is_decoder(module: torch.nn.Module) -> bool:

@@ -41,7 +41,7 @@ from swift.utils import to_device
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from sftflow.jsonio import write_json
-from sftflow.kernels import allow_packing, checkpoint_layers, fuse_lora
+from sftflow.kernels import allow_packing, checkpoint_layers, compile_once, fuse_lora, fuse_loss
 from sftflow.training import COMPLETE, RENAMED, file_sizes
 
 GIB = 2**30
@@ -101,6 +101,9 @@ class Monitor(TrainerCallback):
         if not asked.get("stock"):
             keep_gpu_busy(trainer)
             level_micro_batches(trainer)
+            if trainer.args.use_liger_kernel:
+                fuse_loss()
+                compile_once()
         self._watch(trainer)
         self._event(
             "start",

@@ -1,11 +1,12 @@
 """LoRA's own part of a linear layer in Triton: one pass over its input in each direction.
 
 Dropout happens on the way. Its mask is a function of a seed, so nobody has to store it: an element
-is dropped by a hash of its place and the seed (murmur3's mixing of 32 bits), with p rounded to
-2^-24. The gated passes do the same for the down matrix of a gated layer, and its activation first.
+is dropped if the product of two numbers of 32 bits is small, one drawn for its row and one for its
+column (murmur3's mixing of a place and the seed). The gated passes do the same for the down matrix
+of a gated layer, and its activation first.
 
-Shapes: x and dx (rows, columns) contiguous, columns a multiple of 16; a (rank, columns); hidden and
-d_hidden (rows, rank). Sums are in float32.
+Shapes: x and dx (rows, columns), columns a multiple of 16; a (rank, columns); hidden and d_hidden
+(rows, rank). A matrix of as many rows as x may be a part of a wider one. Sums are in float32.
 """
 
 import torch
@@ -15,28 +16,55 @@ import triton.language as tl
 # the fastest of those tried on an H200: rows and columns that a program has in hand, its warps, the
 # tiles it loads ahead; SHARE: over how many rows or columns one program sums
 PROJECT = {"ROWS": 32, "COLUMNS": 128, "num_warps": 4, "num_stages": 3}
-ADAPT = {"ROWS": 64, "COLUMNS": 32, "SHARE": 512, "num_warps": 4, "num_stages": 3}
-GATED_PROJECT = {"ROWS": 64, "COLUMNS": 64, "SHARE": 2048, "num_warps": 4, "num_stages": 2}
-GATED_ADAPT = {"ROWS": 16, "COLUMNS": 64, "SHARE": 512, "num_warps": 4, "num_stages": 2}
+ADAPT = {"ROWS": 64, "COLUMNS": 64, "SHARE": 1024, "num_warps": 4, "num_stages": 1}
+GATED_PROJECT = {"ROWS": 32, "COLUMNS": 128, "SHARE": 1024, "num_warps": 4, "num_stages": 3}
+GATED_ADAPT = {"ROWS": 32, "COLUMNS": 64, "SHARE": 1024, "num_warps": 4, "num_stages": 3}
+
+INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
 
 @triton.jit
-def _stay(at, threshold, seed):
-    """Which of the elements at these places are not dropped."""
-    seed = seed.to(tl.uint32)
-    number = at.to(tl.uint32) * 0x9E3779B1 + seed
+def _mix(number, seed):
+    number = number.to(tl.uint32) * 0x9E3779B1 + seed
     number = (number ^ (number >> 16)) * 0x85EBCA6B + seed
     number = (number ^ (number >> 13)) * 0xC2B2AE35
-    return number >> 8 >= threshold  # of 24 bits: see _dropout
+    return number ^ (number >> 16) | 1  # odd, so that a product takes all values alike
 
 
 @triton.jit
-def _low_rows(low, row, rows, begin, STRIDE: tl.constexpr, RANK: tl.constexpr,
-              PADDED: tl.constexpr):  # fmt: skip
-    """A tile (ROWS, PADDED) of low (rows, STRIDE): RANK columns from `begin`, then nothing."""
+def _stay(row, column, threshold, seed):
+    """Which elements of these rows and columns are not dropped.
+
+    Among any three of them, whatever becomes of one says nothing of the others.
+    """
+    seed = seed.to(tl.uint32)
+    of_row, of_column = _mix(row, seed), _mix(column.to(tl.uint32) + 0x80000000, seed)
+    return (of_row[:, None] * of_column[None, :]).to(tl.int32, bitcast=True) >= threshold
+
+
+@triton.jit
+def _sigmoid(x):
+    if INTERPRETED:
+        return tl.sigmoid(x)
+    # half the instructions: no care for denormal numbers, which 1 + exp(-x) never is
+    return tl.inline_asm_elementwise(
+        """{
+        .reg .f32 sum;
+        mul.f32 sum, $1, 0fBFB8AA3B; // -log2(e)
+        ex2.approx.ftz.f32 sum, sum;
+        add.f32 sum, sum, 0f3F800000;
+        rcp.approx.ftz.f32 $0, sum;
+        }""",
+        "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1,
+    )  # fmt: skip
+
+
+@triton.jit
+def _low_rows(low, row, rows, STRIDE: tl.constexpr, RANK: tl.constexpr, PADDED: tl.constexpr):
+    """A tile (ROWS, PADDED) of low (rows, RANK), whose rows are STRIDE apart."""
     rank = tl.arange(0, PADDED)
     return tl.load(
-        low + row[:, None] * STRIDE + begin + rank[None, :],
+        low + row.to(tl.int64)[:, None] * STRIDE + rank[None, :],
         mask=(row < rows)[:, None] & (rank < RANK)[None, :],
         other=0.0,
     )
@@ -54,10 +82,21 @@ def _low_columns(a, column, columns, RANK: tl.constexpr, PADDED: tl.constexpr):
 
 
 @triton.jit
-def _store_low_rows(low, row, rows, value, RANK: tl.constexpr, PADDED: tl.constexpr):
+def _store_low_columns(a, column, columns, value, RANK: tl.constexpr, PADDED: tl.constexpr):
     rank = tl.arange(0, PADDED)
     tl.store(
-        low + row[:, None] * RANK + rank[None, :],
+        a + rank[None, :] * columns + column[:, None],
+        value,
+        mask=(rank < RANK)[None, :] & (column < columns)[:, None],
+    )
+
+
+@triton.jit
+def _store_low_rows(low, row, rows, value, STRIDE: tl.constexpr, RANK: tl.constexpr,
+                    PADDED: tl.constexpr):  # fmt: skip
+    rank = tl.arange(0, PADDED)
+    tl.store(
+        low + row.to(tl.int64)[:, None] * STRIDE + rank[None, :],
         value,
         mask=(row < rows)[:, None] & (rank < RANK)[None, :],
     )
@@ -65,149 +104,131 @@ def _store_low_rows(low, row, rows, value, RANK: tl.constexpr, PADDED: tl.conste
 
 @triton.jit(do_not_specialize=["seed", "rows"])
 def _project(
-    x, a, hidden, rows, threshold, factor, seed, columns: tl.constexpr, DROP: tl.constexpr,
-    RANK: tl.constexpr, PADDED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    x, a, hidden, rows, threshold, factor, seed, columns: tl.constexpr, X_STRIDE: tl.constexpr,
+    HIDDEN_STRIDE: tl.constexpr, DROP: tl.constexpr, RANK: tl.constexpr, PADDED: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     total = tl.zeros((ROWS, PADDED), tl.float32)
     for start in range(0, columns, COLUMNS):
         column = start + tl.arange(0, COLUMNS)
-        at = row.to(tl.int64)[:, None] * columns + column[None, :]
         inside = (row < rows)[:, None] & (column < columns)[None, :]
+        at = row.to(tl.int64)[:, None] * X_STRIDE + column[None, :]
         left = tl.load(x + at, mask=inside, other=0.0)
         right = _low_columns(a, column, columns, RANK, PADDED).to(left.dtype)
         if DROP:
-            left = tl.where(_stay(at, threshold, seed), left, 0.0)
+            left = tl.where(_stay(row, column, threshold, seed), left, 0.0)
         total = tl.dot(left, right, total)
-    _store_low_rows(hidden, row, rows, total * factor, RANK, PADDED)
+    _store_low_rows(hidden, row, rows, total * factor, HIDDEN_STRIDE, RANK, PADDED)
 
 
 @triton.jit(do_not_specialize=["seed", "rows"])
 def _adapt(
-    x, a, d_hidden, dx, da, rows, threshold, factor, seed, columns: tl.constexpr,
-    SHARE: tl.constexpr, DROP: tl.constexpr, HAS_DX: tl.constexpr, RANK: tl.constexpr,
-    PADDED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    x, a, d_hidden, d_wide, dx, da, rows, threshold, factor, seed, columns: tl.constexpr,
+    X_STRIDE: tl.constexpr, WIDE_STRIDE: tl.constexpr, SHARE: tl.constexpr, DROP: tl.constexpr,
+    HAS_DX: tl.constexpr, RANK: tl.constexpr, PADDED: tl.constexpr, ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
 ):  # fmt: skip
     start = tl.program_id(0) * COLUMNS
     column = start + tl.arange(0, COLUMNS)
-    rank = tl.arange(0, PADDED)
-    tile = rank[:, None] * columns + column[None, :]
-    of_a = (rank < RANK)[:, None] & (column < columns)[None, :]
-    low_a = (tl.load(a + tile, mask=of_a, other=0.0) * factor).to(x.dtype.element_ty)
-    total = tl.zeros((PADDED, COLUMNS), tl.float32)
+    low_a = (_low_columns(a, column, columns, RANK, PADDED) * factor).to(x.dtype.element_ty)
+    total = tl.zeros((COLUMNS, PADDED), tl.float32)
     for first in range(0, SHARE, ROWS):
         row = tl.program_id(1) * SHARE + first + tl.arange(0, ROWS)
-        at = row.to(tl.int64)[:, None] * columns + column[None, :]
+        long = row.to(tl.int64)[:, None]
         inside = (row < rows)[:, None] & (column < columns)[None, :]
-        value = tl.load(x + at, mask=inside, other=0.0)
-        grad = _low_rows(d_hidden, row, rows, 0, RANK, RANK, PADDED)
+        value = tl.load(x + long * X_STRIDE + column[None, :], mask=inside, other=0.0)
+        grad = _low_rows(d_hidden, row, rows, WIDE_STRIDE, RANK, PADDED)
         if DROP:
-            stay = _stay(at, threshold, seed)
+            stay = _stay(row, column, threshold, seed)
             value = tl.where(stay, value, 0.0)
-        total = tl.dot(tl.trans(grad), value, total)
+        total = tl.dot(tl.trans(value), grad, total)
         if HAS_DX:
-            product = tl.dot(grad, low_a)
+            product = tl.dot(grad, tl.trans(low_a))
             if DROP:
                 product = tl.where(stay, product, 0.0)
-            tl.store(dx + at, product, mask=inside)
+            at = long * WIDE_STRIDE + column[None, :]
+            product += tl.load(d_wide + at, mask=inside, other=0.0)
+            tl.store(dx + long * columns + column[None, :], product, mask=inside)
     part = tl.program_id(1) * RANK * columns
-    tl.store(da + part + tile, total * factor, mask=of_a)
-
-
-@triton.jit
-def _adapted(both, at, inside, of_both, b, row, rows, column, columns, begin, RANK: tl.constexpr,
-             PADDED: tl.constexpr):  # fmt: skip
-    """(a half's rows of of_both (ROWS, PADDED), its tile of both plus their product with bᵀ)"""
-    low = _low_rows(of_both, row, rows, begin, 2 * RANK, RANK, PADDED)
-    rank = tl.arange(0, PADDED)
-    right = tl.load(
-        b + column[None, :] * RANK + rank[:, None],
-        mask=(column < columns)[None, :] & (rank < RANK)[:, None],
-        other=0.0,
-    )
-    more = tl.dot(low, right)
-    return low, tl.load(both + at, mask=inside, other=0.0).to(tl.float32) + more
+    _store_low_columns(da + part, column, columns, total * factor, RANK, PADDED)
 
 
 @triton.jit(do_not_specialize=["seed", "rows"])
 def _gated_project(
-    both, of_both, gate_b, up_b, a, act, hidden, rows, threshold, factor, seed,
-    columns: tl.constexpr, SHARE: tl.constexpr, DROP: tl.constexpr, RANK: tl.constexpr,
+    both, a, act, hidden, rows, threshold, factor, seed, columns: tl.constexpr,
+    ACT_STRIDE: tl.constexpr, SHARE: tl.constexpr, DROP: tl.constexpr, RANK: tl.constexpr,
     PADDED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    long = row.to(tl.int64)[:, None]
     total = tl.zeros((ROWS, PADDED), tl.float32)
     for first in range(0, SHARE, COLUMNS):
-        start = tl.program_id(1) * SHARE + first
-        column = start + tl.arange(0, COLUMNS)
-        at = row.to(tl.int64)[:, None] * columns + column[None, :]
-        in_both = at + row.to(tl.int64)[:, None] * columns
+        column = tl.program_id(1) * SHARE + first + tl.arange(0, COLUMNS)
         inside = (row < rows)[:, None] & (column < columns)[None, :]
-        _, gates = _adapted(
-            both, in_both, inside, of_both, gate_b, row, rows, column, columns, 0, RANK, PADDED
-        )
-        _, ups = _adapted(
-            both + columns, in_both, inside, of_both, up_b, row, rows, column, columns, RANK, RANK,
-            PADDED,
-        )  # fmt: skip
-        value = (gates * tl.sigmoid(gates) * ups).to(act.dtype.element_ty)
-        tl.store(act + at, value, mask=inside)
+        at = long * (2 * columns) + column[None, :]
+        gates = tl.load(both + at, mask=inside, other=0.0).to(tl.float32)
+        ups = tl.load(both + columns + at, mask=inside, other=0.0).to(tl.float32)
+        value = (gates * _sigmoid(gates) * ups).to(act.dtype.element_ty)
+        tl.store(act + long * ACT_STRIDE + column[None, :], value, mask=inside)
         right = _low_columns(a, column, columns, RANK, PADDED).to(value.dtype)
         if DROP:
-            value = tl.where(_stay(at, threshold, seed), value, 0.0)
+            value = tl.where(_stay(row, column, threshold, seed), value, 0.0)
         total = tl.dot(value, right, total)
     part = tl.program_id(1) * rows * RANK
-    _store_low_rows(hidden + part, row, rows, total * factor, RANK, PADDED)
+    _store_low_rows(hidden + part, row, rows, total * factor, RANK, RANK, PADDED)
 
 
 @triton.jit(do_not_specialize=["seed", "rows"])
 def _gated_adapt(
-    both, of_both, gate_b, up_b, a, d_hidden, d_act, d_both, sums, rows, threshold,
-    factor, seed, columns: tl.constexpr, SHARE: tl.constexpr, DROP: tl.constexpr,
-    RANK: tl.constexpr, PADDED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    both, of_both, a, d_hidden, d_wide, d_both, sums, rows, threshold, factor, seed,
+    columns: tl.constexpr, LOW_STRIDE: tl.constexpr, WIDE_STRIDE: tl.constexpr,
+    SHARE: tl.constexpr, DROP: tl.constexpr, RANK: tl.constexpr, PADDED: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     start = tl.program_id(0) * COLUMNS
     column = start + tl.arange(0, COLUMNS)
-    rank = tl.arange(0, PADDED)
-    tile = rank[:, None] * columns + column[None, :]
-    within = (rank < RANK)[:, None] & (column < columns)[None, :]
-    low_a = (tl.load(a + tile, mask=within, other=0.0) * factor).to(both.dtype.element_ty)
-    sum_a = tl.zeros((PADDED, COLUMNS), tl.float32)
-    sum_gate = tl.zeros((PADDED, COLUMNS), tl.float32)
-    sum_up = tl.zeros((PADDED, COLUMNS), tl.float32)
+    low_a = (_low_columns(a, column, columns, RANK, PADDED) * factor).to(both.dtype.element_ty)
+    sum_a = tl.zeros((COLUMNS, PADDED), tl.float32)
+    sum_gate = tl.zeros((COLUMNS, PADDED), tl.float32)
+    sum_up = tl.zeros((COLUMNS, PADDED), tl.float32)
     for first in range(0, SHARE, ROWS):
         row = tl.program_id(1) * SHARE + first + tl.arange(0, ROWS)
-        at = row.to(tl.int64)[:, None] * columns + column[None, :]
-        in_both = at + row.to(tl.int64)[:, None] * columns
+        long = row.to(tl.int64)[:, None]
         inside = (row < rows)[:, None] & (column < columns)[None, :]
-        of_gate, gates = _adapted(
-            both, in_both, inside, of_both, gate_b, row, rows, column, columns, 0, RANK, PADDED
-        )
-        of_up, ups = _adapted(
-            both + columns, in_both, inside, of_both, up_b, row, rows, column, columns, RANK, RANK,
-            PADDED,
-        )  # fmt: skip
-        share = tl.sigmoid(gates)
+        at = long * (2 * columns) + column[None, :]
+        grad = _low_rows(d_hidden, row, rows, WIDE_STRIDE, RANK, PADDED)
+        product = tl.dot(grad, tl.trans(low_a))
+        gates = tl.load(both + at, mask=inside, other=0.0).to(tl.float32)
+        ups = tl.load(both + columns + at, mask=inside, other=0.0).to(tl.float32)
+        # the sum is there to tie what follows to the product's layout in registers: without it
+        # Triton works out all of it twice, in the layout of `both` too
+        gates += 0.0 * product
+        share = _sigmoid(gates)
         silu = gates * share
         value = (silu * ups).to(both.dtype.element_ty)
-        grad = _low_rows(d_hidden, row, rows, 0, RANK, RANK, PADDED)
-        product = tl.dot(grad, low_a)
         if DROP:
-            stay = _stay(at, threshold, seed)
+            stay = _stay(row, column, threshold, seed)
             value = tl.where(stay, value, 0.0)
             product = tl.where(stay, product, 0.0)
-        sum_a = tl.dot(tl.trans(grad), value, sum_a)
-        d_value = tl.load(d_act + at, mask=inside, other=0.0) + product
+        sum_a = tl.dot(tl.trans(value), grad, sum_a)
+        d_value = product + tl.load(
+            d_wide + long * WIDE_STRIDE + column[None, :], mask=inside, other=0.0
+        )
         d_ups = (d_value * silu).to(value.dtype)
         d_gates = (d_value * ups * (share + silu * (1 - share))).to(value.dtype)
-        tl.store(d_both + in_both + columns, d_ups, mask=inside)
-        tl.store(d_both + in_both, d_gates, mask=inside)
-        sum_gate = tl.dot(tl.trans(of_gate), d_gates, sum_gate)
-        sum_up = tl.dot(tl.trans(of_up), d_ups, sum_up)
+        tl.store(d_both + at, d_gates, mask=inside)
+        tl.store(d_both + columns + at, d_ups, mask=inside)
+        of_gate = _low_rows(of_both, row, rows, LOW_STRIDE, RANK, PADDED)
+        of_up = _low_rows(of_both + RANK, row, rows, LOW_STRIDE, RANK, PADDED)
+        sum_gate = tl.dot(tl.trans(d_gates), of_gate, sum_gate)
+        sum_up = tl.dot(tl.trans(d_ups), of_up, sum_up)
     part = tl.program_id(1) * 3 * RANK * columns
-    tl.store(sums + part + tile, sum_a * factor, mask=within)
-    tl.store(sums + part + RANK * columns + tile, sum_gate, mask=within)
-    tl.store(sums + part + 2 * RANK * columns + tile, sum_up, mask=within)
+    _store_low_columns(sums + part, column, columns, sum_a * factor, RANK, PADDED)
+    part += RANK * columns
+    _store_low_columns(sums + part, column, columns, sum_gate, RANK, PADDED)
+    part += RANK * columns
+    _store_low_columns(sums + part, column, columns, sum_up, RANK, PADDED)
 
 
 def _padded(rank: int) -> int:
@@ -216,67 +237,70 @@ def _padded(rank: int) -> int:
 
 def _dropout(scale: float, p: float, seed: int) -> tuple[int, float, int]:
     """The kernels' threshold, factor and seed."""
-    return round(p * 2**24), scale / (1 - p), seed
+    return round(p * 2**32) - 2**31, scale / (1 - p), seed
 
 
-def project(x: torch.Tensor, a: torch.Tensor, scale: float, p: float, seed: int) -> torch.Tensor:
-    """scale · dropout(x) aᵀ, in x's dtype."""
+def project(
+    x: torch.Tensor, a: torch.Tensor, scale: float, p: float, seed: int,
+    hidden: torch.Tensor | None = None,
+) -> torch.Tensor:  # fmt: skip
+    """scale · dropout(x) aᵀ, in x's dtype; in `hidden` if given."""
     (rows, columns), rank = x.shape, len(a)
-    hidden = x.new_empty(rows, rank)
+    hidden = x.new_empty(rows, rank) if hidden is None else hidden
     _project[(triton.cdiv(rows, PROJECT["ROWS"]),)](
-        x, a, hidden, rows, *_dropout(scale, p, seed), columns=columns, DROP=p > 0,
-        RANK=rank, PADDED=_padded(rank), **PROJECT,
+        x, a, hidden, rows, *_dropout(scale, p, seed), columns=columns, X_STRIDE=x.stride(0),
+        HIDDEN_STRIDE=hidden.stride(0), DROP=p > 0, RANK=rank, PADDED=_padded(rank), **PROJECT,
     )  # fmt: skip
     return hidden
 
 
 def adapt(
-    x: torch.Tensor, a: torch.Tensor, d_hidden: torch.Tensor, scale: float, p: float, seed: int,
-    has_dx: bool,
-) -> tuple[torch.Tensor, torch.Tensor | None]:  # fmt: skip
+    x: torch.Tensor, a: torch.Tensor, d_wide: torch.Tensor, scale: float, p: float, seed: int
+) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The gradients of `project` with this seed: of `a` (float32), and of `x` if it has one.
 
-    d_hidden: the gradient of project's result.
+    The last columns of d_wide are the gradient of project's result. What comes before them is
+    either nothing, and x needs no gradient, or the part of x's gradient from elsewhere.
     """
     (rows, columns), rank = x.shape, len(a)
+    has_dx = d_wide.shape[1] > rank
     tiles, parts = triton.cdiv(columns, ADAPT["COLUMNS"]), triton.cdiv(rows, ADAPT["SHARE"])
     da = torch.empty(parts, rank, columns, device=x.device)
-    dx = torch.empty_like(x) if has_dx else None
+    dx = x.new_empty(x.shape) if has_dx else None
     _adapt[(tiles, parts)](
-        x, a, d_hidden, dx, da, rows, *_dropout(scale, p, seed), columns=columns,
-        DROP=p > 0, HAS_DX=has_dx, RANK=rank, PADDED=_padded(rank), **ADAPT,
+        x, a, d_wide[:, -rank:], d_wide, dx, da, rows, *_dropout(scale, p, seed), columns=columns,
+        X_STRIDE=x.stride(0), WIDE_STRIDE=d_wide.stride(0), DROP=p > 0, HAS_DX=has_dx, RANK=rank,
+        PADDED=_padded(rank), **ADAPT,
     )  # fmt: skip
     return da.sum(0), dx  # no atomic additions: those would come in another order every time
 
 
 def gated_project(
-    both: torch.Tensor, of_both: torch.Tensor, gate_b: torch.Tensor, up_b: torch.Tensor,
-    a: torch.Tensor, scale: float, p: float, seed: int,
-) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
-    """(act, `project(act, a, scale, p, seed)`) with act = silu(gate + LoRA's part) · (up + its).
+    both: torch.Tensor, a: torch.Tensor, act: torch.Tensor, scale: float, p: float, seed: int
+) -> torch.Tensor:
+    """`project(act, a, scale, p, seed)` with act (rows, columns) = silu(gate) · up, filled in.
 
-    both (rows, 2 · columns): gate and up side by side without LoRA's parts, which are the left and
-    the right half of of_both (rows, 2 · rank) times gate_bᵀ and up_bᵀ (columns, rank).
+    both (rows, 2 · columns): gate and up side by side.
     """
     rows, (rank, columns) = len(both), a.shape
     tiles = triton.cdiv(rows, GATED_PROJECT["ROWS"])
     parts = triton.cdiv(columns, GATED_PROJECT["SHARE"])
-    act = both.new_empty(rows, columns)
     hidden = torch.empty(parts, rows, rank, device=both.device)
     _gated_project[(tiles, parts)](
-        both, of_both, gate_b, up_b, a, act, hidden, rows, *_dropout(scale, p, seed),
-        columns=columns, DROP=p > 0, RANK=rank, PADDED=_padded(rank), **GATED_PROJECT,
+        both, a, act, hidden, rows, *_dropout(scale, p, seed), columns=columns,
+        ACT_STRIDE=act.stride(0), DROP=p > 0, RANK=rank, PADDED=_padded(rank), **GATED_PROJECT,
     )  # fmt: skip
-    return act, hidden.sum(0).to(both.dtype)
+    return hidden.sum(0).to(both.dtype)
 
 
 def gated_adapt(
-    both: torch.Tensor, of_both: torch.Tensor, gate_b: torch.Tensor, up_b: torch.Tensor,
-    a: torch.Tensor, d_hidden: torch.Tensor, d_act: torch.Tensor, scale: float, p: float, seed: int,
+    both: torch.Tensor, of_both: torch.Tensor, a: torch.Tensor, d_wide: torch.Tensor, scale: float,
+    p: float, seed: int,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
-    """The gradients of `gated_project`: of both, and in float32 of a, gate_b and up_b.
+    """The gradients of `gated_project`: of both, and in float32 of a and of gate's B and up's.
 
-    d_hidden: as for `adapt`; d_act: the gradient of act, but for what comes through d_hidden.
+    of_both (rows, 2 · rank): what B was multiplied with for gate and for up. d_wide: as for
+    `adapt`, with the gradient of act before the gradient of gated_project's result.
     """
     rows, (rank, columns) = len(both), a.shape
     tiles = triton.cdiv(columns, GATED_ADAPT["COLUMNS"])
@@ -284,9 +308,9 @@ def gated_adapt(
     sums = torch.empty(parts, 3, rank, columns, device=both.device)
     d_both = torch.empty_like(both)
     _gated_adapt[(tiles, parts)](
-        both, of_both, gate_b, up_b, a, d_hidden, d_act, d_both, sums, rows,
-        *_dropout(scale, p, seed), columns=columns, DROP=p > 0, RANK=rank, PADDED=_padded(rank),
-        **GATED_ADAPT,
+        both, of_both, a, d_wide[:, -rank:], d_wide, d_both, sums, rows,
+        *_dropout(scale, p, seed), columns=columns, LOW_STRIDE=of_both.stride(0),
+        WIDE_STRIDE=d_wide.stride(0), DROP=p > 0, RANK=rank, PADDED=_padded(rank), **GATED_ADAPT,
     )  # fmt: skip
     da, d_gate_b, d_up_b = sums.sum(0)
     return d_both, da, d_gate_b.T, d_up_b.T

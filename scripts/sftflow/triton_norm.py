@@ -1,6 +1,7 @@
 """A residual sum and its RMS norm in Triton: one pass over both in each direction.
 
-Shapes: all (rows, columns) contiguous, weight (columns,); sums are in float32.
+Shapes: all (rows, columns) contiguous but for the norm itself, which may be a part of a wider
+matrix; weight (columns,). Sums are in float32.
 """
 
 import torch
@@ -9,8 +10,8 @@ import triton.language as tl
 
 
 @triton.jit
-def _normalise(x, more, weight, total, out, scale, eps, columns: tl.constexpr,
-               ADD: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
+def _normalise(x, more, weight, total, out, root, eps, columns: tl.constexpr,
+               OUT_STRIDE: tl.constexpr, ADD: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, COLUMNS)
     at, inside = row * columns + column, column < columns
@@ -20,18 +21,19 @@ def _normalise(x, more, weight, total, out, scale, eps, columns: tl.constexpr,
         tl.store(total + at, value, mask=inside)
     exact = value.to(tl.float32)
     inverse = tl.rsqrt(tl.sum(exact * exact) / columns + eps)
-    tl.store(scale + row, inverse)
+    tl.store(root + row, inverse)
     normal = (exact * inverse).to(value.dtype)
-    tl.store(out + at, normal * tl.load(weight + column, mask=inside, other=0.0), mask=inside)
+    normal *= tl.load(weight + column, mask=inside, other=0.0)
+    tl.store(out + row * OUT_STRIDE + column, normal, mask=inside)
 
 
 @triton.jit
-def _differentiate(d_total, d_out, total, weight, scale, dx, columns: tl.constexpr,
+def _differentiate(d_total, d_out, total, weight, root, dx, columns: tl.constexpr,
                    COLUMNS: tl.constexpr):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, COLUMNS)
     at, inside = row * columns + column, column < columns
-    inverse = tl.load(scale + row)
+    inverse = tl.load(root + row)
     grad = tl.load(d_out + at, mask=inside, other=0.0).to(tl.float32)
     grad *= tl.load(weight + column, mask=inside, other=0.0)
     normal = tl.load(total + at, mask=inside, other=0.0) * inverse
@@ -40,28 +42,31 @@ def _differentiate(d_total, d_out, total, weight, scale, dx, columns: tl.constex
 
 
 def normalise(
-    x: torch.Tensor, more: torch.Tensor | None, weight: torch.Tensor, eps: float
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(total = x + more, its RMS norm times weight, 1 / RMS by row); without more, x is total."""
+    x: torch.Tensor, more: torch.Tensor | None, weight: torch.Tensor, eps: float, out: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(total = x + more, 1 / RMS by row); `out` is filled with total's RMS norm times weight.
+
+    Without more, x is total.
+    """
     rows, columns = x.shape
     total = x if more is None else torch.empty_like(x)
-    out, scale = torch.empty_like(x), torch.empty(rows, device=x.device)
+    root = torch.empty(rows, device=x.device)
     _normalise[(rows,)](
-        x, more, weight, total, out, scale, eps, columns=columns, ADD=more is not None,
-        COLUMNS=triton.next_power_of_2(columns), num_warps=8,
+        x, more, weight, total, out, root, eps, columns=columns, OUT_STRIDE=out.stride(0),
+        ADD=more is not None, COLUMNS=triton.next_power_of_2(columns), num_warps=8,
     )  # fmt: skip
-    return total, out, scale
+    return total, root
 
 
 def differentiate(
     d_total: torch.Tensor, d_out: torch.Tensor, total: torch.Tensor, weight: torch.Tensor,
-    scale: torch.Tensor,
+    root: torch.Tensor,
 ) -> torch.Tensor:  # fmt: skip
     """The gradient of x, and of more: through total and through its norm together."""
     rows, columns = total.shape
     dx = torch.empty_like(total)
     _differentiate[(rows,)](
-        d_total, d_out, total, weight, scale, dx, columns=columns,
+        d_total, d_out, total, weight, root, dx, columns=columns,
         COLUMNS=triton.next_power_of_2(columns), num_warps=8,
     )  # fmt: skip
     return dx

@@ -32,7 +32,9 @@ def mask_of(rows: int, columns: int, p: float, seed: int, device: str):
 
     x = torch.ones(rows, columns, device=device, dtype=short(device))
     ones = torch.ones(1, columns, device=device)
-    return (adapt(x, ones, x[:, :1].contiguous(), 1.0, p, seed, True)[1] != 0).double()
+    d_wide = torch.zeros(rows, columns + 1, device=device, dtype=x.dtype)
+    d_wide[:, -1] = 1
+    return (adapt(x, ones, d_wide, 1.0, p, seed)[1] != 0).double()
 
 
 def check_dropout(device: str) -> None:
@@ -61,15 +63,16 @@ def check_passes(device: str) -> None:
     ):  # fmt: skip
         x = torch.randn(rows, columns, device=device, dtype=short(device))
         a = torch.randn(rank, columns, device=device)
-        d_hidden = torch.randn(rows, rank, device=device, dtype=short(device))
+        d_wide = torch.randn(rows, columns + rank, device=device, dtype=short(device))
+        elsewhere, d_hidden = d_wide.double().split((columns, rank), 1)
         hidden = project(x, a, 4.0, p, 7)
-        da, dx = adapt(x, a, d_hidden, 4.0, p, 7, True)
+        da, dx = adapt(x, a, d_wide, 4.0, p, 7)
         kept = mask_of(rows, columns, p, 7, device) * 4 / (1 - p)
         low_a = a.to(x.dtype).double()
         assert error(hidden, (x.double() * kept) @ low_a.T) < 4e-3
-        assert error(da, d_hidden.double().T @ (x.double() * kept)) < 1e-3
-        assert error(dx, (d_hidden.double() @ low_a) * kept) < 4e-3
-        alone, nothing = adapt(x, a, d_hidden, 4.0, p, 7, False)
+        assert error(da, d_hidden.T @ (x.double() * kept)) < 1e-3
+        assert error(dx, elsewhere + (d_hidden @ low_a) * kept) < 4e-3
+        alone, nothing = adapt(x, a, d_wide[:, columns:], 4.0, p, 7)
         assert torch.equal(da, alone) and nothing is None
 
 
@@ -119,14 +122,18 @@ def check_mlp(device: str) -> None:
     draw = lambda *size: (torch.randn(size, device=device) / 8).to(short(device))  # noqa: E731
     low = lambda *size: draw(*size).float().requires_grad_()  # noqa: E731
     for rows, rank, p in ((700, 8, P), (33, 16, 0.5), (40, 4, 0.0)):
-        x = (8 * draw(rows, 64)).requires_grad_()
+        x, more = ((4 * draw(rows, 64)).requires_grad_() for _ in range(2))
+        norm = draw(64)
         layers = [draw(416, 64), draw(64, 208), low(rank, 64), low(208, rank),
                   low(rank, 64), low(208, rank), low(rank, 208), low(64, rank)]  # fmt: skip
         upstream = draw(rows, 64)
-        found = kernels.LoraMlp.apply(x, 4.0, p, [5, 6], *layers)
+        wides = [torch.cat((each, torch.zeros_like(each[:, :extra])), 1)
+                 for each, extra in zip(layers[:2], (2 * rank, rank), strict=True)]  # fmt: skip
+        found = kernels.LoraMlp.apply(x, more, norm, 1e-6, 4.0, p, [5, 6], *wides, *layers[2:])
         found.backward(upstream)
 
-        precise_x, *precise = (t.detach().double().requires_grad_() for t in (x, *layers))
+        precise_sum, *precise = (t.detach().double().requires_grad_() for t in (x + more, *layers))
+        precise_x = torch.nn.functional.rms_norm(precise_sum, (64,), norm.double(), 1e-6)
         masks = [mask_of(rows, columns, p, seed, device) / (1 - p)
                  for columns, seed in ((64, 5), (208, 6))]  # fmt: skip
         both, weight, *ab, a, b = precise
@@ -135,31 +142,54 @@ def check_mlp(device: str) -> None:
             for w, low_a, low_b in zip(both.chunk(2), ab[::2], ab[1::2], strict=True)
         )
         act = torch.nn.functional.silu(gate) * up
-        wanted = act @ weight.T + 4 * (act * masks[1]) @ a.T @ b.T
+        wanted = precise_sum + act @ weight.T + 4 * (act * masks[1]) @ a.T @ b.T
         wanted.backward(upstream.double())
         assert error(found, wanted) < 1e-2
-        assert error(x.grad, precise_x.grad) < 1e-2
+        assert error(x.grad, precise_sum.grad) < 1e-2 and torch.equal(x.grad, more.grad)
         for mine, exact in zip(layers, precise, strict=True):
             assert not mine.requires_grad or error(mine.grad, exact.grad) < 1e-2
 
 
 def check_norm(device: str) -> None:
-    """A residual sum and its norm, and the gradients through both, against float64."""
+    """A norm with what goes on beside it, and the gradient through both, against float64."""
     import torch
     from sftflow.kernels import ResidualNorm
 
     draw = lambda *size: torch.randn(size, device=device).to(short(device))  # noqa: E731
-    weight, upstream = draw(80), draw(2, 33, 80)
-    for given in ([draw(33, 80), draw(33, 80)], [draw(33, 80)]):
-        x, *more = (each.requires_grad_() for each in given)
-        found = ResidualNorm.apply(x, *more or [None], weight, 1e-6)
-        torch.autograd.backward(found, list(upstream))
-        precise = [each.detach().double().requires_grad_() for each in given]
-        total = sum(precise)
-        wanted = total, torch.nn.functional.rms_norm(total, (80,), weight.double(), 1e-6)
-        torch.autograd.backward(wanted, list(upstream.double()))
-        assert all(error(*pair) < 4e-3 for pair in zip(found, wanted, strict=True))
-        assert all(error(a.grad, b.grad) < 4e-3 for a, b in zip(given, precise, strict=True))
+    x, weight, upstream = draw(33, 80).requires_grad_(), draw(80), draw(2, 33, 80)
+    found = ResidualNorm.apply(x, weight, 1e-6)
+    torch.autograd.backward(found, list(upstream))
+    precise = x.detach().double().requires_grad_()
+    wanted = precise * 1, torch.nn.functional.rms_norm(precise, (80,), weight.double(), 1e-6)
+    torch.autograd.backward(wanted, list(upstream.double()))
+    assert all(error(*pair) < 4e-3 for pair in zip(found, wanted, strict=True))
+    assert error(x.grad, precise.grad) < 4e-3
+
+
+def check_loss(device: str) -> None:
+    """The loss through Liger's door and its gradient, against float64; a label counts nothing."""
+    import torch
+    from liger_kernel.transformers import functional
+    from sftflow import kernels
+
+    kernels.fuse_loss()
+    kernels.CHUNK = 16
+    draw = lambda *size: torch.randn(size, device=device).to(short(device))  # noqa: E731
+    weight, labels = draw(10000, 64) / 8, torch.randint(10000, (37,), device=device)
+    labels[5] = -100
+    for reduction in ("mean", "sum"):
+        x = draw(37, 64).requires_grad_()
+        found = functional.liger_fused_linear_cross_entropy(
+            x, weight, labels, reduction=reduction, softcap=None, return_token_accuracy=False
+        )
+        assert type(found.grad_fn).__name__ != "LigerFusedLinearCrossEntropyFunctionBackward"
+        (found / 3).backward()
+        precise = x.detach().double().requires_grad_()
+        logits = precise @ weight.double().T
+        wanted = torch.nn.functional.cross_entropy(logits, labels, reduction=reduction)
+        (wanted / 3).backward()
+        assert error(found, wanted) < 1e-3
+        assert error(x.grad, precise.grad) < 1e-2 and not x.grad[5].any()
 
 
 def check_model(device: str) -> None:
@@ -285,6 +315,7 @@ def main() -> None:
     if device == "cpu":
         kernels.by_triton = lambda x: True
         check_model(device)
+    check_loss(device)
     check_mlp(device)
     check_norm(device)
     print(f"kernels agree on {device}")
