@@ -1,4 +1,4 @@
-"""Less work for the same numbers: packed attention, LoRA layers and gated layers for CUDA.
+"""Less work for the same numbers: packed attention, the loss, and LoRA's layers on CUDA.
 
 Measured on an H200 (tests/performance/README.md), a training with stock parts waits for the CPU,
 which starts some thirty small kernels for each of the 224 adapted matrices of a 7B model, and half
@@ -10,11 +10,8 @@ prepares such rows (`padding_free`) but allows them with the flash-attn packages
 wheels; torch ships the same kernel, and on Hopper cuDNN's is faster. Without CUDA the same
 attention is computed dialogue by dialogue: slowly, for tests.
 
-`fuse_lora` gives PEFT's LoRA layers a forward and backward pass of their own: the adapter reads the
-input once, dropout included, whose mask is drawn again instead of stored, and the base matrix adds
-its product in place; all in the activations' dtype, while A, B and their gradients stay in theirs
-(float32 by default). Layers that read the same are computed together; in decoders like Llama's the
-whole gated layer is, and residual sums with the norms that follow.
+`fuse_lora` gives PEFT's LoRA layers the forward and backward passes of sftflow.lora. Layers that
+read the same are computed together; decoder layers like Llama's almost as a whole.
 
 Imported inside ms-swift's process only: needs torch, transformers, PEFT, and Triton on CUDA.
 """
@@ -30,7 +27,10 @@ from peft.tuners.lora import Linear
 from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from sftflow import lora
+from sftflow.lora import LoraLinear, LoraMlp, LoraQkv, ResidualNorm, wide_rows
 from sftflow.training import FUSED_RANK, PACKED_TYPES
 
 # --- packed attention ----------------------------------------------------------------------------
@@ -148,188 +148,6 @@ def checkpoint_layers(model: torch.nn.Module, count: int) -> int:
     return len(layers[:count])
 
 
-# --- LoRA ----------------------------------------------------------------------------------------
-
-
-def by_triton(x: torch.Tensor) -> bool:
-    return x.is_cuda
-
-
-def project(x, a, scale: float, p: float, seed: int) -> torch.Tensor:
-    """scale · dropout(x) aᵀ: x (tokens, in), a (rank, in) → (tokens, rank) in x's dtype."""
-    if by_triton(x):
-        from sftflow.triton_lora import project as on_cuda
-
-        return on_cuda(x.contiguous(), a, scale, p, seed)
-    return (x * stay(x, p, seed)) @ a.T.to(x.dtype) * (scale / (1 - p))
-
-
-def adapt(
-    x, a, d_wide, scale: float, p: float, seed: int
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The gradients of `project` with this seed: of a, and of x if it has one.
-
-    The last columns of d_wide (tokens, in + rank or rank) are the gradient of project's result;
-    the others, if there are any, the part of x's gradient that comes from elsewhere.
-    """
-    if by_triton(x):
-        from sftflow.triton_lora import adapt as on_cuda
-
-        return on_cuda(x.contiguous(), a, d_wide, scale, p, seed)
-    elsewhere, d_hidden = d_wide.split((d_wide.shape[1] - len(a), len(a)), 1)
-    kept, d_hidden = stay(x, p, seed), d_hidden * (scale / (1 - p))
-    dx = elsewhere + d_hidden @ a.to(x.dtype) * kept if elsewhere.numel() else None
-    return d_hidden.T @ (x * kept), dx
-
-
-def stay(x, p: float, seed: int) -> torch.Tensor:
-    """Which elements dropout leaves without CUDA: the same for the same seed."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.empty(x.shape, dtype=torch.bool).bernoulli_(1 - p, generator=generator)
-
-
-def wide_rows(like: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
-    """An empty matrix whose rows begin at multiples of 128 bytes, as matrix products like them."""
-    return like.new_empty(rows, -(-columns // 64) * 64)[:, :columns]
-
-
-class LoraLinear(torch.autograd.Function):
-    """y = x Wᵀ + bias + s · dropout(x) Aᵀ Bᵀ with W and bias frozen (Hu et al. 2021).
-
-    For several layers that read the same x, each with its own (W, bias, A, B): as in Microsoft's
-    own loralib, one dropout serves them all, and x is read once. x (tokens, in), W (out, in),
-    A (rank, in), B (out, rank); products are in x's dtype. LoRA's part comes first, so that the
-    large product adds to it on its way to memory. Kept for the backward pass: x, which the layer
-    before keeps anyway, and s · dropout(x) Aᵀ (tokens, rank).
-    """
-
-    @staticmethod
-    def forward(ctx, x, scale, p, seed, *layers):
-        weights, biases, all_a, all_b = (layers[i::4] for i in range(4))
-        a, low = torch.cat(all_a), [b.to(x.dtype) for b in all_b]
-        hidden = project(x, a, scale, p, seed)
-        outs = []
-        for weight, bias, b, part in zip(weights, biases, low, _split(hidden, low), strict=True):
-            y = (part @ b.T).addmm_(x, weight.T)
-            outs.append(y if bias is None else y.add_(bias))
-        ctx.save_for_backward(x, a, hidden, *weights, *low)
-        ctx.dtypes = [(a.dtype, b.dtype) for a, b in zip(all_a, all_b, strict=True)]
-        ctx.dropout = scale, p, seed
-        return tuple(outs)
-
-    @staticmethod
-    def backward(ctx, *dys):
-        x, a, hidden, *rest = ctx.saved_tensors
-        weights, low = rest[: len(dys)], rest[len(dys) :]
-        d_wide = wide_rows(x, len(x), x.shape[1] + len(a))
-        d_x, d_hidden = d_wide.split((x.shape[1], len(a)), 1)
-        has_dx, grads = ctx.needs_input_grad[0], []
-        for i, (dy, weight) in enumerate(zip(dys, weights, strict=True)):
-            torch.mm(dy, low[i], out=_split(d_hidden, low)[i])
-            if has_dx:
-                d_x.addmm_(dy, weight, beta=min(i, 1))
-        da, dx = adapt(x, a, d_wide if has_dx else d_hidden, *ctx.dropout)
-        parts = zip(dys, _split(da.T, low), _split(hidden, low), ctx.dtypes, strict=True)
-        for dy, da, part, dtypes in parts:
-            grads += [None, None, da.T.to(dtypes[0]), (dy.T @ part).to(dtypes[1])]
-        return dx, None, None, None, *grads
-
-
-def _split(hidden: torch.Tensor, all_b: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-    """Each layer's columns of what lies side by side."""
-    return hidden.split([b.shape[1] for b in all_b], dim=1)
-
-
-def widen(layers: Sequence[Linear], rank: int) -> torch.Tensor:
-    """Move the layers' W, one below the other, into a wider matrix, with zeros on their right."""
-    weights = [layer.get_base_layer().weight for layer in layers]
-    rows, columns = [len(weight) for weight in weights], weights[0].shape[1]
-    wide = wide_rows(weights[0], sum(rows), columns + rank).zero_()
-    for weight, part in zip(weights, wide[:, :columns].split(rows), strict=True):
-        weight.data = part.copy_(weight)
-    return wide
-
-
-class LoraMlp(torch.autograd.Function):
-    """total + down(silu(gate(n)) · up(n)), n = RMS norm of total = x + more; on CUDA.
-
-    Llama's gated layer with LoRA on its matrices, the norm before it and the residual sums, for x
-    and more (tokens, in); more may be None. As LoraLinear, but W and B lie side by side, and their
-    input and LoRA's hidden part do, so that one product serves both: x Wᵀ + h Bᵀ = [x h] [W B]ᵀ.
-    gate's [W B] and up's are one matrix (2 · out, in + 2 · rank), each with zeros for the other's
-    B; the A and B of gate, up and down are of one rank.
-    """
-
-    @staticmethod
-    def forward(ctx, x, more, norm, eps, scale, p, seeds, both_wide, down_wide, *all_ab):
-        from sftflow.triton_lora import gated_project, project
-        from sftflow.triton_norm import normalise
-
-        (gate_a, up_a, down_a), (gate_b, up_b, down_b) = all_ab[::2], all_ab[1::2]
-        a, (rank, inner) = torch.cat((gate_a, up_a)), down_a.shape
-        gate_wide, up_wide = both_wide.chunk(2)
-        gate_wide[:, -2 * rank : -rank] = gate_b
-        up_wide[:, -rank:] = up_b
-        down_wide[:, -rank:] = down_b
-        wide = wide_rows(x, len(x), x.shape[1] + 2 * rank)
-        n, of_both = wide.split((x.shape[1], 2 * rank), 1)
-        total, root = normalise(x.contiguous(), more, norm, eps, n)
-        project(n, a, scale, p, seeds[0], of_both)
-        both = wide @ both_wide.T
-        act_wide = wide_rows(x, len(x), inner + rank)
-        act, of_down = act_wide.split((inner, rank), 1)
-        hidden = gated_project(both, down_a, act, scale, p, seeds[1])
-        of_down.copy_(hidden)
-        ctx.save_for_backward(total, norm, root, wide, a, both, down_a, hidden)
-        ctx.wides = both_wide, down_wide  # not saved: the next forward pass writes B anew
-        ctx.dtypes, ctx.dropout = [each.dtype for each in all_ab], (scale, p, seeds)
-        return (act_wide @ down_wide.T).add_(total)
-
-    @staticmethod
-    def backward(ctx, dy):
-        from sftflow.triton_lora import adapt, gated_adapt
-        from sftflow.triton_norm import differentiate
-
-        total, norm, root, wide, a, both, down_a, hidden = ctx.saved_tensors
-        (scale, p, seeds), (both_wide, down_wide) = ctx.dropout, ctx.wides
-        n, of_both = wide.split((total.shape[1], len(a)), 1)
-        d_wide = wide_rows(dy, len(dy), down_wide.shape[1])
-        for part in (slice(down_a.shape[1]), slice(down_a.shape[1], None)):  # faster one by one
-            torch.mm(dy, down_wide[:, part], out=d_wide[:, part])
-        d_both, d_down_a, *d_b = gated_adapt(both, of_both, down_a, d_wide, scale, p, seeds[1])
-        has_dx = any(ctx.needs_input_grad[:2])
-        both_wide = both_wide if has_dx else both_wide[:, -len(a) :]
-        d_wide = torch.mm(d_both, both_wide, out=wide_rows(dy, len(dy), both_wide.shape[1]))
-        da, dn = adapt(n, a, d_wide, scale, p, seeds[0])
-        dx = differentiate(dy.contiguous(), dn, total, norm, root) if has_dx else None
-        grads = zip((*da.chunk(2), d_down_a), (*d_b, dy.T @ hidden), strict=True)
-        grads = zip(itertools.chain.from_iterable(grads), ctx.dtypes, strict=True)
-        more = dx if ctx.needs_input_grad[1] else None
-        return dx, more, *[None] * 7, *(grad.to(dtype) for grad, dtype in grads)
-
-
-class ResidualNorm(torch.autograd.Function):
-    """(x, its RMS norm times a frozen weight), x (tokens, size).
-
-    x is handed through so that its gradient from both is summed in one pass.
-    """
-
-    @staticmethod
-    def forward(ctx, x, weight, eps):
-        from sftflow.triton_norm import normalise
-
-        x, out = x.contiguous(), torch.empty_like(x)
-        _, root = normalise(x, None, weight, eps, out)
-        ctx.save_for_backward(x, weight, root)
-        return x.view_as(x), out
-
-    @staticmethod
-    def backward(ctx, dx, d_out):
-        from sftflow.triton_norm import differentiate
-
-        return differentiate(dx.contiguous(), d_out.contiguous(), *ctx.saved_tensors), None, None
-
-
 # --- loss ----------------------------------------------------------------------------------------
 
 CHUNK = 2048  # tokens whose logits are in memory at a time
@@ -373,7 +191,7 @@ def fuse_loss() -> None:
     @functools.wraps(stock)
     def loss(input, weight, target, *args, reduction="mean", ignore_index=-100, **asked):
         plain = not args and not any(asked.values()) and reduction in ("mean", "sum")
-        if plain and by_triton(input) and input.requires_grad and not weight.requires_grad:
+        if plain and lora.by_triton(input) and input.requires_grad and not weight.requires_grad:
             counts = target != ignore_index
             total = LinearLoss.apply(input.contiguous(), weight, target.where(counts, -1))
             return total if reduction == "sum" else total / counts.sum().clamp(min=1)
@@ -393,6 +211,9 @@ def compile_once() -> None:
 
     for parameter in _triton_rope.params:
         parameter.do_not_specialize |= parameter.name == "sl"
+
+
+# --- LoRA ----------------------------------------------------------------------------------------
 
 
 def fusable(layer: torch.nn.Module) -> bool:
@@ -461,10 +282,49 @@ class Siblings:
         return (y.unflatten(0, x.shape[:-1]) for y in made)
 
 
+def widen(layers: Sequence[Linear]) -> torch.Tensor:
+    """Move the layers' W, one below the other, into a matrix with room for all B beside them."""
+    rank = sum(setting(layer)[-1] for layer in layers)
+    weights = [layer.get_base_layer().weight for layer in layers]
+    rows, columns = [len(weight) for weight in weights], weights[0].shape[1]
+    wide = wide_rows(weights[0], sum(rows), columns + rank).zero_()
+    for weight, part in zip(weights, wide[:, :columns].split(rows), strict=True):
+        weight.data = part.copy_(weight)
+    return wide
+
+
 def norm(layer: torch.nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(x, what the norm `layer` makes of it)"""
     x_again, out = ResidualNorm.apply(x.flatten(0, -2), layer.weight, layer.variance_epsilon)
     return x_again.view_as(x), out.view_as(x)
+
+
+def attend(layer, x: torch.Tensor, **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
+    """(x, what attention makes of x's norm), in place of the first half of a decoder layer."""
+    attention = layer.self_attn
+    if not hasattr(attention, "matrix") or kwargs.get("past_key_values") is not None:
+        x, hidden = norm(layer.input_layernorm, x)
+        return x, attention(hidden_states=hidden, **kwargs)[0]
+    layers = [getattr(attention, name) for name in SAME_INPUT[0]]
+    scale, p, (seed, _) = draw(layers[0])
+    cos, sin = (
+        each.expand(*x.shape[:-1], -1).flatten(0, -2).contiguous()
+        for each in kwargs.pop("position_embeddings")
+    )
+    x_again, *qkv = LoraQkv.apply(
+        x.flatten(0, -2), layer.input_layernorm.weight, layer.input_layernorm.variance_epsilon,
+        (scale, p, seed), attention.matrix, attention.bias, cos, sin,
+        [each.out_features // attention.head_dim for each in layers[:2]],
+        *itertools.chain.from_iterable(map(adapter, layers)),
+    )  # fmt: skip
+    window = getattr(attention.config, "sliding_window", None)
+    out, _ = ALL_ATTENTION_FUNCTIONS[attention.config._attn_implementation](
+        attention, *(each.unflatten(0, x.shape[:-1]).transpose(1, 2) for each in qkv),
+        dropout=attention.attention_dropout if attention.training else 0.0,
+        scaling=attention.scaling, sliding_window=getattr(attention, "sliding_window", window),
+        **kwargs,
+    )  # fmt: skip
+    return x_again.view_as(x), attention.o_proj(out.flatten(2))
 
 
 def decoder_forward(
@@ -477,21 +337,20 @@ def decoder_forward(
     mlp = layer.mlp
     if layer.self_attn.layer_idx + 1 < mlp.config.num_hidden_layers:
         kept = None
-    adapted = mlp.gate_proj, mlp.up_proj, mlp.down_proj
-    if any(each.disable_adapters or each.merged for each in adapted):
+    layers = [getattr(mlp, name) for name in GATED]
+    if any(each.disable_adapters or each.merged for each in layers):
         made = stock(hidden_states, **kwargs)
         return made if kept is None else made.index_select(1, kept)
-    residual, hidden = norm(layer.input_layernorm, hidden_states)
-    attended, _ = layer.self_attn(hidden_states=hidden, **kwargs)
-    if kept is not None:
-        residual, attended = (residual + attended).index_select(1, kept), None
-    else:
+    residual, attended = attend(layer, hidden_states, **kwargs)
+    if kept is None:
         attended = attended.flatten(0, -2).contiguous()
+    else:
+        residual, attended = (residual + attended).index_select(1, kept), None
     made = LoraMlp.apply(
         residual.flatten(0, -2), attended,
         layer.post_attention_layernorm.weight, layer.post_attention_layernorm.variance_epsilon,
-        *draw(adapted[0]), mlp.both_wide, mlp.down_wide,
-        *itertools.chain.from_iterable(map(adapter, adapted)),
+        *draw(layers[0]), mlp.matrix, mlp.down_matrix,
+        *itertools.chain.from_iterable(map(adapter, layers)),
     )  # fmt: skip
     return made.view_as(residual)
 
@@ -516,9 +375,13 @@ def fuse_lora(model: torch.nn.Module) -> int:
     for module in decoders:
         module.forward = functools.partial(decoder_forward, module, module.forward)
         gate, up, down = (getattr(module.mlp, name) for name in GATED)
-        module.mlp.both_wide = widen([gate, up], 2 * setting(gate)[-1])
-        module.mlp.down_wide = widen([down], setting(down)[-1])
+        module.mlp.matrix, module.mlp.down_matrix = widen([gate, up]), widen([down])
         gated.add(module.mlp)
+        if is_joint(module.self_attn):
+            layers = [getattr(module.self_attn, name) for name in SAME_INPUT[0]]
+            biases = [layer.get_base_layer().bias for layer in layers]
+            module.self_attn.matrix = widen(layers)
+            module.self_attn.bias = None if biases[0] is None else torch.cat(biases)
     if decoders and len(decoders) == decoders[0].mlp.config.num_hidden_layers:
         model.register_forward_pre_hook(keep_early, with_kwargs=True)
         last = next(m for m in model.modules() if decoders[0] in getattr(m, "layers", ())).norm
@@ -550,8 +413,21 @@ def is_decoder(module: torch.nn.Module) -> bool:
         not any(each.weight.requires_grad for each in norms)
         and all(fusable(layer) for layer in layers)
         and all(layer.get_base_layer().bias is None for layer in layers)
-        and by_triton(layers[0].get_base_layer().weight)
+        and lora.by_triton(layers[0].get_base_layer().weight)
         and module.mlp.config.hidden_act in ("silu", "swish")
         and len({setting(layer) for layer in layers}) == 1
         and 2 * setting(layers[0])[-1] <= FUSED_RANK  # gate and up lie side by side
+    )
+
+
+def is_joint(attention: torch.nn.Module) -> bool:
+    """Attention like Llama's, nothing between q, k, v and the rotation, with plain LoRA alike."""
+    layers = [getattr(attention, name) for name in SAME_INPUT[0]]
+    return (
+        all(fusable(layer) for layer in layers)
+        and len({setting(layer) for layer in layers}) == 1
+        and len({layer.get_base_layer().bias is None for layer in layers}) == 1
+        and 3 * setting(layers[0])[-1] <= FUSED_RANK
+        and not hasattr(attention, "q_norm")
+        and attention.config._attn_implementation != "eager"
     )
