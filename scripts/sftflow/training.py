@@ -132,7 +132,7 @@ def memory_gib(
     layers = shape["num_hidden_layers"]
     kept = max((layers - checkpointed) * layer, layer) + checkpointed * width * hidden
     work = 3 * width * inner + (2 * width * hidden if liger else 16 * shape["vocab_size"])
-    return (state + positions * (kept + work)) / GIB + 1.5  # context, workspaces, fragmentation
+    return (state + positions * (kept + work)) / GIB + 2.3  # context, workspaces, fragmentation
 
 
 def steps_per_epoch(rows: int, effective_batch: int) -> int:

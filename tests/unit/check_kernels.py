@@ -1,4 +1,4 @@
-"""What sftflow.kernels computes is what it stands for: LoRA, packed attention, checkpointing.
+"""What sftflow.kernels and sftflow.lora compute is what they stand for.
 
 Runs in ms-swift's environment: `envs/swift/.venv/bin/python tests/unit/check_kernels.py`, on the
 GPU if there is one, else with Triton's interpreter. test_kernels.py does it.
@@ -48,6 +48,12 @@ def check_dropout(device: str) -> None:
     for one, other in pairs:
         both = (one * other).mean()
         assert abs(both - P * P) < 5 * P / one.numel() ** 0.5
+    for each in dropped:  # four at the corners of a rectangle, too
+        rest = each - P
+        for down, right in ((1, 1), (2, 7), (16, 64), (32, 512)):
+            corners = rest[:-down] * rest[down:]
+            corners = corners[:, :-right] * corners[:, right:]
+            assert abs(corners.mean()) < 5 * (P * (1 - P)) ** 2 / corners.numel() ** 0.5
 
 
 def check_passes(device: str) -> None:
@@ -190,6 +196,10 @@ def check_loss(device: str) -> None:
         (wanted / 3).backward()
         assert error(found, wanted) < 1e-3
         assert error(x.grad, precise.grad) < 1e-2 and not x.grad[5].any()
+    x = draw(37, 64)
+    x[7, 0] = float("nan")  # a diverged training has to be seen
+    found = functional.liger_fused_linear_cross_entropy(x.requires_grad_(), weight, labels)
+    assert not torch.isfinite(found)
 
 
 def check_model(device: str) -> None:

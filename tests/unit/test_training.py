@@ -165,7 +165,7 @@ def test_estimate_says_nothing_it_cannot_know():
 def test_memory_estimate_is_near_what_was_measured():
     """On an H200: tests/performance at two sizes; STACK's loop with PEFT's own LoRA and dropout."""
     for positions, fused, measured, near in (
-        (9352, True, 47.5, 0.03), (16354, True, 73.2, 0.03), (7200, False, 61.1, 0.2),
+        (8177, True, 45.5, 0.03), (16354, True, 73.2, 0.03), (7200, False, 61.1, 0.2),
     ):  # fmt: skip
         found = training.memory_gib(
             SHAPE, PARAMETERS, SETTINGS, positions, checkpointed=0, liger=True, fused_lora=fused
