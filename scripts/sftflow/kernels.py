@@ -165,12 +165,12 @@ class LinearLoss(torch.autograd.Function):
         from sftflow.triton_loss import cross_entropy
 
         dx, losses = torch.empty_like(x), []
-        for part, d_part, wanted in zip(
-            x.split(CHUNK), dx.split(CHUNK), labels.split(CHUNK), strict=True
-        ):
-            logits = part @ weight.T
-            losses.append(cross_entropy(logits, wanted))
-            torch.mm(logits, weight, out=d_part)
+        logits = x.new_empty(min(CHUNK, len(x)), len(weight))
+        parts = zip(*(each.split(CHUNK) for each in (x, dx, labels)), strict=True)
+        for part, d_part, wanted in parts:
+            some = torch.mm(part, weight.T, out=logits[: len(part)])
+            losses.append(cross_entropy(some, wanted))
+            torch.mm(some, weight, out=d_part)
         ctx.save_for_backward(dx)
         return torch.cat(losses).sum()
 
@@ -189,15 +189,19 @@ def fuse_loss() -> None:
     stock = functional.liger_fused_linear_cross_entropy
 
     @functools.wraps(stock)
-    def loss(input, weight, target, *args, reduction="mean", ignore_index=-100, **asked):
-        plain = not args and not any(asked.values()) and reduction in ("mean", "sum")
-        if plain and lora.by_triton(input) and input.requires_grad and not weight.requires_grad:
-            counts = target != ignore_index
-            total = LinearLoss.apply(input.contiguous(), weight, target.where(counts, -1))
-            return total if reduction == "sum" else total / counts.sum().clamp(min=1)
-        return stock(
-            input, weight, target, *args, reduction=reduction, ignore_index=ignore_index, **asked
-        )
+    def loss(input, weight, target, *args, **asked):
+        others = asked.keys() - {"reduction", "ignore_index"}
+        plain = not args and all(asked[name] is None or asked[name] is False for name in others)
+        reduction = asked.get("reduction", "mean")
+        fits = reduction in ("mean", "sum") and input.dtype == weight.dtype
+        if torch.is_autocast_enabled("cuda"):
+            fits = fits and torch.get_autocast_dtype("cuda") == input.dtype
+        learns = input.requires_grad and not weight.requires_grad
+        if not (plain and fits and learns and lora.by_triton(input)):
+            return stock(input, weight, target, *args, **asked)
+        counts = target != asked.get("ignore_index", -100)
+        total = LinearLoss.apply(input.contiguous(), weight, target.where(counts, -1))
+        return total if reduction == "sum" else total / counts.sum().clamp(min=1)
 
     functional.liger_fused_linear_cross_entropy = loss
 
@@ -209,7 +213,7 @@ def compile_once() -> None:
     """
     from liger_kernel.ops.rope import _triton_rope
 
-    for parameter in _triton_rope.params:
+    for parameter in getattr(_triton_rope, "params", ()):
         parameter.do_not_specialize |= parameter.name == "sl"
 
 
@@ -302,7 +306,7 @@ def norm(layer: torch.nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, torch.T
 def attend(layer, x: torch.Tensor, **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
     """(x, what attention makes of x's norm), in place of the first half of a decoder layer."""
     attention = layer.self_attn
-    if not hasattr(attention, "matrix") or kwargs.get("past_key_values") is not None:
+    if not hasattr(attention, "joint_matrix") or kwargs.get("past_key_values") is not None:
         x, hidden = norm(layer.input_layernorm, x)
         return x, attention(hidden_states=hidden, **kwargs)[0]
     layers = [getattr(attention, name) for name in SAME_INPUT[0]]
@@ -313,16 +317,18 @@ def attend(layer, x: torch.Tensor, **kwargs) -> tuple[torch.Tensor, torch.Tensor
     )
     x_again, *qkv = LoraQkv.apply(
         x.flatten(0, -2), layer.input_layernorm.weight, layer.input_layernorm.variance_epsilon,
-        (scale, p, seed), attention.matrix, attention.bias, cos, sin,
+        (scale, p, seed), attention.joint_matrix, attention.joint_bias, cos, sin,
         [each.out_features // attention.head_dim for each in layers[:2]],
         *itertools.chain.from_iterable(map(adapter, layers)),
     )  # fmt: skip
-    window = getattr(attention.config, "sliding_window", None)
+    # Mistral's attention looks in its configuration, where Llama's does not, whatever is there
+    window = getattr(attention, "sliding_window", None)
+    if attention.config.model_type == "mistral":
+        window = attention.config.sliding_window
     out, _ = ALL_ATTENTION_FUNCTIONS[attention.config._attn_implementation](
         attention, *(each.unflatten(0, x.shape[:-1]).transpose(1, 2) for each in qkv),
         dropout=attention.attention_dropout if attention.training else 0.0,
-        scaling=attention.scaling, sliding_window=getattr(attention, "sliding_window", window),
-        **kwargs,
+        scaling=attention.scaling, sliding_window=window, **kwargs,
     )  # fmt: skip
     return x_again.view_as(x), attention.o_proj(out.flatten(2))
 
@@ -349,7 +355,7 @@ def decoder_forward(
     made = LoraMlp.apply(
         residual.flatten(0, -2), attended,
         layer.post_attention_layernorm.weight, layer.post_attention_layernorm.variance_epsilon,
-        *draw(layers[0]), mlp.matrix, mlp.down_matrix,
+        *draw(layers[0]), mlp.joint_matrix, mlp.down_matrix,
         *itertools.chain.from_iterable(map(adapter, layers)),
     )  # fmt: skip
     return made.view_as(residual)
@@ -369,19 +375,23 @@ GATED = "gate_proj", "up_proj", "down_proj"
 
 
 def fuse_lora(model: torch.nn.Module) -> int:
-    """Give every plain LoRA layer of `model` the fused passes; returns how many there are."""
+    """Give every plain LoRA layer of `model` the fused passes; returns how many there are.
+
+    From here on the model is for training, and for saving its adapter: W lies in wider matrices, so
+    nobody may merge it away, move it, convert it or load it anew.
+    """
     count, gated = 0, set()
     decoders = [module for module in model.modules() if is_decoder(module)]
     for module in decoders:
         module.forward = functools.partial(decoder_forward, module, module.forward)
         gate, up, down = (getattr(module.mlp, name) for name in GATED)
-        module.mlp.matrix, module.mlp.down_matrix = widen([gate, up]), widen([down])
+        module.mlp.joint_matrix, module.mlp.down_matrix = widen([gate, up]), widen([down])
         gated.add(module.mlp)
         if is_joint(module.self_attn):
             layers = [getattr(module.self_attn, name) for name in SAME_INPUT[0]]
             biases = [layer.get_base_layer().bias for layer in layers]
-            module.self_attn.matrix = widen(layers)
-            module.self_attn.bias = None if biases[0] is None else torch.cat(biases)
+            module.self_attn.joint_matrix = widen(layers)
+            module.self_attn.joint_bias = None if biases[0] is None else torch.cat(biases)
     if decoders and len(decoders) == decoders[0].mlp.config.num_hidden_layers:
         model.register_forward_pre_hook(keep_early, with_kwargs=True)
         last = next(m for m in model.modules() if decoders[0] in getattr(m, "layers", ())).norm
@@ -405,7 +415,9 @@ def fuse_lora(model: torch.nn.Module) -> int:
 
 def is_decoder(module: torch.nn.Module) -> bool:
     """A layer like Llama's on CUDA whose gated layer has plain LoRA, the same on all three."""
-    if type(module).__name__.removesuffix("DecoderLayer").lower() not in PACKED_TYPES:
+    kind = type(module)
+    family = kind.__name__.removesuffix("DecoderLayer").lower()
+    if family not in PACKED_TYPES or not kind.__module__.startswith("transformers.models."):
         return False
     layers = [getattr(module.mlp, name) for name in GATED]
     norms = module.input_layernorm, module.post_attention_layernorm

@@ -8,7 +8,7 @@ that one product serves both: x Wᵀ + h Bᵀ = [x h] [W B]ᵀ.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -102,16 +102,23 @@ def _split(hidden: torch.Tensor, all_b: list[torch.Tensor]) -> tuple[torch.Tenso
     return hidden.split([b.shape[1] for b in all_b], dim=1)
 
 
+def blocks(shapes: Sequence[tuple[int, int]]) -> Iterator[tuple[slice, slice]]:
+    """The rows and columns of each B (out, rank) among several, below and right of those before."""
+    row, column = 0, 0
+    for out, rank in shapes:
+        yield slice(row, row + out), slice(column, column + rank)
+        row, column = row + out, column + rank
+
+
 def lay(all_b: Sequence[torch.Tensor], matrix: torch.Tensor) -> None:
-    """Write each B beside the rows of its W, behind the Bs before it."""
-    row, column = 0, matrix.shape[1] - sum(b.shape[1] for b in all_b)
-    for b in all_b:
-        matrix[row : row + len(b), column : column + b.shape[1]] = b
-        row, column = row + len(b), column + b.shape[1]
+    """Write each B beside the rows of its W."""
+    beside = matrix[:, -sum(b.shape[1] for b in all_b) :]
+    for b, block in zip(all_b, blocks([b.shape for b in all_b]), strict=True):
+        beside[block] = b
 
 
-def enter(x, more, norm, eps, all_a, all_b, matrix, bias, dropout) -> tuple:
-    """(total = x + more, [n h] [W B]ᵀ + bias, what `leave` needs); n = RMS norm of total.
+def normed_product(x, more, norm, eps, all_a, all_b, matrix, bias, dropout) -> tuple:
+    """(total = x + more, [n h] [W B]ᵀ + bias, what the way back needs), n = RMS norm of total.
 
     x and more (tokens, in); more and bias may be None. h = s · dropout(n) Aᵀ with all A below each
     other; matrix [W B] (out, in + ranks) has the W below each other, each with its own B beside it
@@ -129,14 +136,14 @@ def enter(x, more, norm, eps, all_a, all_b, matrix, bias, dropout) -> tuple:
     return total, product, (total, norm, root, wide, a)
 
 
-def leave(d_total, d_product, kept, matrix, dropout, has_dx: bool) -> tuple:
+def normed_product_back(d_total, d_product, saved, matrix, dropout, has_dx: bool) -> tuple:
     """(the gradient of x and more, that of all A, h) from those of total and of the product."""
     from sftflow.triton_lora import adapt
     from sftflow.triton_norm import differentiate
 
-    total, norm, root, wide, a = kept
+    total, norm, root, wide, a = saved
     n, h = wide.split((total.shape[1], len(a)), 1)
-    matrix = matrix if has_dx else matrix[:, total.shape[1] :]
+    matrix = matrix if has_dx else matrix[:, total.shape[1] :]  # B alone: h has a gradient always
     d_wide = wide_rows(total, len(total), matrix.shape[1])
     da, dn = adapt(n, a, torch.mm(d_product, matrix, out=d_wide), *dropout)
     dx = differentiate(d_total.contiguous(), dn, total, norm, root) if has_dx else None
@@ -147,8 +154,8 @@ class LoraQkv(torch.autograd.Function):
     """(x, q, k, v) with q and k rotated, of n = RMS norm of x.
 
     x (tokens, in) is handed through, so that its gradient from both is summed in one pass. matrix
-    and bias: see `enter`; cos and sin (tokens, size); q (tokens, heads[0], size), k and v (tokens,
-    heads[1], size); all_ab: A and B of q, k and v in turn.
+    and bias: see `normed_product`; cos and sin (tokens, size); q (tokens, heads[0], size), k and v
+    (tokens, heads[1], size); all_ab: A and B of q, k and v in turn.
     """
 
     @staticmethod
@@ -156,28 +163,25 @@ class LoraQkv(torch.autograd.Function):
         from sftflow.triton_rope import rotate
 
         all_a, all_b = all_ab[::2], all_ab[1::2]
-        x, joint, kept = enter(x, None, norm, eps, all_a, all_b, matrix, bias, dropout)
-        ctx.save_for_backward(*kept, cos, sin)
-        ctx.matrix = matrix  # not saved: the next forward pass writes the Bs anew
-        ctx.dropout, ctx.low = (
-            dropout,
-            [(a.dtype, b.dtype, b.shape) for a, b in zip(all_a, all_b, strict=True)],
-        )
+        x, joint, saved = normed_product(x, None, norm, eps, all_a, all_b, matrix, bias, dropout)
+        ctx.save_for_backward(*saved, cos, sin)
+        ctx.matrix, ctx.dropout = matrix, dropout  # its B is the same until the backward pass
+        ctx.forms = [(a.dtype, b.dtype, b.shape) for a, b in zip(all_a, all_b, strict=True)]
         return x.view_as(x), *rotate(joint, cos, sin, *heads)
 
     @staticmethod
     def backward(ctx, dx, *d_qkv):
         from sftflow.triton_rope import rotate_back
 
-        *kept, cos, sin = ctx.saved_tensors
+        *saved, cos, sin = ctx.saved_tensors
         d_joint = rotate_back(*(each.contiguous() for each in d_qkv), cos, sin)
-        dx, da, h = leave(dx, d_joint, kept, ctx.matrix, ctx.dropout, ctx.needs_input_grad[0])
-        db, grads, row, column = d_joint.T @ h, [], 0, 0
-        for a_type, b_type, (out, rank) in ctx.low:
-            grads.append(da[column : column + rank].to(a_type))
-            grads.append(db[row : row + out, column : column + rank].to(b_type))
-            row, column = row + out, column + rank
-        return dx, *[None] * 8, *grads
+        has_dx = ctx.needs_input_grad[0]
+        dx, da, h = normed_product_back(dx, d_joint, saved, ctx.matrix, ctx.dropout, has_dx)
+        db, grads = d_joint.T @ h, []
+        a_types, b_types, shapes = zip(*ctx.forms, strict=True)
+        for a_type, b_type, block in zip(a_types, b_types, blocks(shapes), strict=True):
+            grads += [da[block[1]].to(a_type), db[block].to(b_type)]
+        return dx, *[None] * 8, *grads  # 8: norm to heads
 
 
 class LoraMlp(torch.autograd.Function):
@@ -185,8 +189,8 @@ class LoraMlp(torch.autograd.Function):
 
     Llama's gated layer with the norm before it and the residual sums. x and more (tokens, in), more
     may be None; seeds: of the dropout before gate and up, and before down; matrix of gate and up:
-    see `enter`; down's [W B] (in, inner + rank); all_ab: A and B of gate, up and down in turn, all
-    of one rank.
+    see `normed_product`; down's [W B] (in, inner + rank); all_ab: A and B of gate, up and down in
+    turn, all of one rank.
     """
 
     @staticmethod
@@ -196,14 +200,14 @@ class LoraMlp(torch.autograd.Function):
         dropouts = [(scale, p, seed) for seed in seeds]
         all_a, all_b = all_ab[::2], all_ab[1::2]
         entrance = x, more, norm, eps, all_a[:2], all_b[:2], matrix, None, dropouts[0]
-        total, both, kept = enter(*entrance)
+        total, both, saved = normed_product(*entrance)
         lay(all_b[2:], down)
         act = wide_rows(x, len(x), down.shape[1])
         inner, of_down = act.split((all_a[2].shape[1], len(all_a[2])), 1)
         h = gated_project(both, all_a[2], inner, *dropouts[1])
         of_down.copy_(h)
-        ctx.save_for_backward(*kept, both, all_a[2], h)
-        ctx.matrices = matrix, down  # not saved: the next forward pass writes the Bs anew
+        ctx.save_for_backward(*saved, both, all_a[2], h)
+        ctx.matrices = matrix, down  # their B is the same until the backward pass
         ctx.dropouts, ctx.dtypes = dropouts, [each.dtype for each in all_ab]
         return (act @ down.T).add_(total)
 
@@ -211,17 +215,17 @@ class LoraMlp(torch.autograd.Function):
     def backward(ctx, dy):
         from sftflow.triton_lora import gated_adapt
 
-        *kept, both, down_a, of_down = ctx.saved_tensors
+        *saved, both, down_a, of_down = ctx.saved_tensors
         matrix, down = ctx.matrices
         inner = down_a.shape[1]
         d_act = wide_rows(dy, len(dy), down.shape[1])
         for part in (slice(inner), slice(inner, None)):  # faster one by one
             torch.mm(dy, down[:, part], out=d_act[:, part])
         d_both, d_down_a, *db = gated_adapt(
-            both, kept[3][:, -2 * len(down_a) :], down_a, d_act, *ctx.dropouts[1]
+            both, saved[3][:, -2 * len(down_a) :], down_a, d_act, *ctx.dropouts[1]
         )
         has_dx = any(ctx.needs_input_grad[:2])
-        dx, da, _ = leave(dy, d_both, kept, matrix, ctx.dropouts[0], has_dx)
+        dx, da, _ = normed_product_back(dy, d_both, saved, matrix, ctx.dropouts[0], has_dx)
         grads = zip((*da.chunk(2), d_down_a), (*db, dy.T @ of_down), strict=True)
         grads = zip(itertools.chain.from_iterable(grads), ctx.dtypes, strict=True)
         more = dx if ctx.needs_input_grad[1] else None

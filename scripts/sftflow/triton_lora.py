@@ -1,9 +1,9 @@
 """LoRA's own part of a linear layer in Triton: one pass over its input in each direction.
 
 Dropout happens on the way. Its mask is a function of a seed, so nobody has to store it: an element
-is dropped if the product of two numbers of 32 bits is small, one drawn for its row and one for its
-column (murmur3's mixing of a place and the seed). The gated passes do the same for the down matrix
-of a gated layer, and its activation first.
+is dropped if the product of two numbers of 32 bits, taken as a signed one, is below a threshold:
+one is drawn for its row and one for its column (murmur3's mixing of a place and the seed). The
+gated passes do the same for the down matrix of a gated layer, and its activation first.
 
 Shapes: x and dx (rows, columns), columns a multiple of 16; a (rank, columns); hidden and d_hidden
 (rows, rank). A matrix of as many rows as x may be a part of a wider one. Sums are in float32.
@@ -35,7 +35,8 @@ def _mix(number, seed):
 def _stay(row, column, threshold, seed):
     """Which elements of these rows and columns are not dropped.
 
-    Among any three of them, whatever becomes of one says nothing of the others.
+    Among any three of them, whatever becomes of two says nothing of the third; only the products
+    at the corners of a rectangle are bound to each other.
     """
     seed = seed.to(tl.uint32)
     of_row, of_column = _mix(row, seed), _mix(column.to(tl.uint32) + 0x80000000, seed)

@@ -29,7 +29,7 @@ def _cross_entropy(logits, labels, losses, columns: tl.constexpr, COLUMNS: tl.co
         total += tl.where(value == -float("inf"), 0.0, tl.exp(value - higher))
         largest = higher
     top = tl.max(largest)
-    log_sum = top + tl.log(tl.sum(tl.where(total > 0, total * tl.exp(largest - top), 0.0)))
+    log_sum = top + tl.log(tl.sum(tl.where(total == 0, 0.0, total * tl.exp(largest - top))))
     tl.store(losses + row, tl.where(counts, log_sum - target, 0.0))
     for start in range(0, columns, COLUMNS):
         inside = start + place < columns

@@ -62,6 +62,7 @@ def rotate(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """joint → (q and k rotated, v)"""
     size = joint.shape[1] // (heads + 2 * kv_heads)
+    assert cos.shape == sin.shape == (len(joint), size)
     q, k, v = (joint.new_empty(len(joint), count, size) for count in (heads, kv_heads, kv_heads))
     _launch(joint, q, k, v, cos, sin, False)
     return q, k, v

@@ -156,6 +156,43 @@ def check_mlp(device: str) -> None:
             assert not mine.requires_grad or error(mine.grad, exact.grad) < 1e-2
 
 
+def check_qkv(device: str) -> None:
+    """q, k, v and what is handed through, and all gradients, against float64 with the mask."""
+    import torch
+    from sftflow.lora import LoraQkv
+
+    draw = lambda *size: (torch.randn(size, device=device) / 8).to(short(device))  # noqa: E731
+    low = lambda *size: draw(*size).float().requires_grad_()  # noqa: E731
+    rows, heads, size, rank, p, seed = 70, (3, 1), 24, 4, P, 5
+    outs = [count * size for count in (3, 1, 1)]
+    x, norm, bias = (8 * draw(rows, 48)).requires_grad_(), draw(48), draw(sum(outs))
+    ab = [each for out in outs for each in (low(rank, 48), low(out, rank))]
+    weight = draw(sum(outs), 48)
+    matrix = torch.cat((weight, torch.zeros_like(weight[:, : 3 * rank])), 1)
+    angles = torch.rand(rows, size // 2, device=device).repeat(1, 2) * 6
+    turn = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+    upstream = draw(rows, 48), *(draw(rows, out // size, size) for out in outs)
+    found = LoraQkv.apply(x, norm, 1e-6, (4.0, p, seed), matrix, bias, *turn, heads, *ab)
+    torch.autograd.backward(found, upstream)
+
+    precise_x, *precise = (t.detach().double().requires_grad_() for t in (x, *ab))
+    n = torch.nn.functional.rms_norm(precise_x, (48,), norm.double(), 1e-6)
+    dropped = n * mask_of(rows, 48, p, seed, device) / (1 - p)
+    wanted = [precise_x]
+    parts = zip(weight.split(outs), bias.split(outs), precise[::2], precise[1::2], strict=True)
+    for w, shift, a, b in parts:
+        y = (n @ w.double().T + shift.double() + 4 * dropped @ a.T @ b.T).unflatten(1, (-1, size))
+        if len(wanted) < 3:
+            left, right = y.chunk(2, 2)
+            cos, sin = (each.double()[:, None] for each in turn)
+            y = y * cos + torch.cat((-right, left), 2) * sin
+        wanted.append(y)
+    torch.autograd.backward(wanted, [each.double() for each in upstream])
+    assert all(error(*pair) < 1e-2 for pair in zip(found, wanted, strict=True))
+    for mine, exact in zip((x, *ab), (precise_x, *precise), strict=True):
+        assert error(mine.grad, exact.grad) < 1e-2
+
+
 def check_norm(device: str) -> None:
     """A norm with what goes on beside it, and the gradient through both, against float64."""
     import torch
@@ -196,21 +233,22 @@ def check_loss(device: str) -> None:
         (wanted / 3).backward()
         assert error(found, wanted) < 1e-3
         assert error(x.grad, precise.grad) < 1e-2 and not x.grad[5].any()
-    x = draw(37, 64)
-    x[7, 0] = float("nan")  # a diverged training has to be seen
-    found = functional.liger_fused_linear_cross_entropy(x.requires_grad_(), weight, labels)
-    assert not torch.isfinite(found)
+    weight[(labels[0] + 1) % 10000] = float("nan")  # a diverged training has to be seen
+    assert functional.liger_fused_linear_cross_entropy(x, weight, labels).isnan()
 
 
 def check_model(device: str) -> None:
     """A model whose parts are computed together answers and learns as PEFT's own does.
 
-    Also where one layer's rank keeps it out, and where layers are recomputed.
+    Also where one layer's rank keeps it out, where layers are recomputed, with a sliding window, or
+    where a Llama's configuration names one that it does not have.
     """
     import torch
     import transformers
     from peft import LoraConfig, get_peft_model
-    from sftflow.kernels import fuse_lora
+    from sftflow.kernels import fuse_lora, varlen_attention
+
+    transformers.AttentionInterface.register("varlen", varlen_attention)
 
     shape = {"hidden_size": 48, "intermediate_size": 64, "num_attention_heads": 3, "head_dim": 16}
     ids, kept = torch.arange(48, device=device).view(2, 24), torch.tensor([3, 4, 23], device=device)
@@ -220,12 +258,15 @@ def check_model(device: str) -> None:
         ("Mistral", {}), ("Qwen2", {}), ("Qwen3", {}),
     ):  # fmt: skip
         config = getattr(transformers, f"{family}Config")(
-            **shape, num_hidden_layers=2, num_key_value_heads=1, vocab_size=64
+            **shape, num_hidden_layers=2, num_key_value_heads=1, vocab_size=64, sliding_window=5
         )
         plain = getattr(transformers, f"{family}ForCausalLM")(config)
         lora = LoraConfig(
             r=8, target_modules="all-linear", init_lora_weights=False, rank_pattern=ranks
         )
+        for name, parameter in plain.named_parameters():
+            if name.endswith("bias"):
+                torch.nn.init.normal_(parameter, std=0.1)
         model = get_peft_model(plain, lora).to(device).train()
 
         def learn(model=model) -> list[torch.Tensor]:
@@ -236,6 +277,7 @@ def check_model(device: str) -> None:
 
         wanted = learn()
         assert fuse_lora(model) == 14
+        plain.config._attn_implementation = "varlen"
         found = learn()
         with torch.no_grad():  # with a cache of keys and values, too
             assert error(model(ids, logits_to_keep=kept).logits, found[0]) < limit
@@ -329,6 +371,7 @@ def main() -> None:
         check_model(device)
     check_loss(device)
     check_mlp(device)
+    check_qkv(device)
     check_norm(device)
     print(f"kernels agree on {device}")
 
