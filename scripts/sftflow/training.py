@@ -350,7 +350,7 @@ def checkpoints(folder: Path) -> list[tuple[int, Path]]:
 
 # --- cost before training ------------------------------------------------------------------------
 
-UTILISATION = 0.5  # of the data-sheet rate: measured on an H200, see tests/performance/README.md
+UTILISATION = 0.5  # of the data-sheet rate; an H200 reaches 0.56, see tests/performance/README.md
 CPU_FLOPS = 1e10  # per core: what small float32 models reach on today's CPUs
 
 
