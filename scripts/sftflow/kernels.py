@@ -41,9 +41,8 @@ def packed(row: dict[str, torch.Tensor]) -> dict:
 
     row: input_ids, labels, position_ids (1, tokens); every dialogue begins at position 0. Adds
     `cu_seq_lens_q` (dialogues + 1,), the bounds of the dialogues, and `max_length_q`, the longest.
-    Labels shrink to those that count, behind one that does not, and
-    `logits_to_keep` holds the places that predict them (ms-swift does so later, on the GPU, and
-    waits for it).
+    Labels shrink to those that count, behind one that does not, and `logits_to_keep` holds the
+    places that predict them (ms-swift does so later, on the GPU, and waits for it).
     """
     begins = (row["position_ids"][0] == 0).nonzero()[:, 0]
     bounds = F.pad(begins, (0, 1), value=row["position_ids"].shape[1]).int()
@@ -242,6 +241,12 @@ def setting(layer: Linear) -> tuple[float, float, int]:
     return layer.scaling[name], p, layer.r[name]
 
 
+def fit_together(layers: Sequence[Linear]) -> bool:
+    """Fusable layers of one setting whose hidden parts, side by side, are not too wide."""
+    settings = [setting(layer) for layer in layers]
+    return len(set(settings)) == 1 and sum(rank for *_, rank in settings) <= FUSED_RANK
+
+
 def draw(layer: Linear) -> tuple[float, float, list[int]]:
     """Scale, dropout and two seeds for one forward pass."""
     scale, p, _ = setting(layer)
@@ -404,8 +409,7 @@ def fuse_lora(model: torch.nn.Module) -> int:
             continue
         for names in SAME_INPUT:
             group = [layers[name] for name in names if name in layers]
-            alike = len({setting(layer) for layer in group}) == 1
-            if alike and sum(setting(layer)[-1] for layer in group) <= FUSED_RANK:
+            if fit_together(group):
                 Siblings(group)
                 layers = {name: layer for name, layer in layers.items() if name not in names}
         for layer in layers.values():
@@ -428,7 +432,7 @@ def is_decoder(module: torch.nn.Module) -> bool:
         and lora.by_triton(layers[0].get_base_layer().weight)
         and module.mlp.config.hidden_act in ("silu", "swish")
         and len({setting(layer) for layer in layers}) == 1
-        and 2 * setting(layers[0])[-1] <= FUSED_RANK  # gate and up lie side by side
+        and fit_together(layers[:2])  # gate and up read the same
     )
 
 
@@ -437,9 +441,8 @@ def is_joint(attention: torch.nn.Module) -> bool:
     layers = [getattr(attention, name) for name in SAME_INPUT[0]]
     return (
         all(fusable(layer) for layer in layers)
-        and len({setting(layer) for layer in layers}) == 1
+        and fit_together(layers)
         and len({layer.get_base_layer().bias is None for layer in layers}) == 1
-        and 3 * setting(layers[0])[-1] <= FUSED_RANK
         and not hasattr(attention, "q_norm")
         and attention.config._attn_implementation != "eager"
     )

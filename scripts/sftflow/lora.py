@@ -8,7 +8,7 @@ that one product serves both: x Wᵀ + h Bᵀ = [x h] [W B]ᵀ.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 
@@ -86,8 +86,9 @@ class LoraLinear(torch.autograd.Function):
         d_wide = wide_rows(x, len(x), x.shape[1] + len(a))
         d_x, d_hidden = d_wide.split((x.shape[1], len(a)), 1)
         has_dx, grads = ctx.needs_input_grad[0], []
-        for i, (dy, weight) in enumerate(zip(dys, weights, strict=True)):
-            torch.mm(dy, low[i], out=_split(d_hidden, low)[i])
+        parts = zip(dys, weights, low, _split(d_hidden, low), strict=True)
+        for i, (dy, weight, b, d_part) in enumerate(parts):
+            torch.mm(dy, b, out=d_part)
             if has_dx:
                 d_x.addmm_(dy, weight, beta=min(i, 1))
         da, dx = adapt(x, a, d_wide if has_dx else d_hidden, *ctx.dropout)
@@ -133,21 +134,26 @@ def normed_product(x, more, norm, eps, all_a, all_b, matrix, bias, dropout) -> t
     total, root = normalise(x.contiguous(), more, norm, eps, n)
     project(n, a, *dropout, h)
     product = wide @ matrix.T if bias is None else torch.addmm(bias, wide, matrix.T)
-    return total, product, (total, norm, root, wide, a)
+    return total, product, (total, norm, root, n, h, a)
 
 
 def normed_product_back(d_total, d_product, saved, matrix, dropout, has_dx: bool) -> tuple:
-    """(the gradient of x and more, that of all A, h) from those of total and of the product."""
+    """(the gradient of x and more, that of all A) from those of total and of the product."""
     from sftflow.triton_lora import adapt
     from sftflow.triton_norm import differentiate
 
-    total, norm, root, wide, a = saved
-    n, h = wide.split((total.shape[1], len(a)), 1)
+    total, norm, root, n, _, a = saved
     matrix = matrix if has_dx else matrix[:, total.shape[1] :]  # B alone: h has a gradient always
     d_wide = wide_rows(total, len(total), matrix.shape[1])
     da, dn = adapt(n, a, torch.mm(d_product, matrix, out=d_wide), *dropout)
     dx = differentiate(d_total.contiguous(), dn, total, norm, root) if has_dx else None
-    return dx, da, h
+    return dx, da
+
+
+def in_dtypes(grads: Iterable[tuple], dtypes: Sequence[torch.dtype]) -> list[torch.Tensor]:
+    """The gradients of each layer's A and B in turn, in the dtypes of A and B."""
+    pairs = zip(itertools.chain.from_iterable(grads), dtypes, strict=True)
+    return [grad.to(dtype) for grad, dtype in pairs]
 
 
 class LoraQkv(torch.autograd.Function):
@@ -166,7 +172,7 @@ class LoraQkv(torch.autograd.Function):
         x, joint, saved = normed_product(x, None, norm, eps, all_a, all_b, matrix, bias, dropout)
         ctx.save_for_backward(*saved, cos, sin)
         ctx.matrix, ctx.dropout = matrix, dropout  # its B is the same until the backward pass
-        ctx.forms = [(a.dtype, b.dtype, b.shape) for a, b in zip(all_a, all_b, strict=True)]
+        ctx.shapes, ctx.dtypes = [b.shape for b in all_b], [each.dtype for each in all_ab]
         return x.view_as(x), *rotate(joint, cos, sin, *heads)
 
     @staticmethod
@@ -176,12 +182,11 @@ class LoraQkv(torch.autograd.Function):
         *saved, cos, sin = ctx.saved_tensors
         d_joint = rotate_back(*(each.contiguous() for each in d_qkv), cos, sin)
         has_dx = ctx.needs_input_grad[0]
-        dx, da, h = normed_product_back(dx, d_joint, saved, ctx.matrix, ctx.dropout, has_dx)
-        db, grads = d_joint.T @ h, []
-        a_types, b_types, shapes = zip(*ctx.forms, strict=True)
-        for a_type, b_type, block in zip(a_types, b_types, blocks(shapes), strict=True):
-            grads += [da[block[1]].to(a_type), db[block].to(b_type)]
-        return dx, *[None] * 8, *grads  # 8: norm to heads
+        dx, da = normed_product_back(dx, d_joint, saved, ctx.matrix, ctx.dropout, has_dx)
+        *_, h, _ = saved
+        db = d_joint.T @ h
+        grads = ((da[columns], db[rows, columns]) for rows, columns in blocks(ctx.shapes))
+        return dx, *[None] * 8, *in_dtypes(grads, ctx.dtypes)  # 8: norm to heads
 
 
 class LoraMlp(torch.autograd.Function):
@@ -221,15 +226,13 @@ class LoraMlp(torch.autograd.Function):
         d_act = wide_rows(dy, len(dy), down.shape[1])
         for part in (slice(inner), slice(inner, None)):  # faster one by one
             torch.mm(dy, down[:, part], out=d_act[:, part])
-        d_both, d_down_a, *db = gated_adapt(
-            both, saved[3][:, -2 * len(down_a) :], down_a, d_act, *ctx.dropouts[1]
-        )
+        *_, of_both, _ = saved
+        d_both, d_down_a, *db = gated_adapt(both, of_both, down_a, d_act, *ctx.dropouts[1])
         has_dx = any(ctx.needs_input_grad[:2])
-        dx, da, _ = normed_product_back(dy, d_both, saved, matrix, ctx.dropouts[0], has_dx)
+        dx, da = normed_product_back(dy, d_both, saved, matrix, ctx.dropouts[0], has_dx)
         grads = zip((*da.chunk(2), d_down_a), (*db, dy.T @ of_down), strict=True)
-        grads = zip(itertools.chain.from_iterable(grads), ctx.dtypes, strict=True)
         more = dx if ctx.needs_input_grad[1] else None
-        return dx, more, *[None] * 7, *(grad.to(dtype) for grad, dtype in grads)
+        return dx, more, *[None] * 7, *in_dtypes(grads, ctx.dtypes)  # 7: norm to down
 
 
 class ResidualNorm(torch.autograd.Function):

@@ -130,8 +130,7 @@ def _adapt(
     HAS_DX: tl.constexpr, RANK: tl.constexpr, PADDED: tl.constexpr, ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    start = tl.program_id(0) * COLUMNS
-    column = start + tl.arange(0, COLUMNS)
+    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     low_a = (_low_columns(a, column, columns, RANK, PADDED) * factor).to(x.dtype.element_ty)
     total = tl.zeros((COLUMNS, PADDED), tl.float32)
     for first in range(0, SHARE, ROWS):
@@ -187,8 +186,7 @@ def _gated_adapt(
     SHARE: tl.constexpr, DROP: tl.constexpr, RANK: tl.constexpr, PADDED: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    start = tl.program_id(0) * COLUMNS
-    column = start + tl.arange(0, COLUMNS)
+    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     low_a = (_low_columns(a, column, columns, RANK, PADDED) * factor).to(both.dtype.element_ty)
     sum_a = tl.zeros((COLUMNS, PADDED), tl.float32)
     sum_gate = tl.zeros((COLUMNS, PADDED), tl.float32)
