@@ -8,10 +8,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
-from sftflow.cli import UserError
-from sftflow.config import load, warnings
-from sftflow.jsonio import digest, write_text
-from sftflow.sources import local_digest
+from sftflow.core.cli import UserError
+from sftflow.config.resolve import load, warnings
+from sftflow.core.jsonio import digest, write_text
+from sftflow.inputs.hubs import local_digest
 
 
 def resolved(raw: dict) -> dict:
@@ -328,12 +328,12 @@ def programs(*patterns: str) -> list[str]:
     return sorted(str(path) for pattern in patterns for path in Path("scripts").glob(pattern))
 
 
-SCORE_PROGRAMS = programs("score.py", "sftflow/stats.py")
+SCORE_PROGRAMS = programs("score.py", "sftflow/scoring/*.py")
 
-TABLE_PROGRAMS = programs("tables.py", "sftflow/tables*.py", "sftflow/stats.py", "sftflow/stale.py")
+TABLE_PROGRAMS = programs("tables.py", "sftflow/reporting/*.py", "sftflow/scoring/*.py")
 
-PLAN_PROGRAMS = programs("plan.py", "sftflow/stats.py", "sftflow/tables*.py")
+PLAN_PROGRAMS = programs("plan.py", "sftflow/reporting/*.py", "sftflow/scoring/*.py", "sftflow/training/*.py")
 
-REPORT_PROGRAMS = programs("report.py", "sftflow/figures.py", "templates/*")
+REPORT_PROGRAMS = programs("report.py", "sftflow/reporting/templates/*")
 
 FIGURES = ["loss", "learning_rate", "scores", "token_lengths"]

@@ -12,8 +12,9 @@ import sys
 from pathlib import Path
 
 from serve import chat
-from sftflow import cli, process, server
-from sftflow.jsonio import write_json
+from sftflow.core import cli, process
+from sftflow.core.jsonio import write_json
+from sftflow.serving import backends, server
 
 
 def arguments() -> argparse.Namespace:
@@ -34,7 +35,7 @@ def main() -> None:
     args = arguments()
     process.follow_snakemake()
     settings = args.settings
-    spec = server.Spec.of(settings, args)
+    spec = backends.Spec.of(settings, args)
     with server.serve(spec, args.server_log) as running:
         answers = chat(running, settings)
     for answer in answers:

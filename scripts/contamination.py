@@ -22,15 +22,16 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from sftflow import cli, contamination, jsonio
-from sftflow.progress import Progress
+from sftflow.core import cli, jsonio
+from sftflow.core.progress import Progress
+from sftflow.inputs import contamination
 
 EXAMPLES = 5
 
 
 def asked(manifest: dict, data: Path, lengths: dict[str, int]) -> list[contamination.Question]:
     """Every question of a benchmark, as evalscope reads it from disk."""
-    from sftflow import harness
+    from sftflow.evaluation import harness
 
     benchmark = {"dataset": manifest["dataset"], "subsets": manifest["subsets"], "shots": 0}
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):

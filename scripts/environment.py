@@ -17,8 +17,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from sftflow import cli, jsonio
-from sftflow.cli import UserError
+from sftflow.core import cli, jsonio
+from sftflow.core.cli import UserError
 
 INSPECT = """
 import json, platform

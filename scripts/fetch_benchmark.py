@@ -32,9 +32,10 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from sftflow import benchmarks, cli, jsonio, sources
-from sftflow.benchmarks import PER_SUBSET, asked_subsets, check_counts, check_rows
-from sftflow.cli import UserError
+from sftflow.core import cli, jsonio
+from sftflow.core.cli import UserError
+from sftflow.inputs import benchmarks, hubs
+from sftflow.inputs.benchmarks import PER_SUBSET, asked_subsets, check_counts, check_rows
 
 PLAIN_FORMATS = (".jsonl", ".csv", ".tsv")
 
@@ -228,7 +229,7 @@ def main() -> None:
     args = parser.parse_args()
     settings, data = args.settings, args.folder / "data"
     source = settings["source"]
-    origin = sources.fetch(
+    origin = hubs.fetch(
         args.folder / "source",
         source,
         settings.get("hub"),

@@ -12,7 +12,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from sftflow import cli, jsonio, sharegpt, sources
+from sftflow.core import cli, jsonio
+from sftflow.inputs import hubs, sharegpt
 
 
 def main() -> None:
@@ -24,7 +25,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="where the files go")
     parser.add_argument("--output", type=Path, required=True, help="source.json")
     args = parser.parse_args()
-    origin = sources.fetch(
+    origin = hubs.fetch(
         args.folder,
         args.settings["source"],
         args.settings.get("hub"),
@@ -32,7 +33,7 @@ def main() -> None:
         kind="dataset",
         keep=[f"*{suffix}" for suffix in sharegpt.SUFFIXES],
     )
-    files = sources.files(args.folder)
+    files = hubs.files(args.folder)
     jsonio.write_json(
         args.output,
         {

@@ -16,7 +16,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from sftflow import cli, jsonio, sources
+from sftflow.core import cli, jsonio
+from sftflow.inputs import hubs
 
 KEEP = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "*.md", "LICENSE*", "NOTICE*"]
 CODE = ["*.py", "*.bin", "*.pt", "*.pth"]  # runs, or may run, when it is loaded
@@ -33,7 +34,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="where the files go")
     parser.add_argument("--output", type=Path, required=True, help="source.json")
     args = parser.parse_args()
-    origin = sources.fetch(
+    origin = hubs.fetch(
         args.folder,
         args.settings["source"],
         args.settings.get("hub"),
@@ -42,7 +43,7 @@ def main() -> None:
         keep=KEEP + CODE * bool(args.settings.get("allow_remote_code")),
         leave=LEAVE,
     )
-    files = sources.files(args.folder)
+    files = hubs.files(args.folder)
     jsonio.write_json(
         args.output,
         {

@@ -27,9 +27,9 @@ import sys
 import time
 from pathlib import Path
 
-from sftflow import cli, gpu, process
-from sftflow.cli import UserError, note
-from sftflow.jsonio import read_json, tree_digest, tree_files, write_json
+from sftflow.core import cli, gpu, process
+from sftflow.core.cli import UserError, note
+from sftflow.core.jsonio import read_json, tree_digest, tree_files, write_json
 
 PROMPTS = [
     "你好",

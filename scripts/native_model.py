@@ -24,8 +24,9 @@ from importlib.util import find_spec
 from math import prod
 from pathlib import Path
 
-from sftflow import cli, internlm2, jsonio, weights
-from sftflow.cli import UserError
+from sftflow.core import cli, jsonio
+from sftflow.core.cli import UserError
+from sftflow.models import internlm2, safetensors_files
 
 INDEX = "model.safetensors.index.json"
 CONFIGS = "*config.json"  # of the model, tokenizer, processor, generation: each may name code
@@ -135,7 +136,7 @@ def rewrite(source: Path, folder: Path, config: dict) -> dict[str, str]:
     """InternLM2 in Llama's layout, one shard after the other; give {path: sha256}."""
     shape = internlm2.Shape.of(config)
     files = shards(source)
-    by_file = {file: weights.read_header(file) for file in files}
+    by_file = {file: safetensors_files.read_header(file) for file in files}
     tensors = {name: tensor for found in by_file.values() for name, tensor in found.items()}
     internlm2.check(tensors, shape)
     hashes, places, size = {}, {}, 0
@@ -143,9 +144,9 @@ def rewrite(source: Path, folder: Path, config: dict) -> dict[str, str]:
         outputs = list(internlm2.outputs(found, shape))
         name = f"model-{number:05}-of-{len(files):05}.safetensors"
         name = name if len(files) > 1 else "model.safetensors"
-        hashes[name] = weights.write_file(folder / name, outputs)
+        hashes[name] = safetensors_files.write_file(folder / name, outputs)
         places |= {output.name: name for output in outputs}
-        size += sum(prod(o.shape) * weights.BYTES[o.dtype] for o in outputs)
+        size += sum(prod(o.shape) * safetensors_files.BYTES[o.dtype] for o in outputs)
         cli.note(f"{file.name} -> {name}  {number}/{len(files)} files")
     tokens = optional_json(source / "tokenizer_config.json")
     special = internlm2.markers(tokens, shape.vocabulary)
@@ -181,13 +182,13 @@ def write_tokenizer(source: Path, folder: Path, special: dict[int, str]) -> None
         raise UserError(f"{source}: neither tokenizer.model nor tokenizer.json")
 
 
-def dtype_of(tensors: dict[str, weights.Tensor]) -> str:
+def dtype_of(tensors: dict[str, safetensors_files.Tensor]) -> str:
     """The type that most parameters have, as torch names it."""
     counts: dict[str, int] = {}
     for tensor in tensors.values():
         counts[tensor.dtype] = counts.get(tensor.dtype, 0) + prod(tensor.shape)
     most = max(counts, key=counts.get)
-    return weights.TORCH_NAMES.get(most, most)
+    return safetensors_files.TORCH_NAMES.get(most, most)
 
 
 def license_of(source: Path) -> str | None:
@@ -247,7 +248,7 @@ def main() -> None:
     tensors = {
         name: tensor
         for shard in shards(args.weights)
-        for name, tensor in weights.read_header(shard).items()
+        for name, tensor in safetensors_files.read_header(shard).items()
     }
     manifest = {
         "schema": 1,

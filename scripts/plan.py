@@ -8,29 +8,12 @@ and the runs' rows are counted, not guessed.
 
 import sys
 
-import pandas as pd
-from sftflow import cli, stale, stats, tables_cells, tables_text, training
-from sftflow.jsonio import write_text
-from sftflow.tables_cells import Results
-from sftflow.tables_text import NONE, duration, number, percent
-
-LIMITS = (10, 50, 100, 200, 500)  # questions per subset, beside the config's own limit and none
-DISCORDANCE = 0.25  # assumed share of questions on which baseline and candidate differ
-TARGETS = (0.10, 0.05, 0.03)  # differences for which the needed number of questions is given
-GPU = "H100"  # where none is asked for: the card that hours are estimated for
-CARDS = {  # memory (GiB) and compute capability of the cards whose rate training.PEAK_FLOPS knows
-    "H200": (141, [9, 0]),
-    "H100": (80, [9, 0]),
-    "H800": (80, [9, 0]),
-    "H20": (96, [9, 0]),
-    "A100": (80, [8, 0]),
-    "A800": (80, [8, 0]),
-    "L40S": (48, [8, 9]),
-    "A10": (24, [8, 6]),
-    "RTX 4090": (24, [8, 9]),
-    "RTX 3090": (24, [8, 6]),
-}
-CORES = 8  # of the machine that a training is estimated for; without a GPU they do the work
+from sftflow.core import cli
+from sftflow.core.jsonio import write_text
+from sftflow.core.layout import Results
+from sftflow.reporting import text
+from sftflow.reporting.plan import GPU, plan_table
+from sftflow.training import cost
 
 
 def main() -> None:
@@ -38,224 +21,15 @@ def main() -> None:
     parser.add_argument(
         "--gpu",
         default=GPU,
-        choices=sorted(training.PEAK_FLOPS),
+        choices=sorted(cost.PEAK_FLOPS),
         help="estimate hours for this card",
     )
     args = parser.parse_args()
     table = plan_table(args.settings, Results(args.results), args.gpu)
     path = args.results / "tables/plan"
-    write_text(f"{path}.md", tables_text.render(table))
+    write_text(f"{path}.md", text.render(table))
     write_text(f"{path}.csv", table.data.to_csv(index=False))
-    cli.note(tables_text.render(table))
-
-
-def plan_table(study: dict, results: Results, gpu: str) -> tables_text.Table:
-    confidence = study["statistics"]["confidence"]
-    precision = precision_rows(study, results)
-    needed = ", ".join(
-        f"{percent(target)} points: {questions_for(target, 1 - confidence):,}" for target in TARGETS
-    )
-    return tables_text.Table(
-        "plan",
-        "Plan",
-        "What this study costs and what it can show.",
-        [
-            ("What can be seen", precision_frame(precision)),
-            ("What has to be trained", pd.DataFrame(run_rows(study, results, gpu))),
-            ("What is already there", pd.DataFrame(cached_rows(study, results))),
-        ],
-        pd.DataFrame(precision),
-        [
-            "Half-width: half of Wilson's interval at 50 % right, in percentage points; it is "
-            "widest there. Detectable: smallest true difference between two subjects that the "
-            f"paired test (exact McNemar, level {1 - confidence:.2g}) finds with "
-            f"{percent(stats.POWER)} % power when they differ on {percent(DISCORDANCE)} % of the "
-            "questions (assumed; unconditional power, Duffy 1984).",
-            f"Questions needed to detect a difference of {needed}.",
-            f"Time is for the run's GPUs, each an {gpu} at {percent(training.UTILISATION)} % of "
-            "its data-sheet bf16 rate in useful FLOPs (measured on an H200; half as long again "
-            f"with gradient checkpointing), or with `device: cpu` for {CORES} cores, without "
-            "start-up and validation. Memory is estimated from the model's shape, with what `auto` "
-            "would choose there.",
-            f"What is not known before data and models are fetched is {NONE}.",
-        ],
-    )
-
-
-# --- precision -----------------------------------------------------------------------------------
-
-
-def precision_rows(study: dict, results: Results) -> list[dict]:
-    """One raw row per benchmark and limit; `asked` marks the config's own limit."""
-    rows = []
-    alpha = 1 - study["statistics"]["confidence"]
-    for suite in study["evaluate"]["suites"]:
-        for name in study["suites"][suite]:
-            benchmark = study["benchmarks"][name]
-            sizes = subset_sizes(results, name, benchmark)
-            for limit in limits(benchmark["limit"], sizes):
-                n = count(sizes, limit)
-                binary = benchmark["answer"] != "text"
-                rows.append(
-                    {
-                        "suite": suite,
-                        "benchmark": benchmark["label"],
-                        "limit": limit,
-                        "asked": limit == benchmark["limit"],
-                        "subsets": len(benchmark["subsets"]),
-                        "n": n,
-                        "half_width": stats.half_width(n, 1 - alpha) if n and binary else None,
-                        "detectable": stats.detectable(n, DISCORDANCE, alpha)
-                        if n and binary
-                        else None,
-                    }
-                )
-    return rows
-
-
-def subset_sizes(results: Results, name: str, benchmark: dict) -> dict[str, int] | None:
-    """Questions of each asked subset: as fetched, else as published, else not known."""
-    manifest = results.read(f"benchmarks/{name}/manifest.json")
-    sizes = manifest["subsets"] if manifest else benchmark["published"]
-    return sizes and {subset: sizes[subset] for subset in benchmark["subsets"]}
-
-
-def limits(asked: int | None, sizes: dict[str, int] | None) -> list[int | None]:
-    """The config's limit among others to compare it with; None is no limit."""
-    if sizes is None:
-        return [asked]
-    others = {limit for limit in LIMITS if limit < max(sizes.values())}
-    return [*sorted(others | ({asked} if asked else set())), None]
-
-
-def count(sizes: dict[str, int] | None, limit: int | None) -> int | None:
-    """Questions that are asked when `limit` counts per subset."""
-    if sizes is None:
-        return None
-    return sum(size if limit is None else min(size, limit) for size in sizes.values())
-
-
-def precision_frame(rows: list[dict]) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "Suite": row["suite"],
-            "Benchmark": row["benchmark"],
-            "Limit": ("all" if row["limit"] is None else str(row["limit"]))
-            + (" ◀ config" if row["asked"] else ""),
-            "Subsets": row["subsets"],
-            "n": number(row["n"]),
-            "Half-width": NONE if row["half_width"] is None else f"± {percent(row['half_width'])}",
-            "Detectable": reach(row),
-        }
-        for row in rows
-    )
-
-
-def reach(row: dict) -> str:
-    if row["half_width"] is None:
-        return NONE
-    return "nothing" if row["detectable"] is None else percent(row["detectable"])
-
-
-def questions_for(difference: float, alpha: float) -> int:
-    """Fewest pairs with which a true difference of this size is detectable (to about 1 %)."""
-    low, high = 1, 100_000
-    while high - low > max(1, low // 100):
-        middle = (low + high) // 2
-        found = stats.detectable(middle, DISCORDANCE, alpha)
-        low, high = (low, middle) if found is not None and found <= difference else (middle, high)
-    return high
-
-
-# --- cost ----------------------------------------------------------------------------------------
-
-
-def run_rows(study: dict, results: Results, gpu: str) -> list[dict]:
-    return [run_row(study, results, name, gpu) for name in study["runs"]]
-
-
-def run_row(study: dict, results: Results, name: str, gpu: str) -> dict:
-    run = study["runs"][name]
-    settings = run["training"]
-    step = settings["per_device_train_batch_size"] * settings["gradient_accumulation_steps"]
-    fit = results.read(f"runs/{name}/receipt.json")
-    dataset = results.read(f"datasets/{run['dataset']}/receipt.json")
-    receipt = fit or dataset
-    rows = receipt and receipt["train_rows"]
-    epochs = settings["num_train_epochs"]
-    manifest = results.read(f"models/{run['model']}/manifest.json")
-    shape = results.read(f"models/{run['model']}/weights/config.json")
-    cost = {}
-    if fit and manifest and shape:
-        cost = training.estimate(
-            settings, fit, shape, manifest["parameters"], hardware(settings, gpu)
-        )
-    record = results.read(f"runs/{name}/training.json")
-    done = NONE
-    if record:
-        changed = stale.training_changes(study, results.read, name)
-        took = duration(record["train_seconds"])
-        done = f"stale: {'; '.join(changed)}" if changed else f"yes, took {took}"
-    return {
-        "Run": name,
-        "Model": run["model"],
-        "Dialogues": number(rows),
-        "Dialogues a step": step,
-        "Steps": NONE if not rows else number(training.steps_per_epoch(rows, step) * epochs),
-        "Tokens": number(fit and round(fit["tokens"]["train"] * epochs)),
-        "Time": duration(cost.get("seconds")),
-        "Memory": number(cost.get("memory_gib"), 0, "GiB"),
-        "Trained": done,
-    }
-
-
-def hardware(settings: dict, gpu: str) -> dict:
-    """The machine that a training is estimated for, as training.estimate takes it."""
-    if settings["device"] == "cpu":
-        return {"kind": "cpu", "cores": CORES}
-    memory, capability = CARDS[gpu]
-    return {
-        "kind": "cuda",
-        "cores": CORES,
-        "name": gpu,
-        "memory_gib": memory,
-        "capability": capability,
-    }
-
-
-def cached_rows(study: dict, results: Results) -> list[dict]:
-    """Per subject and suite: what is scored, and how many answers wait to be used."""
-    cells = tables_cells.load_cells(study, results)
-    rows = []
-    for subject in study["evaluate"]["subjects"]:
-        ready = results.read(f"subjects/{subject}/readiness.json") is not None
-        for suite in study["evaluate"]["suites"]:
-            mine = [cells[subject, benchmark] for benchmark in study["suites"][suite]]
-            states = [cell.state for cell in mine]
-            open_ = [cell.benchmark for cell in mine if not cell.usable]
-            rows.append(
-                {
-                    "Subject": subject,
-                    "Suite": suite,
-                    "Served before": "yes" if ready else "no",
-                    "Scored": f"{states.count('ok')} of {len(states)}",
-                    "Stale": states.count(tables_text.STALE),
-                    "Answers kept for the rest": kept_answers(study, results, subject, open_),
-                }
-            )
-    return rows
-
-
-def kept_answers(study: dict, results: Results, subject: str, benchmarks: list[str]) -> str:
-    """Answers that lie in the store for benchmarks that have no usable score yet."""
-    total = 0
-    for benchmark in benchmarks:
-        key = stale.current_identity(study, results.read, subject, benchmark)
-        path = results.folder / f"evaluations/{subject}/{(key or '')[:16]}/answers.jsonl"
-        if key and path.exists():
-            with open(path, "rb") as file:
-                total += sum(1 for _ in file)
-    return number(total) if benchmarks else NONE
+    cli.note(text.render(table))
 
 
 if __name__ == "__main__":

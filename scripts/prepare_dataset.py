@@ -27,9 +27,10 @@ from hashlib import sha256
 from json import dumps
 from pathlib import Path
 
-from sftflow import cli, jsonio, sharegpt
-from sftflow.cli import UserError
-from sftflow.receipts import SHOWN, Histogram, Lines
+from sftflow.core import cli, jsonio
+from sftflow.core.cli import UserError
+from sftflow.inputs import sharegpt
+from sftflow.inputs.receipts import SHOWN, Histogram, Lines
 
 
 def located_rows(folder: Path, names: list[str]) -> Iterator[tuple[int | str, object]]:

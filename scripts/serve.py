@@ -15,22 +15,17 @@ base) is started once more, only to time it.
 """
 
 import argparse
-import json
 import platform
 import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sftflow import cli, gpu, identity, process, server
-from sftflow.cli import UserError
-from sftflow.jsonio import file_digest, read_json, write_json
-
-CHAT_TOKENS = 256
-SPEED_TOKENS = 64  # length of an answer when speed is measured
-SPEED_PROMPT = "请写一段话介绍你自己。Write a paragraph about yourself. ({number})"
+from sftflow.core import cli, gpu, identity, process
+from sftflow.core.cli import UserError
+from sftflow.core.jsonio import file_digest, read_json, write_json
+from sftflow.serving import backends, server
+from sftflow.serving.measure import chat, known, measure
 
 
 def arguments() -> argparse.Namespace:
@@ -52,7 +47,7 @@ def main() -> None:
     manifest = checked(args.weights, args.manifest)
     adapter = checked(args.adapter, args.adapter_manifest)
     packages = read_json(args.environment)["packages"] if args.environment else {}
-    spec = server.Spec.of(settings, args)
+    spec = backends.Spec.of(settings, args)
     label = f"serve {settings['subject']}"
     cli.note(f"{label}  starting ({spec.backend})")
     with server.serve(spec, args.server_log) as running, gpu.Sampler() as sampler:
@@ -112,112 +107,12 @@ def checked(folder: Path | None, manifest: Path | None) -> dict | None:
     return content
 
 
-def time_other(spec: server.Spec, args: argparse.Namespace, form: str) -> dict:
+def time_other(spec: backends.Spec, args: argparse.Namespace, form: str) -> dict:
     """Seconds to ready of a run's other form."""
     other = replace(spec, weights=args.also_weights, adapter=args.also_adapter)
     log = args.server_log.with_name(f"{args.server_log.stem}.{form}{args.server_log.suffix}")
     with server.serve(other, log) as running:
         return {**running.seconds, **known(running)[0]}
-
-
-def known(running: server.Server) -> tuple[dict, dict]:
-    """({import, load} seconds, the rest of what the server itself knows); empty for others'."""
-    if running.process is None:
-        return {}, {}
-    try:
-        told = running.json("/session", timeout=30)
-    except server.ServerError:  # vLLM has no such address
-        return server.vllm_seconds(running.log), {}
-    seconds = {"import": told.pop("import_seconds"), "load": told.pop("load_seconds")}
-    return seconds, told
-
-
-def measure(running: server.Server, spec: server.Spec) -> dict:
-    """{seconds, memory (bytes), speed, session} of a server that nobody else asks.
-
-    Not with `evalscope perf`: it counts tokens with a tokenizer from a hub, and these few requests
-    need no second environment.
-    """
-    concurrency = spec.serving.get("concurrency") or 1
-    first, alone = stream(running)
-    together = crowd(running, concurrency)
-    seconds, told = known(running)
-    return {
-        "seconds": {**running.seconds, **seconds},
-        "memory": {
-            "process": process.memory(running.process.pid) if running.process else None,
-            "gpu": told.pop("gpu_memory", None),
-        },
-        "speed": {
-            "first_token_seconds": first,
-            "tokens_per_second": alone,
-            "concurrency": concurrency,
-            "tokens_per_second_concurrent": together,
-            "max_tokens": SPEED_TOKENS,
-        },
-        "session": told,
-    }
-
-
-def stream(running: server.Server) -> tuple[float | None, float | None]:
-    """(seconds to the first text, tokens/s from question to end) of one streamed answer.
-
-    None for what can't be known: an answer without text, a server that does not count tokens.
-    """
-    body = {
-        "model": running.model,
-        "messages": [{"role": "user", "content": SPEED_PROMPT.format(number=0)}],
-        "max_tokens": SPEED_TOKENS,
-        "temperature": 0,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
-    begun, first, tokens = time.monotonic(), None, 0
-    with running.request("/chat/completions", body) as response:
-        for line in response:
-            if not line.startswith(b"data: {"):
-                continue
-            chunk = json.loads(line.removeprefix(b"data: "))
-            tokens = (chunk.get("usage") or {}).get("completion_tokens") or tokens
-            if first is None and any(c["delta"].get("content") for c in chunk["choices"]):
-                first = time.monotonic() - begun
-    took = time.monotonic() - begun
-    return first and round(first, 4), round(tokens / took, 2) if tokens else None
-
-
-def crowd(running: server.Server, concurrency: int) -> float:
-    """Tokens/s of `concurrency` answers at once."""
-
-    def one(number: int) -> int:
-        messages = [{"role": "user", "content": SPEED_PROMPT.format(number=number)}]
-        answer = running.chat(messages, max_tokens=SPEED_TOKENS, temperature=0)
-        return answer["usage"]["completion_tokens"]
-
-    begun = time.monotonic()
-    with ThreadPoolExecutor(concurrency) as pool:
-        tokens = sum(pool.map(one, range(1, concurrency + 1)))
-    return round(tokens / (time.monotonic() - begun), 2)
-
-
-def chat(running: server.Server, settings: dict) -> list[dict]:
-    """Answers to the fixed prompts: [{prompt, answer, finish_reason, seconds}]."""
-    system = (settings.get("model") or {}).get("system")
-    before = [{"role": "system", "content": system}] if system else []
-    answers = []
-    for prompt in settings["prompts"]:
-        begun = time.monotonic()
-        messages = [*before, {"role": "user", "content": prompt}]
-        limit = settings.get("max_tokens") or CHAT_TOKENS
-        choice = running.chat(messages, max_tokens=limit, temperature=0)["choices"][0]
-        answers.append(
-            {
-                "prompt": prompt,
-                "answer": choice["message"]["content"],
-                "finish_reason": choice["finish_reason"],
-                "seconds": round(time.monotonic() - begun, 3),
-            }
-        )
-    return answers
 
 
 if __name__ == "__main__":

@@ -6,19 +6,21 @@ for from results/; what is missing, stale or not comparable says so in its place
 
 import sys
 
-from sftflow import cli, config_schema, tables, tables_cells, tables_text
-from sftflow.jsonio import write_text
+from sftflow.config import schema
+from sftflow.core import cli, layout
+from sftflow.core.jsonio import write_text
+from sftflow.reporting import tables, text
 
 
 def main() -> None:
     parser = cli.study_parser(__doc__)
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these tables; default: all")
     args = parser.parse_args()
-    results = tables_cells.Results(args.results)
+    results = layout.Results(args.results)
     names = args.only or tables.names(args.settings)
-    for table in tables.build(args.settings, results, config_schema.references(), names):
+    for table in tables.build(args.settings, results, schema.references(), names):
         path = args.results / "tables" / table.name
-        write_text(f"{path}.md", tables_text.render(table))
+        write_text(f"{path}.md", text.render(table))
         write_text(f"{path}.csv", table.data.to_csv(index=False))
         cli.note(f"table {table.name}  {len(table.data)} rows")
 

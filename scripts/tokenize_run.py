@@ -29,15 +29,16 @@ from json import dumps
 from math import ceil
 from pathlib import Path
 
-from sftflow import cli, fit, jsonio
-from sftflow.cli import UserError
-from sftflow.progress import Progress
-from sftflow.receipts import Histogram, Lines
+from sftflow.core import cli, jsonio
+from sftflow.core.cli import UserError
+from sftflow.core.progress import Progress
+from sftflow.inputs import lengths
+from sftflow.inputs.receipts import Histogram, Lines
 
 UNLIMITED = 1 << 40  # the template only counts; what is too long is decided here
 
 
-def swift_encoder(weights: Path, model: dict) -> fit.Encode:
+def swift_encoder(weights: Path, model: dict) -> lengths.Encode:
     """Counts as ms-swift counts when it trains."""
     os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     with contextlib.redirect_stdout(sys.stderr):
@@ -65,19 +66,19 @@ def swift_encoder(weights: Path, model: dict) -> fit.Encode:
 class Fitter:
     """One row's outcome, in this process or in a forked one."""
 
-    def __init__(self, encode: fit.Encode, longest: int, too_long: str):
+    def __init__(self, encode: lengths.Encode, longest: int, too_long: str):
         self.encode, self.longest, self.too_long = encode, longest, too_long
 
-    def __call__(self, row: dict) -> fit.Outcome:
+    def __call__(self, row: dict) -> lengths.Outcome:
         try:
-            return fit.outcome(row, self.encode, self.longest, self.too_long)
+            return lengths.outcome(row, self.encode, self.longest, self.too_long)
         except Exception as error:  # whatever a template raises, the trainer would raise as well
             raise UserError(
                 f"the template cannot encode dialogue {row['id']}: {type(error).__name__}: {error}"
             ) from error
 
 
-def outcomes(rows: Iterator[dict], fitter: Fitter, workers: int) -> Iterator[fit.Outcome]:
+def outcomes(rows: Iterator[dict], fitter: Fitter, workers: int) -> Iterator[lengths.Outcome]:
     """In the order of the rows. Forked workers share what the import of ms-swift costs."""
     if workers < 2:
         yield from map(fitter, rows)
@@ -91,7 +92,7 @@ def outcomes(rows: Iterator[dict], fitter: Fitter, workers: int) -> Iterator[fit
 FORKED: Fitter | None = None
 
 
-def forked(row: dict) -> fit.Outcome:
+def forked(row: dict) -> lengths.Outcome:
     return FORKED(row)
 
 
@@ -171,8 +172,8 @@ def main() -> None:
             **tokens,
         },
         "loss_share": round(loss / sum(lengths), 4),
-        "padded_share": round(fit.padded_share(lengths, batch, seed, grouped=False), 4),
-        "padded_share_grouped": round(fit.padded_share(lengths, batch, seed, grouped=True), 4),
+        "padded_share": round(lengths.padded_share(lengths, batch, seed, grouped=False), 4),
+        "padded_share_grouped": round(lengths.padded_share(lengths, batch, seed, grouped=True), 4),
         "steps_per_epoch": ceil(len(lengths) / (batch * training["gradient_accumulation_steps"])),
         "digest": jsonio.digest([model["template"], model.get("system"), kept_digest.hexdigest()]),
     }

@@ -14,9 +14,10 @@ import signal
 import sys
 from pathlib import Path
 
-from sftflow import cli, identity, stale
-from sftflow.cli import UserError
-from sftflow.jsonio import file_digest, read_json, read_jsonl
+from sftflow.core import cli, identity
+from sftflow.core.cli import UserError
+from sftflow.core.jsonio import file_digest, read_json, read_jsonl
+from sftflow.reporting import stale
 
 
 def main() -> None:

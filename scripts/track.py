@@ -26,9 +26,9 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
-from sftflow import cli, process
-from sftflow.jsonio import read_json, write_json
-from sftflow.training import Events
+from sftflow.core import cli, process
+from sftflow.core.jsonio import read_json, write_json
+from sftflow.training.record import Events
 
 MODES = {"cloud": "online", "local": "local", "offline": "offline"}
 

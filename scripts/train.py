@@ -31,19 +31,29 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-from sftflow import cli, gpu, process, training
-from sftflow.cli import UserError, note
-from sftflow.jsonio import file_digest, read_json, tree_digest, tree_files, write_json, write_text
-from sftflow.progress import Progress
+from sftflow.core import cli, gpu, process
+from sftflow.core.cli import UserError, note
+from sftflow.core.jsonio import (
+    file_digest,
+    read_json,
+    tree_digest,
+    tree_files,
+    write_json,
+    write_text,
+)
+from sftflow.core.progress import Progress
+from sftflow.training import checkpoints, estimate, record
+from sftflow.training import settings as decide
+from sftflow.training.cost import split_batch
 
 HERE = Path(__file__).resolve().parent
-PLUGIN, TRACK = HERE / "sftflow" / "swift_plugin.py", HERE / "track.py"
+PLUGIN, TRACK = HERE / "sftflow" / "training" / "plugin.py", HERE / "track.py"
 PACKAGES = (
     "ms-swift", "transformers", "peft", "torch", "accelerate", "liger-kernel", "triton",
     "nvidia-cudnn-frontend",
 )  # fmt: skip
 MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt")
-NOT_WEIGHTS = {"args.json", "trainer_state.json", training.COMPLETE}
+NOT_WEIGHTS = {"args.json", "trainer_state.json", checkpoints.COMPLETE}
 
 
 def versions() -> dict[str, str]:
@@ -82,7 +92,7 @@ def environment(job: Job, cache: str) -> dict[str, str]:
     }
 
 
-def watch(child: subprocess.Popen, events: training.Events, label: str) -> dict:
+def watch(child: subprocess.Popen, events: record.Events, label: str) -> dict:
     """Show progress until ms-swift ends; returns its `failed` event, {} when there is none."""
     progress, failed = None, {}
     while True:
@@ -102,7 +112,7 @@ def watch(child: subprocess.Popen, events: training.Events, label: str) -> dict:
 
 def run_swift(job: Job, command: dict) -> dict:
     """One attempt. Returns {} when it finished, else its `failed` event."""
-    events = training.Events(job.folder / "events.jsonl")
+    events = record.Events(job.folder / "events.jsonl")
     events.new()  # what an earlier attempt wrote
     file = job.folder.parents[1] / "command.yaml"  # not beside the events: ms-swift copies it there
     write_text(file, yaml.safe_dump(command, allow_unicode=True, sort_keys=True))
@@ -122,8 +132,8 @@ def run_swift(job: Job, command: dict) -> dict:
 
 def finished(folder: Path) -> bool:
     """A training came to its end here, and its last checkpoint is complete."""
-    ends = [e for e in training.Events(folder / "events.jsonl").new() if e["event"] == "end"]
-    kept = training.checkpoints(folder)
+    ends = [e for e in record.Events(folder / "events.jsonl").new() if e["event"] == "end"]
+    kept = checkpoints.checkpoints(folder)
     return bool(ends and kept and ends[-1]["step"] == kept[-1][0])
 
 
@@ -165,7 +175,7 @@ def train(job: Job, micro: int) -> list[dict]:
     while not finished(job.folder):
         if lowered:
             micro = lowered[-1]["micro_batch"]
-        found = training.checkpoints(job.folder)
+        found = checkpoints.checkpoints(job.folder)
         step, checkpoint = found[-1] if found else (0, None)
         if checkpoint:
             note(f"train {job.label}  goes on from step {step}")
@@ -186,7 +196,7 @@ def train(job: Job, micro: int) -> list[dict]:
             write_json(memory, lowered)
         elif failed or not finished(job.folder):
             why = failed.get("message", "ms-swift left no complete checkpoint of the last step")
-            kept = training.checkpoints(job.folder)
+            kept = checkpoints.checkpoints(job.folder)
             where = f"; the checkpoint of step {kept[-1][0]} is kept: {kept[-1][1]}" if kept else ""
             raise UserError(f"training of {job.label} stopped: {why}{where}")
     return lowered
@@ -243,15 +253,15 @@ def main() -> None:
             hardware["memory_gib"] = min(g["memory_gib"] for g in gpus)
             hardware["capability"] = min(g["capability"] for g in gpus)
             hardware["name"] = gpus[0]["name"]
-        choices = training.choose(settings, shape, manifest["parameters"], receipt, hardware)
-        cost = training.estimate(settings, receipt, shape, manifest["parameters"], hardware)
-        note(f"train {run}  {training.describe(cost)}")
-        key = training.identity(settings, model, manifest, receipt, hardware["kind"], versions())
+        choices = decide.choose(settings, shape, manifest["parameters"], receipt, hardware)
+        predicted = estimate.estimate(settings, receipt, shape, manifest["parameters"], hardware)
+        note(f"train {run}  {estimate.describe(predicted)}")
+        key = decide.identity(settings, model, manifest, receipt, hardware["kind"], versions())
         folder = args.output.resolve() / "checkpoints" / key[:16]
         folder.mkdir(parents=True, exist_ok=True)
 
         def command(micro: int, checkpoint: Path | None) -> dict:
-            flags = training.command(
+            flags = decide.command(
                 settings, choices, model=model, weights=str(args.weights.resolve()),
                 train=str(args.train.resolve()), output=str(folder), plugin=str(PLUGIN),
                 validation=str(args.validation.resolve()) if receipt["validation_rows"] else None,
@@ -264,7 +274,7 @@ def main() -> None:
             k: choices[k]["value"] for k in ("fused_lora", "checkpointed_layers") if k in choices
         }
         job = Job(run, folder, max(1, len(gpus)), expected | ours, command)
-        micro, _ = training.split_batch(settings, job.gpus)
+        micro, _ = split_batch(settings, job.gpus)
         tracked = {
             **args.settings.get("swanlab", {"mode": "disabled"}),
             "run": run,
@@ -277,8 +287,8 @@ def main() -> None:
         ):
             lowered = train(job, micro)
 
-    step, checkpoint = training.checkpoints(folder)[-1]
-    events = training.Events(folder / "events.jsonl").new()
+    step, checkpoint = checkpoints.checkpoints(folder)[-1]
+    events = record.Events(folder / "events.jsonl").new()
     full = settings["tuner_type"] == "full"
     take_weights(checkpoint, args.output / "adapter", manifest["model"], full)
     files = tree_files(args.output / "adapter")
@@ -302,9 +312,9 @@ def main() -> None:
             "accumulation": flags["gradient_accumulation_steps"],
             "out_of_memory": lowered,
             "resumed": sum(e["event"] == "start" and e["first_step"] > 0 for e in events),
-            **sampler.summary(*training.span(events)),  # memory: what the trainer says counts
-            **training.summary(events, [g["name"] for g in gpus]),
-            "estimate": {name: value for name, value in cost.items() if name != "choices"},
+            **sampler.summary(*record.span(events)),  # memory: what the trainer says counts
+            **record.summary(events, [g["name"] for g in gpus]),
+            "estimate": {name: value for name, value in predicted.items() if name != "choices"},
             "seconds": round(time.time() - begun, 3),
             "hardware": {
                 "device": hardware["kind"],

@@ -1,7 +1,7 @@
 """A stand-in for a model server, for faults that a real one shows too rarely.
 
 Started in place of a backend's interpreter, so it is given the same arguments and environment as
-deploy.py and listens where that would. STUB (JSON in the environment) says how it behaves:
+swift_deploy.py and listens where that would. STUB (JSON in the environment) says how it behaves:
 
     log         file that gets one line per question: {"key": sha256 of the question as the answer
                 store has it, "at": Unix time}

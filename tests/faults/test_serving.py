@@ -15,8 +15,9 @@ import time
 from pathlib import Path
 
 import pytest
-from sftflow import identity, process, server
-from sftflow.jsonio import digest, read_json, read_jsonl, tree_digest, tree_files, write_json
+from sftflow.core import identity, process
+from sftflow.core.jsonio import digest, read_json, read_jsonl, tree_digest, tree_files, write_json
+from sftflow.serving import backends, server
 from support import EVALSCOPE, ROOT, SWIFT
 
 STUB = Path(__file__).with_name("stub_server.py")
@@ -299,7 +300,7 @@ def test_proxies(case, whole):
 
 def test_endpoint_that_moves(case, whole, monkeypatch):
     """Somebody else's server, on another port each time: it is not asked twice."""
-    spec = server.Spec(SERVING, weights=case.weights, python=str(case.python))
+    spec = backends.Spec(SERVING, weights=case.weights, python=str(case.python))
     monkeypatch.setattr(server.secrets, "token_hex", lambda _: "x")
     monkeypatch.setenv("STUB", json.dumps({**case.stub, "name": "sftflow-x"}))
     about = {"model": "sftflow-x", "version": "2026-11", "key_env": "THEIR_KEY"}
@@ -398,7 +399,7 @@ def test_real_server_killed_and_resumed(real, tmp_path):
         assert time.monotonic() < end and job.poll() is None, job.communicate()
         time.sleep(0.05)
     for pid in process.descendants(job.pid):
-        if b"deploy.py" in Path(f"/proc/{pid}/cmdline").read_bytes():
+        if b"swift_deploy.py" in Path(f"/proc/{pid}/cmdline").read_bytes():
             os.kill(pid, signal.SIGKILL)
     err = job.communicate(timeout=60)[1]
     if job.returncode:  # all may have been answered already

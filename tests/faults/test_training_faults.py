@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from sftflow.jsonio import read_json
-from sftflow.training import Events, checkpoints, history
+from sftflow.core.jsonio import read_json
+from sftflow.training.checkpoints import checkpoints
+from sftflow.training.record import Events, history
 from support import ROOT, SWIFT
 
 HERE = Path(__file__).parent
@@ -227,7 +228,7 @@ def test_two_processes_make_the_same_steps(tiny, whole, tmp_path):
     done = subprocess.run(
         [
             SWIFT, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
-            ROOT / "scripts" / "sftflow" / "swift_plugin.py", tmp_path / "command.yaml",
+            ROOT / "scripts" / "sftflow" / "training" / "plugin.py", tmp_path / "command.yaml",
         ],
         capture_output=True, text=True,
         env=os.environ | {

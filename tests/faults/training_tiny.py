@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
-from sftflow.jsonio import tree_digest, tree_files, write_json, write_jsonl
+from sftflow.core.jsonio import tree_digest, tree_files, write_json, write_jsonl
 
 WORDS = (
     "sleep night worry calm breath memory short long term friend walk 睡眠 焦虑 呼吸 记忆".split()

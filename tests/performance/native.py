@@ -20,8 +20,11 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests/unit")]
 
-import internlm2_checkpoint as checkpoint  # noqa: E402
-from sftflow import internlm2, weights  # noqa: E402
+import internlm2_checkpoint as checkpoint
+from sftflow.models import (
+    internlm2,
+    safetensors_files,
+)
 
 SHAPE = {
     "num_hidden_layers": 3,
@@ -49,11 +52,11 @@ def main() -> int:
             return chance.integers(0, 1 << 15, shape, "u2")
 
         outputs = [
-            weights.Output(tensor, "BF16", shape, lambda shape=shape: bits(shape))
+            safetensors_files.Output(tensor, "BF16", shape, lambda shape=shape: bits(shape))
             for tensor, shape in internlm2.Shape.of(config).expected().items()
         ]
         file = folder / "source/model.safetensors"
-        weights.write_file(file, outputs)
+        safetensors_files.write_file(file, outputs)
         size = file.stat().st_size / 1e9
         command = [sys.executable, ROOT / "scripts/native_model.py", "--model", "made-up"]
         command += ["--source", folder / "source.json", "--settings", "{}"]

@@ -37,9 +37,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
-import environment  # noqa: E402
-from sftflow import gpu, identity, process, server  # noqa: E402
-from sftflow.jsonio import (  # noqa: E402
+import environment
+from sftflow.core import gpu, identity, process
+from sftflow.core.jsonio import (
     read_json,
     read_jsonl,
     tree_digest,
@@ -48,7 +48,12 @@ from sftflow.jsonio import (  # noqa: E402
     write_jsonl,
     write_text,
 )
-from training import SHAPES, SPECIAL, word_tokenizer, words  # noqa: E402
+from sftflow.serving import (
+    backends,
+    client,
+    server,
+)
+from training import SHAPES, SPECIAL, word_tokenizer, words
 
 TOKENS = 256
 GENERATION = {"temperature": 0, "max_tokens": TOKENS}
@@ -165,13 +170,13 @@ def report_server(weights: Path, log: Path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    running = server.Server(f"http://127.0.0.1:{port}/v1", "random", "EMPTY", log)
+    running = client.Server(f"http://127.0.0.1:{port}/v1", "random", "EMPTY", log)
     command = [
         python("swift"), "-m", "swift.cli.deploy", "--model", weights, "--infer_backend", "pt",
         "--max_new_tokens", "2048", "--served_model_name", "random", "--port", str(port),
         "--model_type", MODEL["model_type"], "--template", MODEL["template"],
     ]  # fmt: skip
-    env = server.environment(server.Spec(serving=SERVING))
+    env = backends.environment(backends.Spec(serving=SERVING))
     running.process = process.start(command, env=env, log=log)
     try:
         server.wait_until_ready(running, SERVING["ready_timeout"])
@@ -204,7 +209,7 @@ def report(work: Path, log: Path, limit: int, seconds: float) -> dict:
             "--generation-config", json.dumps(GENERATION), "--limit", str(limit),
             "--work-dir", folder, "--no-timestamp",
         ]  # fmt: skip
-        env = dict(os.environ) | server.without_proxy(dict(os.environ))
+        env = dict(os.environ) | backends.without_proxy(dict(os.environ))
         client = log.with_stem(f"{log.stem}-evalscope")
         client.write_bytes(b"")
         follow(command, client, env, seconds, look)

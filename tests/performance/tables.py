@@ -19,10 +19,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests/unit")]
 
-import made_up  # noqa: E402
-import score  # noqa: E402
-from sftflow import config  # noqa: E402
-from sftflow.jsonio import digest, write_json  # noqa: E402
+import made_up
+import score
+from sftflow.config import resolve
+from sftflow.core.jsonio import digest, write_json
 
 SUITES = {
     "general": ["gsm8k", "ceval", "cmmlu", "social"],
@@ -34,7 +34,7 @@ QUESTIONS = 100  # per subset
 def study(subjects: int) -> dict:
     own = {"preset": "general_mcq", "source": "questions", "subsets": ["all"]}
     psychology = ["professional_psychology", "high_school_psychology"]
-    return config.load(
+    return resolve.load(
         {
             "models": {"base": {"source": "org/base"}},
             "datasets": {"talks": {"source": "talks.jsonl"}},

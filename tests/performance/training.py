@@ -22,9 +22,9 @@ from pathlib import Path
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
-from sftflow import training  # noqa: E402
-from sftflow.jsonio import read_json, write_json, write_jsonl  # noqa: E402
-from sftflow.training import Events, useful_flops  # noqa: E402
+from sftflow.core.jsonio import read_json, write_json, write_jsonl
+from sftflow.training import settings as training
+from sftflow.training.settings import Events, useful_flops
 
 SHAPES = {
     "7b": {  # InternLM2.5-7B
@@ -165,7 +165,7 @@ def flags(name: str, work: Path, shape: dict, parameters: int, hardware: dict) -
         "model": f"{work}/weights", "model_type": "llama", "template": "chatml",
         "dataset": f"{work}/train.jsonl", "output_dir": f"{work}/run", "add_version": False,
         "check_model": False, "report_to": "none", "save_strategy": "no",
-        "external_plugins": str(SCRIPTS / "sftflow" / "swift_plugin.py"), "callbacks": "sftflow",
+        "external_plugins": str(SCRIPTS / "sftflow/training/plugin.py"), "callbacks": "sftflow",
     }, told  # fmt: skip
 
 

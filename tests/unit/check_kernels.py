@@ -1,4 +1,4 @@
-"""What sftflow.kernels and sftflow.lora compute is what they stand for.
+"""What sftflow.kernels and sftflow.kernels.functions compute is what they stand for.
 
 Runs in ms-swift's environment: `envs/swift/.venv/bin/python tests/unit/check_kernels.py`, on the
 GPU if there is one, else with Triton's interpreter. test_kernels.py does it.
@@ -28,7 +28,7 @@ def short(device: str):
 def mask_of(rows: int, columns: int, p: float, seed: int, device: str):
     """The mask of a seed, as 0 and 1: with d_hidden = 1 and a = 1 it is in the gradient of x."""
     import torch
-    from sftflow.triton_lora import adapt
+    from sftflow.kernels.triton.lora import adapt
 
     x = torch.ones(rows, columns, device=device, dtype=short(device))
     ones = torch.ones(1, columns, device=device)
@@ -62,7 +62,7 @@ def check_passes(device: str) -> None:
     Odd sizes leave parts of the last tiles empty; 700 rows are several shares of the sum over rows.
     """
     import torch
-    from sftflow.triton_lora import adapt, project
+    from sftflow.kernels.triton.lora import adapt, project
 
     for rows, columns, rank, p in (
         (5, 64, 1, P), (700, 1040, 8, P), (70, 512, 16, 0.5), (33, 512, 64, P), (40, 272, 8, 0.0),
@@ -88,7 +88,7 @@ def check_layers(device: str) -> None:
     The dropout's mask is written out; the second layer has no bias and another rank.
     """
     import torch
-    from sftflow.lora import LoraLinear, stay
+    from sftflow.kernels.functions import LoraLinear, stay
 
     on_cuda = device == "cuda"
     dtype = torch.bfloat16 if on_cuda else torch.float32
@@ -123,7 +123,7 @@ def check_mlp(device: str) -> None:
     Odd sizes leave parts of the last tiles empty; 700 rows are several shares of the sum over rows.
     """
     import torch
-    from sftflow.lora import LoraMlp
+    from sftflow.kernels.functions import LoraMlp
 
     draw = lambda *size: (torch.randn(size, device=device) / 8).to(short(device))  # noqa: E731
     low = lambda *size: draw(*size).float().requires_grad_()  # noqa: E731
@@ -159,7 +159,7 @@ def check_mlp(device: str) -> None:
 def check_qkv(device: str) -> None:
     """q, k, v and what is handed through, and all gradients, against float64 with the mask."""
     import torch
-    from sftflow.lora import LoraQkv
+    from sftflow.kernels.functions import LoraQkv
 
     draw = lambda *size: (torch.randn(size, device=device) / 8).to(short(device))  # noqa: E731
     low = lambda *size: draw(*size).float().requires_grad_()  # noqa: E731
@@ -196,7 +196,7 @@ def check_qkv(device: str) -> None:
 def check_norm(device: str) -> None:
     """A norm with what goes on beside it, and the gradient through both, against float64."""
     import torch
-    from sftflow.lora import ResidualNorm
+    from sftflow.kernels.functions import ResidualNorm
 
     draw = lambda *size: torch.randn(size, device=device).to(short(device))  # noqa: E731
     x, weight, upstream = draw(33, 80).requires_grad_(), draw(80), draw(2, 33, 80)
@@ -213,10 +213,10 @@ def check_loss(device: str) -> None:
     """The loss through Liger's door and its gradient, against float64; a label counts nothing."""
     import torch
     from liger_kernel.transformers import functional
-    from sftflow import kernels
+    from sftflow.kernels import fuse
 
-    kernels.fuse_loss()
-    kernels.CHUNK = 16
+    fuse.fuse_loss()
+    fuse.CHUNK = 16
     draw = lambda *size: torch.randn(size, device=device).to(short(device))  # noqa: E731
     weight, labels = draw(10000, 64) / 8, torch.randint(10000, (37,), device=device)
     labels[5] = -100
@@ -246,7 +246,7 @@ def check_model(device: str) -> None:
     import torch
     import transformers
     from peft import LoraConfig, get_peft_model
-    from sftflow.kernels import fuse_lora, varlen_attention
+    from sftflow.kernels.fuse import fuse_lora, varlen_attention
 
     transformers.AttentionInterface.register("varlen", varlen_attention)
 
@@ -297,7 +297,7 @@ def check_attention(device: str) -> None:
     """Dialogues in one row see what they would see alone, or of that a window; gradients too."""
     import torch
     import torch.nn.functional as F
-    from sftflow.kernels import varlen_attention
+    from sftflow.kernels.fuse import varlen_attention
 
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     limit = 1e-2 if dtype == torch.bfloat16 else 1e-5
@@ -331,7 +331,7 @@ def check_attention(device: str) -> None:
 def check_checkpointing(device: str) -> None:
     """The first layers are computed twice, the others once; the gradients stay what they were."""
     import torch
-    from sftflow.kernels import checkpoint_layers
+    from sftflow.kernels.fuse import checkpoint_layers
     from transformers import LlamaConfig, LlamaForCausalLM
 
     shape = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
@@ -361,13 +361,13 @@ def main() -> None:
         os.environ["TRITON_INTERPRET"] = "1"
     sys.path.insert(0, str(ROOT / "scripts"))
     torch.manual_seed(0)
-    from sftflow import lora
+    from sftflow.kernels import functions
 
     for check in (check_dropout, check_passes, check_layers, check_attention, check_checkpointing):
         check(device)
     check_model(device)
     if device == "cpu":
-        lora.by_triton = lambda x: True
+        functions.by_triton = lambda x: True
         check_model(device)
     check_loss(device)
     check_mlp(device)

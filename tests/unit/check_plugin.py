@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
-from sftflow.swift_plugin import keep_gpu_busy, level
+from sftflow.training.plugin import keep_gpu_busy, level
 
 
 class Wrapped(torch.nn.Module):

@@ -13,7 +13,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
-from sftflow import internlm2, weights
+from sftflow.models import internlm2, safetensors_files
 
 CONFIG = {
     "architectures": ["InternLM2ForCausalLM"],
@@ -63,8 +63,10 @@ def write(
     for number in range(files):
         name = f"model-{number + 1:05}-of-{files:05}.safetensors"
         part = names[number * len(names) // files : (number + 1) * len(names) // files]
-        outputs = [weights.Output(n, "F32", made[n].shape, lambda n=n: made[n]) for n in part]
-        weights.write_file(folder / name, outputs)
+        outputs = [
+            safetensors_files.Output(n, "F32", made[n].shape, lambda n=n: made[n]) for n in part
+        ]
+        safetensors_files.write_file(folder / name, outputs)
         places |= dict.fromkeys(part, name)
     index = {"metadata": {}, "weight_map": places}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))

@@ -3,9 +3,10 @@
 import random
 from pathlib import Path
 
-import score
-from sftflow import config, identity
-from sftflow.jsonio import digest, file_digest, read_json, write_json, write_jsonl
+from sftflow.config import resolve
+from sftflow.core import identity
+from sftflow.core.jsonio import digest, file_digest, read_json, write_json, write_jsonl
+from sftflow.scoring import scores
 
 RAW = {
     "models": {"base": {"source": "org/base", "label": "Base 1B"}},
@@ -114,7 +115,7 @@ def write_session(results: Path, study: dict, subject: str, suite: str, answers:
 def write_scores(results: Path, session: Path, overlaps: dict | None = None) -> None:
     evaluation = read_json(session)
     for benchmark in evaluation["benchmarks"]:
-        made = score.score_file(
+        made = scores.score_file(
             results, evaluation, benchmark, (overlaps or {}).get(benchmark), 0.95
         )
         write_json(results / f"scores/{evaluation['subject']}/{benchmark}.json", made)
@@ -122,7 +123,7 @@ def write_scores(results: Path, session: Path, overlaps: dict | None = None) -> 
 
 def write_study(results: Path, raw: dict = RAW, shares: dict | None = None) -> dict:
     """Sessions and scores of every subject; gives the resolved config."""
-    study = config.load(raw)
+    study = resolve.load(raw)
     for number, subject in enumerate(study["evaluate"]["subjects"]):
         share = (shares or {}).get(subject, 0.4)
         for suite in study["evaluate"]["suites"]:

@@ -6,8 +6,8 @@ import os
 import signal
 
 import pytest
-from sftflow.answers import AnswerStore, answer_store
-from sftflow.cli import UserError
+from sftflow.core.cli import UserError
+from sftflow.evaluation.answers import AnswerStore, answer_store
 
 
 def test_answers_outlive_the_process(tmp_path):
@@ -75,7 +75,7 @@ def test_killed_writer_loses_nothing_it_acknowledged(tmp_path):
 
 def test_span_counts_overlapping_answers_once(tmp_path, monkeypatch):
     times = iter([10.0, 11.0, 30.0])
-    monkeypatch.setattr("sftflow.answers.time.time", lambda: next(times))
+    monkeypatch.setattr("sftflow.evaluation.answers.time.time", lambda: next(times))
     with answer_store(tmp_path / "answers.jsonl") as store:
         store.add("a", 0, {}, 4.0)  # 6 to 10
         store.add("b", 0, {}, 4.0)  # 7 to 11

@@ -10,9 +10,9 @@ from pathlib import Path
 import fetch_benchmark
 import pytest
 import yaml
-from sftflow import benchmarks
-from sftflow.cli import UserError
-from sftflow.jsonio import read_json, read_jsonl, tree_files, write_json
+from sftflow.core.cli import UserError
+from sftflow.core.jsonio import read_json, read_jsonl, tree_files, write_json
+from sftflow.inputs import benchmarks
 from support import EVALSCOPE, ROOT
 
 PRESETS = yaml.safe_load((ROOT / "config/benchmarks.yaml").read_text("utf-8"))
@@ -230,7 +230,7 @@ sys.path.insert(0, sys.argv[1])
 os.environ |= {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
 from pathlib import Path
 import contamination
-from sftflow.jsonio import read_json
+from sftflow.core.jsonio import read_json
 found = {}
 for path in map(Path, sys.argv[2:]):
     manifest = read_json(path)

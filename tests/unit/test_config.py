@@ -8,15 +8,15 @@ from pathlib import Path
 import jsonschema
 import pytest
 import yaml
-from sftflow import config
-from sftflow.config_schema import FOLDER, presets, read_yaml, references, schema
+from sftflow.config import resolve
+from sftflow.config.schema import FOLDER, presets, read_yaml, references, schema
 
 ROOT = FOLDER.parent
 METADATA = ROOT / "envs/evalscope/.venv/lib/python3.11/site-packages/evalscope/benchmarks/_meta"
 
 
 def load(text: str) -> dict:
-    return config.load(yaml.safe_load(text))
+    return resolve.load(yaml.safe_load(text))
 
 
 SMALL = """
@@ -29,7 +29,7 @@ generation: {max_tokens: 100}
 
 
 def test_an_empty_config_is_all_defaults():
-    study = config.load({})
+    study = resolve.load({})
     assert study["training"]["lora_rank"] == 8
     assert study["training"]["learning_rate"] == 1e-4
     assert study["tracking"]["swanlab"]["mode"] == "offline"
@@ -39,7 +39,7 @@ def test_an_empty_config_is_all_defaults():
 
 
 def test_the_defaults_are_those_of_the_reports_command():
-    training = config.load({})["training"]
+    training = resolve.load({})["training"]
     command = {
         "tuner_type": "lora",
         "torch_dtype": "bfloat16",
@@ -65,10 +65,10 @@ def test_the_defaults_are_those_of_the_reports_command():
 
 def test_defaults_fit_their_own_schema():
     """Each default, taken as input, is allowed and changes nothing."""
-    study = config.load({})
+    study = resolve.load({})
     sections = ("software", "stage", "languages", "training", "serving", "generation", "prompts")
     stated = {key: study[key] for key in (*sections, "tracking", "contamination", "statistics")}
-    assert config.load(stated) == study
+    assert resolve.load(stated) == study
 
 
 def test_a_run_inherits_and_overrides():
@@ -208,7 +208,7 @@ suites: {general: [gsm8k, mmlu, exam]}
     assert (exam["subsets"], exam["published"], exam["label"]) == (["default"], None, "exam")
     ceval = study["benchmarks"]["ceval"]
     assert (ceval["source"], ceval["suite"]) == ("evalscope/ceval", None)
-    assert config.warnings(study) == [
+    assert resolve.warnings(study) == [
         "datasets.talk: no run uses it",
         "datasets.chat: no run uses it",
         "benchmarks.ceval: in no suite, so it is never asked",
@@ -258,8 +258,8 @@ def test_a_misspelt_local_file_is_not_taken_for_a_hub_id():
 @pytest.mark.parametrize("name", ["config.yaml", "internlm2_5_7b.yaml"])
 def test_the_shipped_configs_are_sound(name, monkeypatch):
     monkeypatch.chdir(ROOT)
-    study = config.load(read_yaml(FOLDER / name))
-    assert config.warnings(study) == []
+    study = resolve.load(read_yaml(FOLDER / name))
+    assert resolve.warnings(study) == []
     assert json.loads(json.dumps(study)) == study
     assert study["suites"] == {
         "general": ["gsm8k", "ceval", "cmmlu"],
@@ -268,7 +268,7 @@ def test_the_shipped_configs_are_sound(name, monkeypatch):
 
 
 def test_the_study_asks_what_the_report_asks():
-    study = config.load(read_yaml(FOLDER / "internlm2_5_7b.yaml"))
+    study = resolve.load(read_yaml(FOLDER / "internlm2_5_7b.yaml"))
     psychology = {
         name: (study["benchmarks"][name]["subsets"], study["benchmarks"][name]["shots"])
         for name in study["suites"]["psychology"]
@@ -296,7 +296,7 @@ def test_the_commented_parts_of_the_study_are_sound_too():
     study["benchmarks"] |= benchmarks
     study["suites"]["psychology"].append("clinic")
     study["runs"]["internlm2.5-7b-sft"]["seeds"] = [42, 43, 44]
-    assert len(config.load(study)["runs"]) == 3 * (1 + 4 + 3 + 1)
+    assert len(resolve.load(study)["runs"]) == 3 * (1 + 4 + 3 + 1)
 
 
 @pytest.mark.parametrize("name", ["config", "benchmarks", "references"])
@@ -360,7 +360,7 @@ def test_a_thousand_subjects_are_resolved_in_a_moment():
         },
         "suites": {"all": list(presets())[:7]},
     }
-    config.load({})  # the schema is read once
+    resolve.load({})  # the schema is read once
     begun = time.process_time()
-    assert len(config.load(raw)["subjects"]) == 1001
+    assert len(resolve.load(raw)["subjects"]) == 1001
     assert time.process_time() - begun < 0.5  # about 0.09 s on an idle core

@@ -5,8 +5,8 @@ import random
 
 import pytest
 import yaml
-from sftflow import config
-from sftflow.cli import UserError
+from sftflow.config import resolve
+from sftflow.core.cli import UserError
 
 STUDY = """
 models: {base: {source: a/b}, other: {source: a/c}}
@@ -34,7 +34,7 @@ def study(changes: str = "{}") -> dict:
 
 
 def test_a_sound_study_has_no_errors():
-    assert config.check(study()) == []
+    assert resolve.check(study()) == []
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_a_sound_study_has_no_errors():
     ],
 )
 def test_one_error_is_one_line(changes, line):
-    (found,) = config.check(study(changes))
+    (found,) = resolve.check(study(changes))
     assert line in found
 
 
@@ -148,7 +148,7 @@ def test_one_error_is_one_line(changes, line):
     ],
 )
 def test_a_secret_is_refused_and_never_shown(changes, line):
-    found = "\n".join(config.check(study(changes)))
+    found = "\n".join(resolve.check(study(changes)))
     assert line in found
     assert "CANARY" not in found
 
@@ -163,7 +163,7 @@ def test_all_errors_are_told_at_once_and_none_hides_another():
     suites: {psychology: [mmlu, gsm8k]}
     """
     with pytest.raises(UserError) as error:
-        config.load(study(wrong))
+        resolve.load(study(wrong))
     first, *lines, last = str(error.value).splitlines()
     assert first == "the config has 9 errors:"
     assert {line.split(":")[0].strip() for line in lines} == {
@@ -185,7 +185,7 @@ def test_what_yaml_makes_of_honest_input_is_forgiven():
     forgiven = study("{training: {learning_rate: 2e-4}, sweeps: , comparisons: }")
     forgiven["benchmarks"]["ceval"] = None
     forgiven["training"]["weight_decay"] = None
-    resolved = config.load(forgiven)
+    resolved = resolve.load(forgiven)
     assert resolved["training"]["learning_rate"] == 0.0002
     assert resolved["training"]["weight_decay"] == 0.1
     assert resolved["benchmarks"]["ceval"]["shots"] == 5
@@ -219,7 +219,7 @@ def test_junk_anywhere_is_an_error_and_never_a_crash():
         spoilt = copy.deepcopy(whole)
         for _ in range(rng.randint(1, 3)):
             spoil(spoilt)
-        if not config.check(spoilt):
-            config.resolve(spoilt)
+        if not resolve.check(spoilt):
+            resolve.resolve(spoilt)
             sound += 1
     assert 0 < sound < 500

@@ -2,13 +2,13 @@
 
 import config_docs
 import yaml
-from sftflow import config
-from sftflow.config_schema import FOLDER, follow, schema
+from sftflow.config import resolve
+from sftflow.config.schema import FOLDER, follow, schema
 
 
 def test_the_readme_equals_the_schema():
     written = (FOLDER / "README.md").read_text(encoding="utf-8")
-    assert written == config_docs.readme(), "run: uv run python scripts/config_docs.py"
+    assert written == config_docs.readme(), "run: uv run python scripts/dev/config_docs.py"
 
 
 def test_every_key_has_a_row():
@@ -35,6 +35,6 @@ def test_the_examples_in_the_readme_are_sound():
     }
     for part in parts:
         study |= yaml.safe_load(part.split("```")[0])
-    resolved = config.load(study)
+    resolved = resolve.load(study)
     assert len(resolved["runs"]) == 3 + 1 + 4
     assert "rank-lora_rank4-datasetone" in resolved["runs"]

@@ -1,8 +1,8 @@
 """Overlap with benchmarks: a question trained on is found, a related one is not accused."""
 
 import pytest
-from sftflow import contamination
-from sftflow.contamination import Index, Question, summarise
+from sftflow.inputs import contamination
+from sftflow.inputs.contamination import Index, Question, summarise
 
 ENGLISH = "Which of the following best describes the bystander effect in social psychology?"
 CHINESE = "下列关于艾宾浩斯遗忘曲线的说法，正确的是哪一项？"

@@ -9,10 +9,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "config" / "demo"
-sys.path.insert(0, str(ROOT / "scripts" / "demo"))
+sys.path.insert(0, str(ROOT / "scripts" / "dev" / "demo"))
 
-import make_data  # noqa: E402
-import wording  # noqa: E402
+import make_data
+import wording
 
 
 def test_data_is_what_its_program_writes():

@@ -3,7 +3,7 @@
 import copy
 
 import pytest
-from sftflow import identity
+from sftflow.core import identity
 
 SERVING = {"backend": "transformers", "torch_dtype": "auto", "max_model_len": None, "extra": {}}
 MODEL = {"model_type": "llama", "template": "chatml", "torch_dtype": "auto", "system": None}

@@ -10,8 +10,9 @@ import internlm2_checkpoint as checkpoint
 import native_model
 import numpy as np
 import pytest
-from sftflow import internlm2, jsonio, weights
-from sftflow.cli import UserError
+from sftflow.core import jsonio
+from sftflow.core.cli import UserError
+from sftflow.models import internlm2, safetensors_files
 from support import ROOT, SWIFT
 
 ORIGINAL = ROOT.parent / "shared/internlm2_tokenizer.model"  # not part of this repository
@@ -25,7 +26,7 @@ def read(folder: Path) -> dict[str, np.ndarray]:
     return {
         name: np.array(tensor.read()).view(np.float32)
         for path in sorted(folder.glob("*.safetensors"))
-        for name, tensor in weights.read_header(path).items()
+        for name, tensor in safetensors_files.read_header(path).items()
     }
 
 
@@ -116,8 +117,10 @@ def test_the_digest_follows_the_weights_and_nothing_else(source, tmp_path):
 
 def test_bfloat16_is_moved_bit_by_bit(tmp_path):
     rows = np.arange(6 * 4, dtype=np.uint16).reshape(6, 4)
-    weights.write_file(tmp_path / "x", [weights.Output("t", "BF16", (6, 4), lambda: rows)])
-    tensor = weights.read_header(tmp_path / "x")["t"]
+    safetensors_files.write_file(
+        tmp_path / "x", [safetensors_files.Output("t", "BF16", (6, 4), lambda: rows)]
+    )
+    tensor = safetensors_files.read_header(tmp_path / "x")["t"]
     assert tensor.dtype == "BF16" and np.array_equal(tensor.read(), rows)
 
 
@@ -255,8 +258,8 @@ def native(folder: Path, **config) -> Path:
     """A model in Llama's layout."""
     folder.mkdir()
     zeros = np.zeros((4, 4), np.float32)
-    output = weights.Output("model.embed_tokens.weight", "F32", (4, 4), lambda: zeros)
-    weights.write_file(folder / "model.safetensors", [output])
+    output = safetensors_files.Output("model.embed_tokens.weight", "F32", (4, 4), lambda: zeros)
+    safetensors_files.write_file(folder / "model.safetensors", [output])
     (folder / "config.json").write_text(json.dumps({"model_type": "llama"} | config))
     (folder / "tokenizer.json").write_text("{}")
     return folder
@@ -342,7 +345,7 @@ def test_token_ids_are_those_of_sentencepiece(tmp_path):
 import json, sys; from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import sentencepiece
-from sftflow import internlm2
+from sftflow.models import internlm2
 from transformers import PreTrainedTokenizerFast
 model, folder, sample = Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4].replace("<NUL>", chr(0))
 original = sentencepiece.SentencePieceProcessor(model_file=str(model))

@@ -5,8 +5,13 @@ from pathlib import Path
 import made_up
 import plan
 import pytest
-from sftflow import cli, config, stale, stats, tables_cells, tables_text, training
-from sftflow.jsonio import write_json, write_jsonl
+from sftflow.config import resolve
+from sftflow.core import cli, layout
+from sftflow.core.jsonio import write_json, write_jsonl
+from sftflow.reporting import plan as tables_plan
+from sftflow.reporting import stale, text
+from sftflow.scoring import stats
+from sftflow.training import cost, estimate
 
 SHAPE = {
     "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336, "vocab_size": 92544,
@@ -15,8 +20,8 @@ SHAPE = {
 
 
 def sections(results: Path, raw: dict = made_up.RAW, gpu: str = "H100") -> dict[str, list[dict]]:
-    table = plan.plan_table(config.load(raw), tables_cells.Results(results), gpu)
-    assert "nan" not in tables_text.render(table).lower()
+    table = tables_plan.plan_table(resolve.load(raw), layout.Results(results), gpu)
+    assert "nan" not in text.render(table).lower()
     return {heading: frame.to_dict("records") for heading, frame in table.sections}
 
 
@@ -29,7 +34,7 @@ def test_limit_10_is_seen_for_what_it_is(tmp_path):
     assert (asked["n"], asked["Half-width"], asked["Detectable"]) == ("10", "± 26.3", "67.3")
     everything = next(row for row in rows if row["Limit"] == "all")
     assert everything["n"] == "1,319"
-    assert everything["Detectable"] == tables_text.percent(stats.detectable(1319, plan.DISCORDANCE))
+    assert everything["Detectable"] == text.percent(stats.detectable(1319, tables_plan.DISCORDANCE))
 
 
 def test_a_limit_counts_per_subset_and_not_beyond_its_size(tmp_path):
@@ -43,15 +48,15 @@ def test_a_limit_counts_per_subset_and_not_beyond_its_size(tmp_path):
 
 
 def test_questions_needed_are_those_that_detect():
-    for target in plan.TARGETS:
-        n = plan.questions_for(target, 0.05)
-        assert stats.detectable(n, plan.DISCORDANCE) <= target
-        assert stats.detectable(round(0.95 * n), plan.DISCORDANCE) > target
+    for target in tables_plan.TARGETS:
+        n = tables_plan.questions_for(target, 0.05)
+        assert stats.detectable(n, tables_plan.DISCORDANCE) <= target
+        assert stats.detectable(round(0.95 * n), tables_plan.DISCORDANCE) > target
 
 
 def test_what_is_not_known_yet_is_a_dash(tmp_path):
     row = sections(tmp_path)["What has to be trained"][0]
-    assert row["Steps"] == row["Time"] == row["Memory"] == row["Trained"] == tables_text.NONE
+    assert row["Steps"] == row["Time"] == row["Memory"] == row["Trained"] == text.NONE
     assert row["Dialogues a step"] == 32
 
 
@@ -63,18 +68,18 @@ def test_five_thousand_dialogues_make_157_steps(tmp_path):
 
 
 def test_hours_and_memory_of_a_7b_run(tmp_path):
-    study = config.load(made_up.RAW)
+    study = resolve.load(made_up.RAW)
     receipt = made_up.run_receipt("tuned", study["runs"]["tuned"]) | {"train_rows": 5000}
     receipt["tokens"] = {"train": 4_460_000, "mean": 892, "max": 2044, "histogram": []}
     write_json(tmp_path / "runs/tuned/receipt.json", receipt)
     write_json(tmp_path / "models/base/manifest.json", {"digest": "x", "parameters": 7_738_000_000})
     write_json(tmp_path / "models/base/weights/config.json", SHAPE)
     row = sections(tmp_path, gpu="H200")["What has to be trained"][0]
-    expected = training.estimate(
+    expected = estimate.estimate(
         study["runs"]["tuned"]["training"], receipt, SHAPE, 7_738_000_000,
         {"kind": "cuda", "cores": 8, "name": "H200", "memory_gib": 141, "capability": [9, 0]},
     )  # fmt: skip
-    minutes = 4 * 7.738e9 * 4.46e6 / (989e12 * training.UTILISATION) / 60
+    minutes = 4 * 7.738e9 * 4.46e6 / (989e12 * cost.UTILISATION) / 60
     assert minutes == pytest.approx(expected["seconds"] / 60, rel=0.06)
     assert row["Memory"] == f"{expected['memory_gib']:.0f} GiB"
     found = sum(
@@ -88,13 +93,13 @@ def test_hours_and_memory_of_a_7b_run(tmp_path):
 
 def test_a_run_on_the_cpu_has_its_estimate_too(tmp_path):
     raw = made_up.RAW | {"training": {"device": "cpu", "torch_dtype": "float32"}}
-    run = config.load(raw)["runs"]["tuned"]
+    run = resolve.load(raw)["runs"]["tuned"]
     write_json(tmp_path / "runs/tuned/receipt.json", made_up.run_receipt("tuned", run))
     write_json(tmp_path / "models/base/manifest.json", {"digest": "x", "parameters": 2_000_000})
     small = {"hidden_size": 128, "intermediate_size": 384, "vocab_size": 4096}
     write_json(tmp_path / "models/base/weights/config.json", SHAPE | small)
     row = sections(tmp_path, raw)["What has to be trained"][0]
-    assert row["Time"] != tables_text.NONE and row["Memory"] != tables_text.NONE
+    assert row["Time"] != text.NONE and row["Memory"] != text.NONE
 
 
 def test_what_is_already_there(tmp_path):
@@ -114,7 +119,7 @@ def test_answers_that_wait_are_counted_by_identity(tmp_path):
     write_json(
         tmp_path / "benchmarks/gsm8k/manifest.json", {"digest": "x", "subsets": {"main": 20}}
     )
-    read = tables_cells.Results(tmp_path).read
+    read = layout.Results(tmp_path).read
     key = stale.current_identity(study, read, "base", "gsm8k")
     write_jsonl(
         tmp_path / f"evaluations/base/{key[:16]}/answers.jsonl", [{"n": i} for i in range(7)]
@@ -124,7 +129,7 @@ def test_answers_that_wait_are_counted_by_identity(tmp_path):
 
 
 def test_the_program_writes_the_plan(tmp_path, monkeypatch, capsys):
-    write_json(tmp_path / "study.json", config.load(made_up.RAW))
+    write_json(tmp_path / "study.json", resolve.load(made_up.RAW))
     arguments = ["--results", str(tmp_path), "--settings", f"@{tmp_path / 'study.json'}"]
     monkeypatch.setattr("sys.argv", ["plan.py", *arguments])
     assert cli.run(plan.main) == 0

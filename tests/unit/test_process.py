@@ -7,7 +7,7 @@ import sys
 import time
 
 import pytest
-from sftflow import process
+from sftflow.core import process
 
 # A tool that ignores TERM if asked to, with a worker of its own that left the process group.
 TOOL = """
@@ -63,7 +63,7 @@ def test_status_and_output_are_the_tools(tmp_path):
 JOB = """
 import sys, time
 sys.path.insert(0, {scripts!r})
-from sftflow import process
+from sftflow.core import process
 process.follow_snakemake()
 process.start([sys.executable, "-c", {tool!r}, "deaf"], log={log!r})
 time.sleep(300)
@@ -77,7 +77,7 @@ def job(tmp_path, scripts):
 
 @pytest.fixture
 def scripts():
-    return os.path.dirname(os.path.dirname(process.__file__))
+    return os.path.dirname(os.path.dirname(os.path.dirname(process.__file__)))
 
 
 def test_nothing_is_left_when_the_job_is_killed(tmp_path, scripts):

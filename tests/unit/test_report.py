@@ -1,10 +1,11 @@
 """Parts of the report: pictures, and what is said of a model. The whole: test_tables.py."""
 
 import pandas as pd
-import report
-from sftflow import figures
-from sftflow.jsonio import write_json
-from sftflow.tables_cells import Results
+from sftflow.core.jsonio import write_json
+from sftflow.core.layout import Results
+from sftflow.reporting import figures
+from sftflow.reporting.chinese import translate
+from sftflow.reporting.report import model_row
 
 TURNS = {"talks": {"histogram": [[2, 60], [3, 0], [4, 40]]}}
 TOKENS = {"tuned": {"histogram": [[32, 10], [48, 70], [64, 20]]}}
@@ -25,8 +26,8 @@ def test_foreign_code_is_said_in_both_languages(tmp_path):
     study = {"models": {"m": {"label": None, "source": "x/m"}}}
     for foreign in (True, False):
         write_json(tmp_path / "models/m/manifest.json", {"remote_code": foreign})
-        row = pd.DataFrame([report.model_row(study, Results(tmp_path), "m")])
+        row = pd.DataFrame([model_row(study, Results(tmp_path), "m")])
         for language in ("en", "zh"):
-            shown = report.translate(row, language).to_csv()
+            shown = translate(row, language).to_csv()
             assert ("allow_remote_code: true" in shown) == foreign
             assert ("运行模型自带的代码" in shown) == (foreign and language == "zh")

@@ -3,8 +3,8 @@
 from collections import Counter
 
 import pytest
-from sftflow.cli import UserError
-from sftflow.samples import Question, check_counts, check_report, parsed, passages
+from sftflow.core.cli import UserError
+from sftflow.evaluation.samples import Question, check_counts, check_report, parsed, passages
 
 
 @pytest.mark.parametrize(

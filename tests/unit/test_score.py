@@ -6,15 +6,17 @@ from pathlib import Path
 import made_up
 import pytest
 import score
-from sftflow import cli, config
-from sftflow.cli import UserError
-from sftflow.jsonio import file_digest, read_json, write_json, write_jsonl
+from sftflow.config import resolve
+from sftflow.core import cli
+from sftflow.core.cli import UserError
+from sftflow.core.jsonio import file_digest, read_json, write_json, write_jsonl
+from sftflow.scoring import scores
 
-STUDY = config.load(made_up.RAW)
+STUDY = resolve.load(made_up.RAW)
 
 
 def scored(records: list[dict], overlapping: set[str] | None = None) -> dict:
-    return score.score(records, overlapping, 0.95)
+    return scores.score(records, overlapping, 0.95)
 
 
 @pytest.fixture

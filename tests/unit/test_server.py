@@ -9,7 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
-from sftflow import process, server
+from sftflow.core import process
+from sftflow.core.cli import UserError
+from sftflow.serving import backends, client, server
 from support import VLLM
 
 STUB = Path(__file__).parent.parent / "faults" / "stub_server.py"
@@ -26,7 +28,7 @@ def spec(tmp_path, monkeypatch):
         python.write_text(f'#!/bin/sh\nexec {sys.executable} {STUB} "$@"\n')
         python.chmod(0o755)
         settings = {"backend": "transformers", "ready_timeout": 20, **dict(serving)}
-        return server.Spec(serving=settings, weights=tmp_path, python=str(python))
+        return backends.Spec(serving=settings, weights=tmp_path, python=str(python))
 
     return make
 
@@ -53,8 +55,8 @@ def test_key_is_needed_and_shown_nowhere(spec, tmp_path):
     with server.serve(spec(), log) as running:
         for pid in process.descendants(running.process.pid):
             assert running.key not in Path(f"/proc/{pid}/cmdline").read_text()
-        stranger = server.Server(running.url, running.model, key="guessed")
-        with pytest.raises(server.ServerError, match="400"):
+        stranger = client.Server(running.url, running.model, key="guessed")
+        with pytest.raises(client.ServerError, match="400"):
             stranger.chat([{"role": "user", "content": "x"}])
         key = running.key
     assert key not in log.read_text()
@@ -79,7 +81,7 @@ def test_nobody_else_gets_the_port(spec, tmp_path):
         chosen.append(port)
         return start(command, env=env, log=log)
 
-    start, process_start = process.start, "sftflow.process.start"
+    start, process_start = process.start, "sftflow.core.process.start"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(process_start, look)
         with server.serve(spec(), tmp_path / "log") as running:
@@ -90,7 +92,7 @@ def test_nobody_else_gets_the_port(spec, tmp_path):
                 running.request("/models", timeout=5)
 
 
-@pytest.mark.parametrize("option", server.SHARED_BY.values())
+@pytest.mark.parametrize("option", backends.SHARED_BY.values())
 def test_a_held_port_can_be_shared_by_its_server_only(option):
     with socket.socket() as held, socket.socket() as ours, socket.socket() as other:
         for shared in (held, ours):
@@ -106,20 +108,20 @@ def test_a_held_port_can_be_shared_by_its_server_only(option):
 
 
 def test_another_server_is_not_believed(spec, tmp_path):
-    with pytest.raises(server.ServerError, match="serves \\['other'\\], not sftflow-"):
+    with pytest.raises(client.ServerError, match="serves \\['other'\\], not sftflow-"):
         with server.serve(spec(name="other"), tmp_path / "log"):
             pass
 
 
 def test_end_before_ready_shows_the_log(spec, tmp_path):
-    with pytest.raises(server.ServerError, match=r"(?s)status 3.*ValueError: no such model"):
+    with pytest.raises(client.ServerError, match=r"(?s)status 3.*ValueError: no such model"):
         with server.serve(spec(exit=3), tmp_path / "log"):
             pass
 
 
 def test_what_ended_an_engine_is_named(spec, tmp_path):
     """Its error lies further up in the log than the lines that are shown."""
-    with pytest.raises(server.ServerError) as told:
+    with pytest.raises(client.ServerError) as told:
         with server.serve(spec(engine="dead"), tmp_path / "log"):
             pass
     message = str(told.value)
@@ -134,7 +136,7 @@ def test_what_ended_an_engine_is_named(spec, tmp_path):
 @pytest.mark.parametrize("behaviour", [{"start_delay": 60}, {"ready": False}])
 def test_never_ready_ends_at_the_deadline(spec, tmp_path, behaviour):
     begun = time.monotonic()
-    with pytest.raises(server.ServerError, match=r"(?s)not ready after 2 s.*line one of its log"):
+    with pytest.raises(client.ServerError, match=r"(?s)not ready after 2 s.*line one of its log"):
         with server.serve(spec({"ready_timeout": 2}, **behaviour), tmp_path / "log"):
             pass
     assert time.monotonic() - begun < 10
@@ -158,49 +160,49 @@ def test_proxies_are_not_asked(spec, tmp_path, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "example.org")
     with server.serve(spec(), tmp_path / "log") as running:
         assert running.probe
-    assert server.without_proxy(dict(os.environ))["no_proxy"].startswith("example.org,127.0.0.1")
+    assert backends.without_proxy(dict(os.environ))["no_proxy"].startswith("example.org,127.0.0.1")
 
 
 def test_endpoint(spec, tmp_path, monkeypatch):
     with server.serve(spec(), tmp_path / "log") as running:
         monkeypatch.setenv("MY_KEY", running.key)
         endpoint = {"url": running.url, "model": running.model, "key_env": "MY_KEY"}
-        there = server.Spec(serving={"backend": "endpoint"}, endpoint=endpoint)
+        there = backends.Spec(serving={"backend": "endpoint"}, endpoint=endpoint)
         with server.serve(there, tmp_path / "unused") as remote:
             assert remote.probe == running.probe
         assert not (tmp_path / "unused").exists()
         monkeypatch.delenv("MY_KEY")
-        with pytest.raises(server.ServerError, match="set the environment variable MY_KEY"):
+        with pytest.raises(client.ServerError, match="set the environment variable MY_KEY"):
             server.connect(there)
-    with pytest.raises(server.ServerError, match="does not answer"):
+    with pytest.raises(client.ServerError, match="does not answer"):
         monkeypatch.setenv("MY_KEY", "x")
         server.connect(there)
 
 
 def test_number_type(spec, tmp_path):
     auto = spec({"torch_dtype": "auto"})
-    assert server._dtype(auto) == "float32"  # of the weights
-    assert server._dtype(spec({"torch_dtype": "bfloat16"})) == "bfloat16"
+    assert backends._dtype(auto) == "float32"  # of the weights
+    assert backends._dtype(spec({"torch_dtype": "bfloat16"})) == "bfloat16"
     (tmp_path / "config.json").write_text('{"torch_dtype": "float16"}')  # as older files have it
-    assert server._dtype(auto) == "float16"
+    assert backends._dtype(auto) == "float16"
 
 
 def test_device_that_is_not_there(spec, tmp_path, monkeypatch):
     monkeypatch.setattr(server.gpu, "describe", lambda: [])
-    with pytest.raises(server.ServerError, match="shows no GPU"):
+    with pytest.raises(client.ServerError, match="shows no GPU"):
         with server.serve(spec({"device": "cuda"}), tmp_path / "log"):
             pass
-    with pytest.raises(server.ServerError, match="vllm needs a GPU"):
+    with pytest.raises(client.ServerError, match="vllm needs a GPU"):
         with server.serve(spec({"backend": "vllm"}), tmp_path / "log"):
             pass
     monkeypatch.setattr(server.gpu, "describe", lambda: [{"uuid": "GPU-0"}])
-    with pytest.raises(server.UserError, match="2 GPUs asked for"):
+    with pytest.raises(UserError, match="2 GPUs asked for"):
         with server.serve(spec({"gpus": 2}), tmp_path / "log"):
             pass
 
 
 def test_flags():
-    flags = server._flags({"a": 1, "b": "", "c": None, "d": ["x", 2], "e": {"f": 3}})
+    flags = backends._flags({"a": 1, "b": "", "c": None, "d": ["x", 2], "e": {"f": 3}})
     assert flags == ["--a", "1", "--b", "--d", "x", "2", "--e", '{"f": 3}']
 
 
@@ -210,11 +212,11 @@ def vllm_command(tmp_path):
     (tmp_path / "adapter_config.json").write_text('{"r": 12}')
     extra = {"enforce-eager": True, "enable-prefix-caching": False, "seed": 3,
              "compilation-config": {"mode": 0}}  # fmt: skip
-    spec = server.Spec(
+    spec = backends.Spec(
         serving={"backend": "vllm", "torch_dtype": "bfloat16", "max_batch_size": 9, "extra": extra},
         weights=Path("w"), adapter=tmp_path, python="py",
     )  # fmt: skip
-    return server.COMMANDS["vllm"](spec, server.Server("", "sftflow-1", "secret"), 1)
+    return backends.COMMANDS["vllm"](spec, client.Server("", "sftflow-1", "secret"), 1)
 
 
 def test_vllm_command_for_an_adapter(vllm_command, tmp_path):

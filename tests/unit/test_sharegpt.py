@@ -9,9 +9,9 @@ from pathlib import Path
 
 import prepare_dataset
 import pytest
-from sftflow import sharegpt
-from sftflow.cli import UserError
-from sftflow.jsonio import read_jsonl, write_json
+from sftflow.core.cli import UserError
+from sftflow.core.jsonio import read_jsonl, write_json
+from sftflow.inputs import sharegpt
 from support import EVALSCOPE
 
 SETTINGS = {
@@ -189,7 +189,7 @@ def test_parquet_holds_the_same_rows(tmp_path):
 import json, sys; from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import pyarrow, pyarrow.parquet
-from sftflow import sharegpt
+from sftflow.inputs import sharegpt
 rows, path = json.loads(sys.argv[3]), Path(sys.argv[2])
 pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
 print(json.dumps([sharegpt.normalise(row)[0]["id"] for _, row in sharegpt.read_rows(path)]))

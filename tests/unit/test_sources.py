@@ -12,15 +12,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from sftflow import sources
-from sftflow.cli import UserError
+from sftflow.core.cli import UserError
+from sftflow.inputs import hubs
 from support import EVALSCOPE, ROOT
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 def fetch(folder: Path, source: Path | str, hub: str | None = None, **more) -> dict:
-    return sources.fetch(folder, str(source), hub, kind="dataset", **more)
+    return hubs.fetch(folder, str(source), hub, kind="dataset", **more)
 
 
 def test_a_local_folder_is_linked_with_what_is_wanted(tmp_path):
@@ -30,7 +30,7 @@ def test_a_local_folder_is_linked_with_what_is_wanted(tmp_path):
         (source / name).write_text(name)
     origin = fetch(tmp_path / "out", source, keep=["*.jsonl"])
     assert origin == {"source": str(source), "hub": "local", "revision": None}
-    assert [f["path"] for f in sources.files(tmp_path / "out")] == ["a.jsonl", "deep/b.jsonl"]
+    assert [f["path"] for f in hubs.files(tmp_path / "out")] == ["a.jsonl", "deep/b.jsonl"]
     assert (tmp_path / "out/a.jsonl").is_symlink()
 
 
@@ -41,7 +41,7 @@ def test_fetching_again_forgets_what_is_gone(tmp_path):
     fetch(tmp_path / "out", source)
     (source / "a.jsonl").rename(source / "b.jsonl")
     fetch(tmp_path / "out", source)
-    assert [f["path"] for f in sources.files(tmp_path / "out")] == ["b.jsonl"]
+    assert [f["path"] for f in hubs.files(tmp_path / "out")] == ["b.jsonl"]
     assert (source / "b.jsonl").read_text() == "a"
 
 
@@ -55,9 +55,9 @@ def test_the_files_of_a_source_can_be_named_as_inputs(tmp_path, monkeypatch):
     (tmp_path / "data").mkdir()
     (tmp_path / "data/a.jsonl").write_text("a")
     monkeypatch.chdir(tmp_path)
-    assert sources.local_files("data") == {"a.jsonl": Path("data/a.jsonl")}
-    assert sources.local_files("data/a.jsonl") == {"a.jsonl": Path("data/a.jsonl")}
-    assert sources.local_files("owner/name") == {}
+    assert hubs.local_files("data") == {"a.jsonl": Path("data/a.jsonl")}
+    assert hubs.local_files("data/a.jsonl") == {"a.jsonl": Path("data/a.jsonl")}
+    assert hubs.local_files("owner/name") == {}
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_a_hub_that_accepts_and_says_nothing_is_given_up(tmp_path, monkeypatch):
     with ThreadingHTTPServer(("127.0.0.1", 0), Silent) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-        monkeypatch.setattr(sources, "CONNECT_SECONDS", 0.3)
+        monkeypatch.setattr(hubs, "CONNECT_SECONDS", 0.3)
         begun = time.monotonic()
         with pytest.raises(UserError, match="timed out"):
             fetch(tmp_path / "out", "a/b", "huggingface")
@@ -111,14 +111,14 @@ def test_the_newest_commit_stands_for_a_modelscope_branch():
         {"Revision": "new", "CommittedDate": 3},
         {"Type": "tree"},
     ]
-    assert sources.newest_commit(files) == "new"
-    assert sources.newest_commit([]) is None
+    assert hubs.newest_commit(files) == "new"
+    assert hubs.newest_commit([]) is None
 
 
 @pytest.mark.parametrize("revision", [None, "main", "1" * 40])
 def test_what_is_not_pinned_is_said_with_the_commit_it_is(tmp_path, monkeypatch, capsys, revision):
-    monkeypatch.setattr(sources, "check_reachable", lambda *_: None)
-    monkeypatch.setattr(sources, "from_huggingface", lambda *_: "1" * 40)
+    monkeypatch.setattr(hubs, "check_reachable", lambda *_: None)
+    monkeypatch.setattr(hubs, "from_huggingface", lambda *_: "1" * 40)
     origin = fetch(tmp_path / "out", "own/data", "huggingface", revision=revision)
     assert origin == {"source": "own/data", "hub": "huggingface", "revision": "1" * 40}
     found = f"dataset own/data: {revision or 'newest'} on huggingface is {'1' * 40}; to pin it, "
@@ -130,13 +130,13 @@ def test_a_download_is_gone_on_with_and_never_mixed_with_another(tmp_path):
     mine, folder = tmp_path / "mine.jsonl", tmp_path / "out"
     mine.write_text("mine")
     fetch(folder, mine)
-    sources.begin(folder, "huggingface", "own/data", "1" * 40)  # not into the file behind the link
-    assert sources.files(folder) == [] and mine.read_text() == "mine"
+    hubs.begin(folder, "huggingface", "own/data", "1" * 40)  # not into the file behind the link
+    assert hubs.files(folder) == [] and mine.read_text() == "mine"
     (folder / "half.parquet").write_text("a")
-    sources.begin(folder, "huggingface", "own/data", "1" * 40)
-    assert [file["path"] for file in sources.files(folder)] == ["half.parquet"]
-    sources.begin(folder, "modelscope", "own/data", "1" * 40)
-    assert sources.files(folder) == []
+    hubs.begin(folder, "huggingface", "own/data", "1" * 40)
+    assert [file["path"] for file in hubs.files(folder)] == ["half.parquet"]
+    hubs.begin(folder, "modelscope", "own/data", "1" * 40)
+    assert hubs.files(folder) == []
 
 
 FILES = {"rows.jsonl": b'{"a": 1}\n', "loader.py": b"raise SystemExit\n"}

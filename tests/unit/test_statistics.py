@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from scipy import stats as scipy_stats
-from sftflow import stats
+from sftflow.scoring import stats
 from statsmodels.regression.linear_model import OLS
 
 

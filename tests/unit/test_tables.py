@@ -8,20 +8,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import report
-import score
 import tables as program
 from scipy.stats import binomtest
-from sftflow import (
-    cli,
-    config,
-    config_schema,
-    stats,
-    tables,
-    tables_cells,
-    tables_comparison,
-    tables_text,
-)
-from sftflow.jsonio import digest, read_json, read_jsonl, write_json
+from sftflow.config import resolve, schema
+from sftflow.core import cli, layout
+from sftflow.core.jsonio import digest, read_json, read_jsonl, write_json
+from sftflow.reporting import cells as tables_cells
+from sftflow.reporting import comparison, tables
+from sftflow.reporting import text as tables_text
+from sftflow.reporting.chinese import translate
+from sftflow.scoring import scores, stats
 
 SHARES = {"base": 0.35, "tuned": 0.75}
 
@@ -35,7 +31,7 @@ def results(tmp_path: Path) -> Path:
 
 
 def change_study(results: Path, **changes) -> dict:
-    study = config.load(made_up.RAW | changes)
+    study = resolve.load(made_up.RAW | changes)
     write_json(results / "study.json", study)
     return study
 
@@ -43,7 +39,7 @@ def change_study(results: Path, **changes) -> dict:
 def build(results: Path, *names: str) -> dict[str, tables_text.Table]:
     study = read_json(results / "study.json")
     wanted = list(names) or tables.names(study)
-    return {t.name: t for t in tables.build(study, tables_cells.Results(results), {}, wanted)}
+    return {t.name: t for t in tables.build(study, layout.Results(results), {}, wanted)}
 
 
 def section(table: tables_text.Table, heading: str) -> list[dict]:
@@ -104,7 +100,7 @@ def test_a_missing_score_is_seen_and_no_mean_is_taken_without_it(results):
 
 
 def test_nothing_at_all_still_gives_tables(tmp_path):
-    write_json(tmp_path / "study.json", config.load(made_up.RAW))
+    write_json(tmp_path / "study.json", resolve.load(made_up.RAW))
     for table in build(tmp_path).values():
         assert "nan" not in tables_text.render(table).lower()
 
@@ -139,7 +135,7 @@ def test_a_setting_that_was_taken_out_makes_stale_too(tmp_path):
         ("training", "training.extra.neftune_noise_alpha: 5 → None"),
         ("serving", "backend.extra.chunk: 1 → None"),
     ):
-        write_json(tmp_path / "study.json", config.load(raw | {name: {}}))
+        write_json(tmp_path / "study.json", resolve.load(raw | {name: {}}))
         found = build(tmp_path, "psychology")["psychology"]
         assert "stale" in section(found, "Side by side")[0]["tuned"], name
         assert reason in tables_text.render(found)
@@ -268,7 +264,7 @@ def test_a_suite_with_repeats_or_passages_is_tested_by_what_is_independent(tmp_p
         "suites": {"both": ["gsm8k", "mmlu"]},
         "generation": {"temperature": 0.7},
     }
-    study = config.load(raw)
+    study = resolve.load(raw)
     subsets = sorted(study["benchmarks"]["mmlu"]["subsets"])
     for subject, share in (("base", 1), ("tuned", 3)):
         answers = {
@@ -286,14 +282,14 @@ def test_a_suite_with_repeats_or_passages_is_tested_by_what_is_independent(tmp_p
         made_up.write_scores(
             tmp_path, made_up.write_session(tmp_path, study, subject, "both", answers)
         )
-    cells = tables_cells.load_cells(study, tables_cells.Results(tmp_path))
+    cells = tables_cells.load_cells(study, layout.Results(tmp_path))
     sides = [[cells[subject, b] for b in ("gsm8k", "mmlu")] for subject in ("base", "tuned")]
-    clusters = tables_comparison.suite_clusters(sides)
+    clusters = comparison.suite_clusters(sides)
     assert len(clusters) == 60 and len(set(clusters)) == 20 + 4
     before, after = (
         np.concatenate([tables_cells.item_scores(cell.score) for cell in side]) for side in sides
     )
-    found = tables_comparison.suite_test(sides, None, 0.95, study["statistics"]["seed"])
+    found = comparison.suite_test(sides, None, 0.95, study["statistics"]["seed"])
     expected = stats.compare(before, after, clusters, seed=study["statistics"]["seed"])
     assert expected.test == "sign-flip permutation"
     assert found["n"] == 60 and found["p"] == tables_text.p_value(expected.p)
@@ -385,8 +381,8 @@ REFERRED = {
 
 def build_with_references(results: Path, study: dict, name: str) -> tables_text.Table:
     """With config/references.yaml itself, whose form these tests hold on to."""
-    figures = config_schema.references()
-    return tables.build(study, tables_cells.Results(results), figures, [name])[0]
+    figures = schema.references()
+    return tables.build(study, layout.Results(results), figures, [name])[0]
 
 
 def test_records_of_training_and_serving(results):
@@ -428,7 +424,7 @@ def test_the_report_is_filled_and_stands_alone(results, monkeypatch):
 
 
 def test_the_report_of_an_empty_study_says_so(tmp_path, monkeypatch):
-    write_json(tmp_path / "study.json", config.load(made_up.RAW | {"languages": ["en"]}))
+    write_json(tmp_path / "study.json", resolve.load(made_up.RAW | {"languages": ["en"]}))
     run_report(tmp_path, monkeypatch)
     assert "no score file" in (tmp_path / "report/report.en.md").read_text()
     assert not (tmp_path / "report/report.zh.md").exists()
@@ -436,14 +432,14 @@ def test_the_report_of_an_empty_study_says_so(tmp_path, monkeypatch):
 
 def test_a_users_name_is_not_translated():
     frame = pd.DataFrame({"Model": ["base"], "Form": ["base"], "Verdict": ["no evidence at n = 5"]})
-    shown = report.translate(frame, "zh").iloc[0].to_dict()
+    shown = translate(frame, "zh").iloc[0].to_dict()
     assert shown == {"模型": "base", "形式": "基座", "结论": "n = 5 时无证据"}
 
 
 def test_scores_of_samples_in_a_file_are_those_of_the_tables(results):
     """From the cell back to the answers: the chain closes."""
     found = read_json(results / "scores/tuned/mmlu.json")
-    again = score.score(list(read_jsonl(results / found["samples"])), None, 0.95)
+    again = scores.score(list(read_jsonl(results / found["samples"])), None, 0.95)
     assert again["score"] == found["score"]
 
 
@@ -456,7 +452,7 @@ def test_subjects_with_one_label_stay_two_columns(results):
 def test_another_metric_than_accuracy_is_named(tmp_path):
     own = {"preset": "general_qa", "source": "q", "subsets": ["all"]}
     raw = made_up.RAW | {"benchmarks": {"essay": own}, "suites": {"writing": ["essay"]}}
-    study = config.load(raw)
+    study = resolve.load(raw)
     for subject in ("base", "tuned"):
         records = [made_up.sample(i, True, "all", None, score=i / 20) for i in range(20)]
         session = made_up.write_session(tmp_path, study, subject, "writing", {"essay": records})

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import made_up
 import pytest
-from sftflow import cli
-from sftflow.jsonio import digest, read_json, write_json
+from sftflow.core import cli
+from sftflow.core.jsonio import digest, read_json, write_json
 
 
 @pytest.fixture

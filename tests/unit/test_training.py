@@ -3,9 +3,10 @@
 import json
 
 import pytest
-from sftflow import training
-from sftflow.cli import UserError
-from sftflow.jsonio import write_json
+from sftflow.core.cli import UserError
+from sftflow.core.jsonio import write_json
+from sftflow.training import checkpoints, cost, estimate, record
+from sftflow.training import settings as training
 
 SHAPE = {
     "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336,
@@ -73,7 +74,7 @@ def test_no_more_layers_are_recomputed_than_the_memory_asks_for():
     assert "checkpointed_layers" not in values(max_memory_gib=1, gradient_checkpointing=False)
     assert "checkpointed_layers" not in command(max_memory_gib=36)  # ms-swift has no such flag
     seconds = [
-        training.estimate(
+        estimate.estimate(
             SETTINGS | {"max_memory_gib": gib}, RECEIPT, SHAPE, PARAMETERS, H200 | {"name": "H200"}
         )["seconds"]
         for gib in (100, 36, 1)
@@ -146,7 +147,7 @@ def test_identity_changes_with_whatever_changes_weights():
 
 
 def test_report_would_have_known_its_steps():
-    cost = training.estimate(SETTINGS, RECEIPT, SHAPE, PARAMETERS, H200)
+    cost = estimate.estimate(SETTINGS, RECEIPT, SHAPE, PARAMETERS, H200)
     assert cost["steps"] == 157 and cost["effective_batch"] == 32
     assert cost["tokens"] == cost["positions"] == 4_460_000
     assert cost["trainable_parameters"] == 20_971_520  # what PEFT counts on this shape
@@ -155,10 +156,10 @@ def test_report_would_have_known_its_steps():
 
 
 def test_estimate_says_nothing_it_cannot_know():
-    assert "seconds" not in training.estimate(
+    assert "seconds" not in estimate.estimate(
         SETTINGS, RECEIPT, SHAPE, PARAMETERS, H200 | {"name": "Unheard-of 9000"}
     )
-    cost = training.estimate(SETTINGS | {"torch_dtype": "float32"}, RECEIPT, SHAPE, PARAMETERS, CPU)
+    cost = estimate.estimate(SETTINGS | {"torch_dtype": "float32"}, RECEIPT, SHAPE, PARAMETERS, CPU)
     assert cost["positions"] > cost["tokens"] and cost["seconds"] > 0
 
 
@@ -167,24 +168,24 @@ def test_memory_estimate_is_near_what_was_measured():
     for positions, fused, measured, near in (
         (8177, True, 45.5, 0.03), (16354, True, 73.2, 0.03), (7200, False, 61.1, 0.2),
     ):  # fmt: skip
-        found = training.memory_gib(
+        found = cost.memory_gib(
             SHAPE, PARAMETERS, SETTINGS, positions, checkpointed=0, liger=True, fused_lora=fused
         )
         assert found == pytest.approx(measured, rel=near)
 
 
 def test_peak_rates():
-    assert training.peak_flops("NVIDIA H200") == training.peak_flops("NVIDIA H100 80GB HBM3")
-    assert training.peak_flops("NVIDIA A100-SXM4-80GB") == 312e12
-    assert training.peak_flops("NVIDIA H20") == 148e12
-    assert training.peak_flops("GeForce GTX 1080") is None
+    assert cost.peak_flops("NVIDIA H200") == cost.peak_flops("NVIDIA H100 80GB HBM3")
+    assert cost.peak_flops("NVIDIA A100-SXM4-80GB") == 312e12
+    assert cost.peak_flops("NVIDIA H20") == 148e12
+    assert cost.peak_flops("GeForce GTX 1080") is None
 
 
 def checkpoint(folder, step: int):
     path = folder / f"checkpoint-{step}"
     path.mkdir()
     (path / "optimizer.pt").write_bytes(b"0123456789")
-    write_json(path / training.COMPLETE, {"step": step, "files": training.file_sizes(path)})
+    write_json(path / checkpoints.COMPLETE, {"step": step, "files": checkpoints.file_sizes(path)})
     return path
 
 
@@ -192,14 +193,14 @@ def test_only_complete_checkpoints_count(tmp_path):
     checkpoint(tmp_path, 5)
     (checkpoint(tmp_path, 10) / "optimizer.pt").write_bytes(b"0123")  # truncated
     (checkpoint(tmp_path, 15) / "optimizer.pt").unlink()
-    (checkpoint(tmp_path, 20) / training.COMPLETE).unlink()  # killed while it was written
-    (checkpoint(tmp_path, 25) / training.COMPLETE).write_text('{"st')
-    assert [step for step, _ in training.checkpoints(tmp_path)] == [5]
+    (checkpoint(tmp_path, 20) / checkpoints.COMPLETE).unlink()  # killed while it was written
+    (checkpoint(tmp_path, 25) / checkpoints.COMPLETE).write_text('{"st')
+    assert [step for step, _ in checkpoints.checkpoints(tmp_path)] == [5]
 
 
 def test_event_log_survives_a_cut(tmp_path):
     path = tmp_path / "events.jsonl"
-    log = training.Events(path)
+    log = record.Events(path)
     assert log.new() == []
     path.write_text('{"event": "step", "step": 1}\n{"event": "st')
     assert [e["step"] for e in log.new()] == [1]
@@ -223,7 +224,7 @@ START = {
 
 def test_resumed_steps_count_once():
     events = [START, step(1, 4.0), step(2, 3.0), step(3, 9.9), START, step(3, 2.5), step(4, 2.0)]
-    assert [e["loss"] for e in training.history(events)] == [4.0, 3.0, 2.5, 2.0]
+    assert [e["loss"] for e in record.history(events)] == [4.0, 3.0, 2.5, 2.0]
 
 
 def test_summary():
@@ -232,7 +233,7 @@ def test_summary():
         {"event": "validation", "step": 4, "loss": 2.2, "token_accuracy": 0.5},
         {"event": "end", "step": 4, "host_memory_gib": 1.0},
     ]  # fmt: skip
-    out = training.summary(events, [])
+    out = record.summary(events, [])
     assert (out["steps"], out["epochs"], out["final_loss"], out["best_loss"]) == (4, 1.0, 2.0, 1.5)
     assert out["validation_loss"] == 2.2 and out["token_accuracy"] == 0.5
     assert out["samples_per_second"] == 2.0 and out["tokens_per_second"] == 40.0
@@ -240,5 +241,5 @@ def test_summary():
     assert out["useful_flops"] == (4 * 900 + 2 * 100) * 320
     assert "flop_utilisation" not in out and "gpu_memory_gib" not in out
     json.dumps(out, allow_nan=False)
-    on_gpu = training.summary(events, ["NVIDIA H200"])
+    on_gpu = record.summary(events, ["NVIDIA H200"])
     assert on_gpu["flop_utilisation"] == pytest.approx(out["useful_flops"] / 8 / 989e12, abs=1e-4)

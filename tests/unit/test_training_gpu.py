@@ -6,8 +6,8 @@ import time
 import types
 
 import pytest
-from sftflow import gpu
-from sftflow.cli import UserError
+from sftflow.core import gpu
+from sftflow.core.cli import UserError
 
 
 class StandIn(types.ModuleType):

@@ -144,7 +144,7 @@ def test_a_second_run_has_nothing_to_do(demo):
     assert "Nothing to be done" in again.stdout
 
 
-@pytest.mark.parametrize("program", ["scripts/tables.py", "scripts/sftflow/tables_text.py"])
+@pytest.mark.parametrize("program", ["scripts/tables.py", "scripts/sftflow/reporting/text.py"])
 def test_an_edited_table_script_rebuilds_tables_only(demo, edited, program):
     edited(program, lambda text: text + "\n# edited\n")
     planned = run_snakemake(demo.folder, "-n")

@@ -1,0 +1,408 @@
+"""What is wrong with a config: every error at once, one line each, in the user's words.
+
+A line says where, what, and what to do: "runs.a.datset: unknown key; did you mean 'dataset'?"
+"""
+
+import copy
+import difflib
+import itertools
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import jsonschema
+from sftflow.config.expand import expand_runs, members
+from sftflow.config.schema import (
+    follow,
+    preset_hub,
+    presets,
+    references,
+    schema,
+    section,
+    tidy,
+    types,
+    validator,
+)
+
+# Tables that belong to no suite, so no suite may take their names.
+RESERVED_SUITES = ("training", "inference", "comparison", "chat", "data", "sweep", "plan")
+
+# Names that users may know from older releases or from the tools' own flags.
+RENAMED = {
+    "train_type": "tuner_type",
+    "sft_type": "tuner_type",
+    "lora_target_modules": "target_modules",
+    "truncation_strategy": "too_long",
+    "infer_backend": "backend",
+    "max_new_tokens": "max_tokens",
+    "few_shot_num": "shots",
+    "subset_list": "subsets",
+    "prompt_template": "prompt",
+    "local_path": "source",
+}
+
+# Flags of `swift sft` that follow from another key, or (None) that the workflow must set itself.
+SET_BY_WORKFLOW = {
+    "model": "runs.<run>.model",
+    "model_revision": "models.<model>.revision",
+    "model_type": "models.<model>.model_type",
+    "template": "models.<model>.template",
+    "system": "models.<model>.system",
+    "dataset": "runs.<run>.dataset",
+    "val_dataset": "datasets.<dataset>.validation_share",
+    "split_dataset_ratio": "datasets.<dataset>.validation_share",
+    "data_seed": "training.seed",
+    "fp16": "training.torch_dtype",
+    "bf16": "training.torch_dtype",
+    "use_cpu": "training.device",
+    "report_to": "tracking.swanlab.mode",
+    "swanlab_mode": "tracking.swanlab.mode",
+    "swanlab_project": "tracking.swanlab.project",
+    "swanlab_workspace": "tracking.swanlab.workspace",
+    "swanlab_exp_name": "the name of the run",
+    "output_dir": None,
+    "add_version": None,
+    "adapters": None,
+    "resume_from_checkpoint": None,
+    "create_checkpoint_symlink": None,
+    "check_model": None,
+    "use_hf": None,
+    "strict": None,
+    "save_strategy": None,
+    "eval_strategy": None,
+    "logging_nan_inf_filter": None,
+    "external_plugins": None,
+    "callbacks": None,
+}
+
+SECRET_NAME = re.compile(r"(^|[_-])(api[_-]?key|token|secret|passw(or)?d|credentials?)$", re.I)
+SECRET_VALUE = re.compile(r"^(sk-|hf_|ghp_|github_pat_)[\w-]{16,}$")
+
+KINDS = {
+    "object": "a map (key: value)",
+    "array": "a list",
+    "string": "a text",
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+    "null": "null",
+}
+
+
+def check(raw: dict) -> list[str]:
+    """All errors of a config as written; an empty list when there are none."""
+    config = tidy(raw, schema())
+    broken = list(validator().iter_errors(config))
+    sound = _without(config, broken)  # so that one error neither hides nor causes another
+    lines = itertools.chain(
+        itertools.chain.from_iterable(map(_explain, broken)),
+        _secrets(config),
+        _names(sound),
+        _runs(sound),
+        _sweeps(sound),
+        _extra(sound),
+        _benchmarks(sound),
+        _suites(sound),
+        _choices(sound),
+    )
+    return list(dict.fromkeys(lines))
+
+
+# --- errors of form: what the schema says ---------------------------------------------------------
+
+
+def _explain(error: jsonschema.ValidationError) -> list[str]:
+    """One line per mistake, in words that need no knowledge of JSON Schema."""
+    path, node, value, rule = (
+        error.absolute_path,
+        error.schema,
+        error.instance,
+        error.validator_value,
+    )
+    is_name = "propertyNames" in error.absolute_schema_path
+    at = f"{_place(path)}: " if path else ""
+    match error.validator:
+        case "additionalProperties":
+            return [
+                f"{_place([*path, key])}: {_unknown_key(key, node['properties'])}"
+                for key in value
+                if key not in node["properties"] and not SECRET_NAME.search(key)
+            ]
+        case "required":
+            missing = [key for key in rule if key not in value]
+            meaning = {key: follow(node["properties"][key])["description"] for key in missing}
+            return [f"{_place([*path, key])}: is missing. {meaning[key]}" for key in missing]
+        case "type":
+            kinds = " or ".join(KINDS[kind] for kind in types(node))
+            quotes = "string" in types(node) and isinstance(value, int | float)
+            return [f"{at}must be {kinds}, not {_show(value)}{'; put it in quotes' * quotes}"]
+        case "enum" if is_name:
+            return [f"{_place([*path, value])}: unknown name{_nearest(value, rule)}"]
+        case "enum":
+            return [f"{at}unknown value {_show(value)}{_nearest(value, map(_plain, rule))}"]
+        case "pattern" if is_name:
+            return [f"{_place([*path, value])}: can't be a name; use {node['hint']}"]
+        case "pattern":  # the value is not shown: it may be a secret
+            return [f"{at}must be {node['hint']}"]
+        case "minimum":
+            return [f"{at}must be at least {rule}, not {value}"]
+        case "maximum":
+            return [f"{at}must be at most {rule}, not {value}"]
+        case "exclusiveMinimum":
+            return [f"{at}must be greater than {rule}, not {value}"]
+        case "exclusiveMaximum":
+            return [f"{at}must be less than {rule}, not {value}"]
+        case "minItems" | "minLength" | "minProperties":
+            return [f"{at}must not be empty; fill it in or leave the key out"]
+        case "uniqueItems":
+            twice = next(item for index, item in enumerate(value) if item in value[:index])
+            return [f"{at}lists {_show(twice)} twice; list it once"]
+    return [f"{at}{error.message}"]
+
+
+def _unknown_key(key: str, known: Iterable[str]) -> str:
+    if RENAMED.get(key) in known:
+        return f"is called '{RENAMED[key]}' here"
+    if not difflib.get_close_matches(key, known, n=1):
+        for home in ("training", "serving", "generation"):
+            if key in section(home)["properties"]:
+                return f"unknown key; it belongs under '{home}:'"
+    return f"unknown key{_nearest(key, known)}"
+
+
+def _nearest(word: Any, valid: Iterable[str]) -> str:
+    """A hint to append: the nearest valid name, or all of them when none is near."""
+    valid = list(valid)
+    near = difflib.get_close_matches(str(word), valid, n=1)
+    if near:
+        return f"; did you mean '{near[0]}'?"
+    if not valid:
+        return "; none is defined"
+    more = f" and {len(valid) - 12} more" if len(valid) > 12 else ""
+    return f"; valid: {', '.join(valid[:12])}{more}"
+
+
+def _place(parts: Iterable[str | int]) -> str:
+    """("comparisons", 0, "baseline") -> "comparisons[0].baseline"."""
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts)
+    return text.removeprefix(".")
+
+
+def _plain(value: Any) -> str:
+    """A value as YAML writes it."""
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _show(value: Any) -> str:
+    """A value in a message: short, and never a secret."""
+    if isinstance(value, str):
+        text = "(a secret)" if SECRET_VALUE.match(value) else f"'{value}'"
+    else:
+        text = _plain(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _without(config: dict, errors: list[jsonschema.ValidationError]) -> dict:
+    """The config less the values that break the schema; of a list, the whole list."""
+    sound = copy.deepcopy(config) if errors else config
+    for error in errors:
+        is_name = "propertyNames" in error.absolute_schema_path
+        path = list(error.absolute_path)
+        keys = list(itertools.takewhile(lambda part: isinstance(part, str), path))
+        # an unknown or missing key, or a bad name, leaves the rest of its map usable
+        if is_name or (error.validator in ("additionalProperties", "required") and keys == path):
+            continue
+        holder = sound
+        for key in keys[:-1]:
+            holder = holder.get(key, {})
+        holder.pop(keys[-1], None)
+    return sound
+
+
+def _secrets(value: Any, path: tuple = ()) -> Iterator[str]:
+    """A name or a value that looks like a secret, anywhere."""
+    if isinstance(value, str) and SECRET_VALUE.match(value):
+        yield _refuse(path)
+    if not isinstance(value, dict | list):
+        return
+    for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+        if isinstance(key, str) and SECRET_NAME.search(key):
+            yield _refuse((*path, key))
+        else:
+            yield from _secrets(item, (*path, key))
+
+
+def _refuse(path: tuple) -> str:
+    if path[0] == "endpoints":
+        instead = "export it as an environment variable and name that variable in key_env"
+    elif "swanlab" in _place(path):
+        instead = "export SWANLAB_API_KEY instead"
+    else:
+        instead = "export it as an environment variable instead"
+    return f"{_place(path)}: a secret does not belong in a config; take it out and {instead}"
+
+
+# --- errors of meaning: what refers to what -------------------------------------------------------
+
+
+def _undefined(name: str, kind: str, config: dict) -> str:
+    """Why `name` is no entry of the map `kind`."""
+    return f"'{name}' is not defined under '{kind}:'{_nearest(name, config.get(kind, {}))}"
+
+
+def _names(config: dict) -> Iterator[str]:
+    """Models, runs and endpoints share one space of names: each is a subject."""
+    subjects = [(name, f"models.{name}") for name in config.get("models", {})]
+    subjects += [(name, place) for name, place, _ in expand_runs(config)]
+    subjects += [(name, f"endpoints.{name}") for name in config.get("endpoints", {})]
+    places: dict[str, str] = {}
+    for name, place in subjects:
+        if name in places:
+            yield f"{place}: '{name}' is taken by {places[name]}; rename one of them"
+        places.setdefault(name, place)
+    # a run with seeds, and a sweep, are no subjects, but their names stand for some
+    for kind in ("runs", "sweeps"):
+        for name in config.get(kind, {}):
+            if places.setdefault(name, f"{kind}.{name}") != f"{kind}.{name}":
+                yield f"{kind}.{name}: '{name}' is taken by {places[name]}; rename one of them"
+
+
+def _runs(config: dict) -> Iterator[str]:
+    general = config.get("training", {})
+    for name, run in config.get("runs", {}).items():
+        for key, kind in (("model", "models"), ("dataset", "datasets")):
+            if key in run and run[key] not in config.get(kind, {}):
+                yield f"runs.{name}.{key}: {_undefined(run[key], kind, config)}"
+        training = run.get("training", {})
+        if "seeds" in run and "seed" in training:
+            yield f"runs.{name}.training.seed: 'seeds' says it already; leave one of them out"
+        if run.get("serve") == "adapter" and (general | training).get("tuner_type") == "full":
+            yield f"runs.{name}.serve: full fine-tuning has no adapter; write 'merged'"
+    for _, place, run in expand_runs(config):
+        training = general | run.get("training", {})
+        gpus, steps = (_stated(key, training) for key in ("gpus", "gradient_accumulation_steps"))
+        whole = isinstance(gpus, int) and isinstance(steps, int) and gpus > 0
+        if whole and steps % gpus:
+            yield f"{place}: gradient_accumulation_steps {steps} is no multiple of gpus {gpus}"
+    for name, model in config.get("models", {}).items():
+        known = model.get("reference")
+        if known is not None and known not in references():
+            hint = _nearest(known, references())
+            yield f"models.{name}.reference: '{known}' is not in config/references.yaml{hint}"
+
+
+def _stated(key: str, training: dict) -> Any:
+    """A training setting as stated, or its default."""
+    return training.get(key, section("training")["properties"][key]["default"])
+
+
+def _sweeps(config: dict) -> Iterator[str]:
+    for name, sweep in config.get("sweeps", {}).items():
+        run, grid = sweep.get("run"), sweep.get("grid", {})
+        if run is not None and run not in config.get("runs", {}):
+            yield f"sweeps.{name}.run: {_undefined(run, 'runs', config)}"
+        if "seed" in grid and "seeds" in config.get("runs", {}).get(run, {}):
+            yield f"sweeps.{name}.grid.seed: run '{run}' has 'seeds'; leave one of them out"
+        for key, values in grid.items():
+            yield from (f"sweeps.{name}.grid.{key}{line}" for line in _axis(key, values, config))
+
+
+def _axis(key: str, values: list, config: dict) -> Iterator[str]:
+    """What is wrong with one key of a grid, to be appended to its place."""
+    inputs = {"model": "models", "dataset": "datasets"}
+    known = {key: node for key, node in section("training")["properties"].items() if key != "extra"}
+    if key in inputs:
+        for index, value in enumerate(values):
+            if value not in config.get(inputs[key], {}):
+                yield f"[{index}]: {_undefined(value, inputs[key], config)}"
+    elif key in known:
+        for index, value in enumerate(values):
+            one = validator().evolve(schema=known[key])
+            for error in one.iter_errors(value):
+                yield from (f"[{index}]: {line}" for line in _explain(error))
+    else:
+        yield f": {_unknown_key(key, {**inputs, **known})}"
+
+
+def _extra(config: dict) -> Iterator[str]:
+    """A pass-through flag must not say again, or undo, what a key says."""
+    known = section("training")["properties"]
+    places = {"training": config.get("training", {})}
+    for name, run in config.get("runs", {}).items():
+        places[f"runs.{name}.training"] = run.get("training", {})
+    for place, training in places.items():
+        for flag in training.get("extra", {}):
+            new = RENAMED.get(flag)
+            if flag in known:
+                yield f"{place}.extra.{flag}: has a key of its own; write {place}.{flag}"
+            elif new in known:
+                yield f"{place}.extra.{flag}: is called '{new}' here; write {place}.{new}"
+            elif SET_BY_WORKFLOW.get(flag):
+                yield f"{place}.extra.{flag}: follows from {SET_BY_WORKFLOW[flag]}; set that"
+            elif flag in SET_BY_WORKFLOW:
+                yield f"{place}.extra.{flag}: is set by the workflow; leave it out"
+
+
+def _benchmarks(config: dict) -> Iterator[str]:
+    for name, stated in config.get("benchmarks", {}).items():
+        at, preset_name = f"benchmarks.{name}", stated.get("preset", name)
+        preset = presets().get(preset_name)
+        if preset is None:
+            hint = _nearest(preset_name, presets())
+            yield f"{at}.preset: '{preset_name}' is not in config/benchmarks.yaml{hint}"
+            continue
+        hub, shots = preset_hub(stated, preset["sources"]), stated.get("shots")
+        if "source" not in stated and preset["sources"].get(hub) is None:
+            yield (
+                f"{at}.source: is missing; preset '{preset_name}' has none on hub '{hub}'. "
+                "Give a folder or a hub id"
+            )
+        allowed = preset["allowed_shots"]
+        if shots is not None and allowed is not None and shots not in allowed:
+            numbers = ", ".join(map(str, allowed))
+            yield f"{at}.shots: '{preset_name}' can't show {shots} examples; valid: {numbers}"
+        for subset in stated.get("subsets", []):
+            if preset["subsets"] is not None and subset not in preset["subsets"]:
+                hint = _nearest(subset, preset["subsets"])
+                yield f"{at}.subsets: '{subset}' is no subset of '{preset_name}'{hint}"
+
+
+def _suites(config: dict) -> Iterator[str]:
+    defined = config.get("benchmarks", {})
+    complete = {name for name, preset in presets().items() if any(preset["sources"].values())}
+    home: dict[str, str] = {}
+    for suite, names in config.get("suites", {}).items():
+        if suite in RESERVED_SUITES:
+            yield f"suites.{suite}: results/tables/{suite}.md is another table; rename the suite"
+        for name in names:
+            if name not in defined and name not in complete:
+                hint = _nearest(name, [*defined, *sorted(complete - set(defined))])
+                yield f"suites.{suite}: '{name}' is neither a benchmark nor a preset{hint}"
+            if name in home:
+                yield f"suites.{suite}: '{name}' is already in suite '{home[name]}'; keep it in one"
+            home.setdefault(name, suite)
+
+
+def _choices(config: dict) -> Iterator[str]:
+    """What is evaluated and compared must exist."""
+    stands_for, chosen = members(config), config.get("evaluate", {})
+    evaluated: set[str] = set()
+    for name in chosen.get("subjects", stands_for):
+        if name not in stands_for:
+            hint = _nearest(name, stands_for)
+            yield f"evaluate.subjects: '{name}' is no model, run or endpoint{hint}"
+        evaluated.update(stands_for.get(name, []))
+    for name in chosen.get("suites", []):
+        if name not in config.get("suites", {}):
+            yield f"evaluate.suites: {_undefined(name, 'suites', config)}"
+    for index, pair in enumerate(config.get("comparisons", [])):
+        for role, name in pair.items():
+            at = f"comparisons[{index}].{role}"
+            if name not in stands_for:
+                yield f"{at}: '{name}' is no model, run or endpoint{_nearest(name, stands_for)}"
+            elif not evaluated.issuperset(stands_for[name]):
+                yield f"{at}: '{name}' is not evaluated; add it to evaluate.subjects"
+        if pair["baseline"] == pair["candidate"]:
+            yield f"comparisons[{index}]: '{pair['baseline']}' is compared with itself"

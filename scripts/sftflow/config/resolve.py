@@ -1,0 +1,242 @@
+"""The config in its resolved form: complete, inherited, expanded. Every other part reads this form.
+
+`check` (config_check.py) finds every error, `resolve` fills in and expands, `load` does both.
+Needs jsonschema and yaml, so it is for the workflow's own environment only.
+"""
+
+import copy
+import re
+from pathlib import Path
+from typing import Any
+
+from sftflow.config.check import check
+from sftflow.config.expand import expand_runs, members
+from sftflow.config.schema import follow, preset_hub, presets, references, schema, section, tidy
+from sftflow.core.cli import UserError
+
+__all__ = ["check", "load", "presets", "references", "resolve", "warnings"]
+
+HUB_ID = re.compile(r"^\w[\w.-]*/[\w.-]+$")
+DATA_FILES = (".jsonl", ".json", ".gz", ".parquet", ".csv", ".tsv")  # no hub ids by themselves
+
+# Maps of named entries, and what their entries inherit; both are filled in entry by entry.
+ENTRIES = (
+    "models",
+    "datasets",
+    "runs",
+    "sweeps",
+    "endpoints",
+    "benchmarks",
+    "suites",
+    "resources",
+)
+INHERITED = ("training", "serving", "generation")
+
+# What a benchmark takes from its preset as it stands.
+FACTS = (
+    "dataset",
+    "config",
+    "subset_field",
+    "eval_split",
+    "few_shot_split",
+    "fields",
+    "answer",
+    "options",
+    "language",
+)
+
+
+def load(raw: dict) -> dict:
+    """The resolved config, or a UserError with everything that is wrong with it."""
+    errors = check(raw)
+    if errors:
+        many = "an error" if len(errors) == 1 else f"{len(errors)} errors"
+        lines = "\n".join(f"  {error}" for error in errors)
+        raise UserError(f"the config has {many}:\n{lines}\nconfig/README.md explains every key.")
+    return resolve(raw)
+
+
+def resolve(raw: dict) -> dict:
+    """A config without errors, complete; the same top-level keys, and `subjects`.
+
+    runs        the expanded ones, each {model, dataset, training, serve, serving, label, group
+                (the name without the seed), sweep, point (its place in the grid)}
+    sweeps      as stated, and `runs`: the names it expands to
+    benchmarks  defined, or named in a suite, with the preset filled in, and `suite`
+    subjects    {name: {kind: model|run|endpoint, model, run,
+                form: base|merged|adapter|endpoint, serving, label}}
+    """
+    stated = tidy(raw, schema())
+    config = _fill(stated, schema(), leave=ENTRIES)
+    config["models"] = {
+        name: _entry("models", name, model)
+        | _located(model)
+        | {"serving": _inherit(config["serving"], model.get("serving", {}))}
+        for name, model in stated.get("models", {}).items()
+    }
+    config["datasets"] = {
+        name: _entry("datasets", name, dataset) | _located(dataset)
+        for name, dataset in stated.get("datasets", {}).items()
+    }
+    config["endpoints"] = {
+        name: _entry("endpoints", name, endpoint)
+        | {"serving": _inherit(config["serving"], endpoint.get("serving", {}), backend="endpoint")}
+        for name, endpoint in stated.get("endpoints", {}).items()
+    }
+    config["runs"] = {name: _run(name, run, config) for name, _, run in expand_runs(stated)}
+    config["sweeps"] = {
+        name: sweep
+        | {"runs": [run for run, made in config["runs"].items() if made["sweep"] == name]}
+        for name, sweep in stated.get("sweeps", {}).items()
+    }
+    config["suites"] = stated.get("suites", {})
+    config["benchmarks"] = _benchmarks(stated, config["generation"])
+    config["resources"] = stated.get("resources", {})
+    config["subjects"] = _subjects(config)
+    config["evaluate"] = _evaluate(stated, config)
+    config["comparisons"] = _comparisons(stated, config)
+    return config
+
+
+def warnings(config: dict) -> list[str]:
+    """What is allowed but probably not meant, in a resolved config."""
+    used = {run["dataset"] for run in config["runs"].values()}
+    unused = [f"datasets.{name}: no run uses it" for name in config["datasets"] if name not in used]
+    idle, vain = [], []
+    for name, benchmark in config["benchmarks"].items():
+        if benchmark["suite"] is None:
+            idle.append(f"benchmarks.{name}: in no suite, so it is never asked")
+        if benchmark["repeats"] > 1 and benchmark["generation"]["temperature"] == 0:
+            vain.append(f"benchmarks.{name}.repeats: at temperature 0 every answer is the same")
+    return unused + idle + vain
+
+
+def _fill(stated: dict, node: dict, leave: tuple[str, ...] = ()) -> dict:
+    """What is stated, and the schema's defaults, in the schema's order; less the keys `leave`."""
+    filled = {}
+    for key, below in node["properties"].items():
+        below = follow(below)
+        if key in leave:
+            continue
+        if "properties" in below:
+            filled[key] = _fill(stated.get(key, {}), below)
+        elif key in stated:
+            filled[key] = stated[key]
+        elif "default" in below:
+            filled[key] = copy.copy(below["default"])
+    return filled
+
+
+def _entry(kind: str, name: str, stated: dict) -> dict:
+    """A named entry with its own defaults; what it inherits is left to the caller."""
+    filled = _fill(stated, section(kind)["additionalProperties"], leave=INHERITED)
+    return filled | {"label": stated.get("label") or name}
+
+
+def _inherit(general: dict, special: dict, **fixed: Any) -> dict:
+    """General settings, overridden by special ones; `extra` is merged flag by flag."""
+    extra = general["extra"] | special.get("extra", {})
+    return general | special | {"extra": extra} | fixed
+
+
+def _located(stated: dict, sources: dict | None = None) -> dict:
+    """{source, hub, revision}, as stated, or else the preset's (`sources`: hub -> id, revision).
+
+    A commit belongs to one source on one hub: a stated source never takes the preset's.
+    """
+    if "source" not in stated:
+        hub = preset_hub(stated, sources)
+        preset = sources[hub]
+        revision = stated.get("revision", preset["revision"])
+        return {"source": preset["id"], "hub": hub, "revision": revision}
+    source = stated["source"]
+    named = not HUB_ID.match(source) or source.endswith(DATA_FILES)
+    here = named or Path(source).expanduser().exists()
+    hub = stated.get("hub", "local" if here else "modelscope")
+    return {"source": source, "hub": hub, "revision": stated.get("revision")}
+
+
+def _run(name: str, run: dict, config: dict) -> dict:
+    training = _inherit(config["training"], run.get("training", {}))
+    whole = training["tuner_type"] == "full"  # then there is no adapter to merge, or to serve
+    return {
+        "model": run["model"],
+        "dataset": run["dataset"],
+        "training": training,
+        "serve": "merged" if whole else run.get("serve", "merged"),
+        "serving": _inherit(config["models"][run["model"]]["serving"], run.get("serving", {})),
+        "label": run.get("label") or name,
+        "group": run["group"],
+        "sweep": run["sweep"],
+        "point": run["point"],
+    }
+
+
+def _benchmarks(stated: dict, generation: dict) -> dict:
+    home = {name: suite for suite, names in stated.get("suites", {}).items() for name in names}
+    defined = {name: {} for name in home} | stated.get("benchmarks", {})
+    return {name: _benchmark(name, defined[name], generation, home.get(name)) for name in defined}
+
+
+def _benchmark(name: str, stated: dict, generation: dict, suite: str | None) -> dict:
+    preset_name = stated.get("preset", name)
+    preset = presets()[preset_name]
+    subsets = stated.get("subsets", list(preset["subsets"] or ["default"]))
+    published = preset["subsets"] and {subset: preset["subsets"][subset] for subset in subsets}
+    return {
+        **{key: preset[key] for key in FACTS},
+        **_entry("benchmarks", name, stated),
+        **_located(stated, preset["sources"]),
+        "preset": preset_name,
+        "subsets": subsets,
+        "whole": preset["subsets"] is None or set(subsets) == set(preset["subsets"]),
+        # questions of each subset, known before anything is fetched; of own data nothing is known
+        "published": None if "source" in stated else published,
+        "shots": stated.get("shots", preset["shots"]),
+        "chance": preset["options"] and 1 / preset["options"],
+        "generation": generation | stated.get("generation", {}),
+        "label": stated.get("label") or (preset["label"] if name == preset_name else name),
+        "suite": suite,
+    }
+
+
+def _subjects(config: dict) -> dict:
+    def subject(kind: str, form: str, entry: dict, model: str | None, run: str | None) -> dict:
+        shared = {"serving": entry["serving"], "label": entry["label"]}
+        return {"kind": kind, "model": model, "run": run, "form": form, **shared}
+
+    subjects = {}
+    for name, model in config["models"].items():
+        subjects[name] = subject("model", "base", model, name, None)
+    for name, run in config["runs"].items():
+        subjects[name] = subject("run", run["serve"], run, run["model"], name)
+    for name, endpoint in config["endpoints"].items():
+        subjects[name] = subject("endpoint", "endpoint", endpoint, None, None)
+    return subjects
+
+
+def _evaluate(stated: dict, config: dict) -> dict:
+    chosen, stands_for = stated.get("evaluate", {}), members(stated)
+    names = chosen.get("subjects", config["subjects"])
+    subjects = [subject for name in names for subject in stands_for[name]]
+    return {
+        "subjects": list(dict.fromkeys(subjects)),
+        "suites": chosen.get("suites", list(config["suites"])),
+    }
+
+
+def _comparisons(stated: dict, config: dict) -> list[dict]:
+    """The pairs asked for, or every evaluated run against its own base model."""
+    if "comparisons" in stated:
+        stands_for = members(stated)
+        pairs = [
+            (baseline, candidate)
+            for pair in stated["comparisons"]
+            for baseline in stands_for[pair["baseline"]]
+            for candidate in stands_for[pair["candidate"]]
+        ]
+    else:
+        evaluated = set(config["evaluate"]["subjects"])
+        runs = config["runs"].items()
+        pairs = [(run["model"], name) for name, run in runs if {name, run["model"]} <= evaluated]
+    return [{"baseline": first, "candidate": second} for first, second in dict.fromkeys(pairs)]

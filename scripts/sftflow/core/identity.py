@@ -1,0 +1,75 @@
+"""What can change an answer, and nothing else: the parts of an identity, and its digest.
+
+No ports, hosts, paths, labels, resources or dates. An identity is computed before a question is
+asked; two evaluations with the same one would give the same answers.
+"""
+
+from sftflow.core.jsonio import digest
+
+# The packages that compute an answer, by backend; their versions belong to the identity.
+PACKAGES = {
+    "transformers": ("ms-swift", "torch", "transformers"),
+    "vllm": ("torch", "transformers", "vllm"),
+    "endpoint": (),
+}
+
+
+def weights(
+    manifest: dict | None, adapter: dict | None = None, endpoint: dict | None = None
+) -> str:
+    """Digest of the weights: a model's or a merged run's manifest, with an adapter on it or not.
+
+    Nobody can digest an endpoint's weights: its model name and the version that the user states
+    stand for them.
+    """
+    if endpoint is not None:
+        return digest({"model": endpoint["model"], "version": endpoint.get("version")})
+    if adapter is not None:
+        return digest({"base": manifest["digest"], "adapter": adapter["digest"]})
+    return manifest["digest"]
+
+
+def backend(serving: dict, model: dict | None, packages: dict) -> dict:
+    """What turns weights into text: {name, versions, dtype, model_type, template, …}.
+
+    `model` is the base model's config entry (None for an endpoint), `packages` the versions in the
+    backend's environment. vLLM takes the chat template from the tokenizer, so from the weights.
+    """
+    name = serving["backend"]
+    part = {"name": name, "versions": {package: packages[package] for package in PACKAGES[name]}}
+    if model is None:
+        return part
+    part["dtype"] = serving.get("torch_dtype") or "auto"  # auto: that of the weights
+    part["max_model_len"] = serving.get("max_model_len")
+    part["extra"] = serving.get("extra") or {}
+    if name == "transformers":
+        part |= {key: model.get(key) for key in ("model_type", "template")}
+    return part
+
+
+def settings(benchmark: dict, system: str | None, evalscope: str) -> dict:
+    """How a benchmark is asked. evalscope's version is in it: it words the prompts."""
+    return {
+        "dataset": benchmark["dataset"],
+        "subsets": sorted(benchmark["subsets"]),
+        "shots": benchmark.get("shots"),
+        "prompt": benchmark.get("prompt"),
+        "limit": benchmark.get("limit"),
+        "repeats": benchmark.get("repeats") or 1,
+        "system": system,
+        "evalscope": evalscope,
+    }
+
+
+def generation(general: dict, benchmark: dict) -> dict:
+    """Generation settings of one benchmark: its own ones go first; null means "not sent"."""
+    merged = {**general, **(benchmark.get("generation") or {})}
+    return {key: value for key, value in merged.items() if value is not None}
+
+
+def identity(parts: dict) -> str:
+    """sha256 over {weights, data, settings, generation, backend}."""
+    names = {"weights", "data", "settings", "generation", "backend"}
+    if set(parts) != names:
+        raise ValueError(f"an identity has the parts {sorted(names)}, got {sorted(parts)}")
+    return digest(parts)

@@ -1,0 +1,215 @@
+"""evalscope, asked for one benchmark at a time, with every answer kept (runs in its environment).
+
+evalscope words the prompts, sends the requests through its own OpenAI client code and scores the
+answers. Between it and the server stands `StoredModel`, which looks an answer up before it asks.
+So evalscope always runs over a whole benchmark in a fresh folder, and asks nothing twice.
+"""
+
+import contextlib
+import shutil
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from evalscope.api.benchmark import BenchmarkMeta
+from evalscope.api.model import GenerateConfig, Model
+from evalscope.api.registry import get_benchmark
+from evalscope.config import TaskConfig
+from evalscope.constants import EvalType
+from evalscope.models.openai_compatible import OpenAICompatibleAPI
+from evalscope.run import run_task
+from openai import NOT_GIVEN
+from openai.types.chat import ChatCompletion
+from sftflow.core.cli import UserError
+from sftflow.core.jsonio import digest, read_json, read_jsonl
+from sftflow.evaluation.answers import AnswerStore
+from sftflow.evaluation.samples import Question, check_report, passages, record
+
+
+class Unanswered(Exception):
+    """A request that the store has no answer to."""
+
+    def __init__(self, key: str, n: int, request: dict):
+        super().__init__(f"request {key[:16]}, occurrence {n}")
+        self.key, self.n, self.request = key, n, request
+
+
+class StoredModel(OpenAICompatibleAPI):
+    """evalscope's client of an OpenAI-compatible server, with a store in front of the server.
+
+    `ask(request)` returns (completion as a dict, seconds); without it, a request that is not in the
+    store raises Unanswered. Equal requests are told apart by the order in which they come.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        store: AnswerStore,
+        system: str | None = None,
+        ask: Callable[[dict], tuple[dict, float]] | None = None,
+    ):
+        super().__init__(name, base_url="http://localhost/v1", api_key="unused")
+        self.validate_request_params({})  # looks at the real client, once, before it is replaced
+        self.client = SimpleNamespace(
+            chat=SimpleNamespace(completions=SimpleNamespace(create=self._create))
+        )
+        self._store, self._system, self._ask = store, system, ask
+        self._seen: Counter[str] = Counter()
+        self._mutex = threading.Lock()
+        self.last = threading.local()
+
+    def _create(self, **request: Any) -> ChatCompletion:
+        request = {name: value for name, value in request.items() if value is not NOT_GIVEN}
+        del request["model"]  # a label here; the server's own name is random
+        if self._system and request["messages"][0]["role"] != "system":
+            first = {"role": "system", "content": self._system}
+            request["messages"] = [first, *request["messages"]]
+        key = digest(request)
+        with self._mutex:
+            n = self._seen[key]
+            self._seen[key] += 1
+        self.last.key, self.last.n, self.last.messages = key, n, request["messages"]
+        answer = self._store.get(key, n)
+        if answer is None:
+            if self._ask is None:
+                raise Unanswered(key, n, request)
+            answer = self._store.add(key, n, *self._ask(request))
+        self.last.seconds = answer["seconds"]
+        return ChatCompletion.model_validate(answer["response"])
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """evalscope times the look-up; what counts is how long the server took."""
+        output = super().generate(*args, **kwargs)
+        output.time = output.message.perf_metrics.latency = self.last.seconds
+        return output
+
+
+def task(
+    benchmark: dict, data: Path, subject: str, generation: dict, folder: Path, **changes: Any
+) -> TaskConfig:
+    """evalscope's task for one benchmark of the config; unknown dataset arguments are an error."""
+    arguments = {
+        "local_path": str(data.resolve()),
+        "subset_list": list(benchmark["subsets"]),
+        "few_shot_num": benchmark.get("shots"),
+        "prompt_template": benchmark.get("prompt"),
+    }
+    arguments = {name: value for name, value in arguments.items() if value is not None}
+    unknown = set(arguments) - {field.name for field in fields(BenchmarkMeta)} - {"local_path"}
+    if unknown:  # evalscope would drop every sample and still end with status 0
+        raise UserError(f"evalscope knows no dataset arguments {sorted(unknown)}")
+    return TaskConfig(
+        model_id=subject,
+        datasets=[benchmark["dataset"]],
+        dataset_args={benchmark["dataset"]: arguments},
+        eval_type=EvalType.OPENAI_API,
+        # evalscope's own retries would ask again what the store, or the server, has refused
+        generation_config=GenerateConfig(retries=1, **generation),
+        limit=benchmark.get("limit"),
+        repeats=benchmark.get("repeats") or 1,
+        eval_batch_size=1,  # look-ups in order: equal requests get the same answers each time
+        work_dir=str(folder),
+        no_timestamp=True,
+        **changes,
+    )
+
+
+def question_id(subset: str, sample: Any) -> str:
+    """Of a question as it stands in the data, before a template and examples go around it."""
+    return digest(
+        {
+            "question": _plain(sample.input),
+            "choices": sample.choices,
+            "target": sample.target,
+            "subset": subset,
+        }
+    )
+
+
+def questions(config: TaskConfig, model: StoredModel) -> tuple[list[Question], list[Unanswered]]:
+    """Every question of a benchmark, and the requests that are still to be made for them."""
+    adapter = get_benchmark(config.datasets[0], config)
+    rows: dict[tuple[str, int], tuple[str, str | None]] = {}
+    load = adapter.load
+
+    def load_and_note() -> Any:
+        """The question as it stands in the data, before a template and examples go around it."""
+        loaded = load()
+        for subset, samples in loaded[0].items():
+            # once each: repeats of a question share everything, not only a passage
+            texts = {s.id if s.group_id is None else s.group_id: _text(s.input) for s in samples}
+            shared = dict(zip(texts, passages(list(texts.values())), strict=True))
+            for sample in samples:
+                group = sample.id if sample.group_id is None else sample.group_id
+                rows[subset, sample.id] = question_id(subset, sample), shared[group]
+        return loaded
+
+    adapter.load = load_and_note
+    found, missing = [], []
+    asker = Model(model, config.generation_config)
+    for subset, samples in adapter.load_dataset().items():
+        for sample in samples:
+            try:
+                asker.generate(sample.input, sample.tools)
+            except Unanswered as request:
+                missing.append(request)
+            group = sample.id if sample.group_id is None else sample.group_id
+            found.append(
+                Question(
+                    id=rows[subset, sample.id][0],
+                    cluster=rows[subset, sample.id][1],
+                    subset=subset,
+                    index=group,
+                    repeat=sample.id % config.repeats,
+                    prompt=model.last.messages,
+                    target=sample.target,
+                    choices=len(sample.choices) if sample.choices else None,
+                    key=model.last.key,
+                    n=model.last.n,
+                )
+            )
+    return found, missing
+
+
+def _text(content: Any) -> str:
+    return content if isinstance(content, str) else "\n".join(m.text for m in content)
+
+
+def _plain(content: Any) -> Any:
+    return content if isinstance(content, str) else [m.model_dump(exclude={"id"}) for m in content]
+
+
+def run(name: str, config: TaskConfig, found: list[Question]) -> tuple[dict, list[dict]]:
+    """Let evalscope score a benchmark; (its figures, sample-level records). Fails loudly.
+
+    evalscope ends with status 0 when it has scored nothing, so what it wrote is compared with what
+    was asked. Figures: {metric, score, subsets: {name: score}}.
+    """
+    folder = Path(config.work_dir)
+    shutil.rmtree(folder, ignore_errors=True)  # evalscope appends to what lies there
+    with contextlib.redirect_stdout(sys.stderr):
+        run_task(config)
+    dataset = config.datasets[0]
+    report = folder / "reports" / config.model_id / f"{dataset}.json"
+    if not report.exists():
+        raise UserError(f"benchmark {name}: evalscope wrote no report ({report})")
+    figures = check_report(name, read_json(report), Counter(q.subset for q in found))
+    records = []
+    for subset in dict.fromkeys(question.subset for question in found):
+        lines = f"{config.model_id}/{dataset}_{subset}.jsonl"
+        predictions = {row["index"]: row for row in read_jsonl(folder / "predictions" / lines)}
+        reviews = {row["index"]: row for row in read_jsonl(folder / "reviews" / lines)}
+        asked = [question for question in found if question.subset == subset]
+        if not len(asked) == len(predictions) == len(reviews):
+            raise UserError(
+                f"benchmark {name}, subset {subset!r}: {len(asked)} questions, "
+                f"{len(predictions)} answers, {len(reviews)} scores"
+            )
+        for position, question in enumerate(asked):
+            records.append(record(question, predictions[position], reviews[position]))
+    return figures, sorted(records, key=lambda r: (r["subset"], r["index"], r["repeat"]))

@@ -1,0 +1,268 @@
+"""One serving session: what is asked of a subject, by whom, and what is kept."""
+
+import argparse
+import contextlib
+import os
+import platform
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from sftflow.core import cli, gpu, identity
+from sftflow.core.cli import UserError
+from sftflow.core.jsonio import file_digest, read_json, write_json, write_jsonl
+from sftflow.core.progress import Progress
+from sftflow.evaluation.answers import AnswerStore
+from sftflow.evaluation.samples import check_counts
+from sftflow.serving import backends, client, server
+
+NO_SERVER = "not all of its questions are answered, because there is no server"
+
+
+@dataclass
+class Plan:
+    """A benchmark on its way: what is asked, what is answered, what has gone wrong."""
+
+    name: str
+    benchmark: dict
+    manifest: dict
+    data: Path
+    parts: dict
+    folder: Path
+    entry: dict | None = None  # the finished benchmark, as it stands in the session's manifest
+    store: AnswerStore | None = None
+    config: object = None
+    questions: list = field(default_factory=list)
+    missing: list = field(default_factory=list)
+    error: str | None = None
+
+    @property
+    def identity(self) -> str:
+        return identity.identity(self.parts)
+
+
+def finished(plan: Plan, results: Path) -> dict | None:
+    """The entry of a benchmark that has been through, when its records are still what they were."""
+    path = plan.folder / "entry.json"
+    if not path.exists():
+        return None
+    entry = read_json(path)
+    samples = results / entry["samples"]
+    whole = samples.exists() and file_digest(samples) == entry["samples_sha256"]
+    return entry if whole and entry["identity"] == plan.identity else None
+
+
+def guarded(plan: Plan, step, *args) -> None:
+    """A step for one benchmark, whose failure is that benchmark's own."""
+    try:
+        step(plan, *args)
+    except UserError as error:
+        plan.error = str(error)
+    except Exception as error:
+        traceback.print_exc()
+        plan.error = f"{type(error).__name__}: {error}"
+
+
+def prepare(plan: Plan, settings: dict, stack: contextlib.ExitStack) -> None:
+    """Load the benchmark through evalscope and see which of its questions have no answer yet."""
+    from sftflow.evaluation import harness  # evalscope takes seconds to import
+
+    plan.store = AnswerStore(plan.folder / "answers.jsonl")
+    stack.callback(plan.store.close)
+    generation, system = plan.parts["generation"], plan.parts["settings"]["system"]
+    model = harness.StoredModel(settings["subject"], plan.store, system)
+    plan.config = harness.task(
+        plan.benchmark, plan.data, settings["subject"], generation, plan.folder / "evalscope"
+    )
+    plan.questions, plan.missing = harness.questions(plan.config, model)
+    check_counts(plan.name, plan.benchmark, plan.manifest, plan.questions)
+
+
+class Session:
+    """The serving session: starts its server when something is asked for the first time."""
+
+    def __init__(self, args: argparse.Namespace, settings: dict):
+        self.spec = backends.Spec.of(settings, args)
+        self.log = args.server_log
+        self.locks = locks(args.environment)
+        self.ended: Exception | None = None  # why there is no server any more
+        self._stack = contextlib.ExitStack()
+        self._client = None
+        self._mutex = threading.Lock()
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._stack.close()
+
+    def start(self) -> None:
+        import httpx
+        from openai import OpenAI
+
+        running = self._stack.enter_context(server.serve(self.spec, self.log))
+        self._running = running
+        self._stack.enter_context(server.Watch(running, self._end))
+        http = httpx.Client(limits=httpx.Limits(max_connections=None))
+        self._stack.callback(http.close)
+        # a local server that fails has ended; somebody else's may be busy or far away
+        retries = 8 if self.spec.backend == "endpoint" else 0
+        self._client = OpenAI(
+            api_key=running.key, base_url=running.url, http_client=http, max_retries=retries
+        )
+
+    def _end(self, error: client.ServerError) -> None:
+        self.ended = error
+
+    def _look(self) -> None:
+        """Is there still a server? One that ends drops its connections, or refuses, first."""
+        try:
+            self._running.check(client.ENDING)
+        except client.ServerError as error:
+            self.ended = error
+            raise
+
+    def ask(self, request: dict) -> tuple[dict, float]:
+        """(the completion, seconds). Raises ServerError when the server has ended or refuses."""
+        import openai
+
+        with self._mutex:
+            if self._client is None:
+                self.start()
+        if self.ended:
+            raise self.ended
+        begun = time.monotonic()
+        try:
+            answer = self._client.chat.completions.create(model=self._running.model, **request)
+        except openai.APIConnectionError as error:
+            self._look()
+            raise client.ServerError(f"the connection to the server broke: {error}") from error
+        except openai.APIStatusError as error:
+            if error.status_code >= 500:
+                self._look()
+            raise client.ServerError(
+                f"the server refused a question: HTTP {error.status_code}: {error.message[:500]}. "
+                "A prompt that is too long for the model needs fewer shots, a smaller "
+                "max_tokens, or a larger serving.max_model_len."
+            ) from error
+        response = answer.model_dump(exclude_none=True)
+        response["model"] = self.spec.backend
+        if not answer.choices or answer.choices[0].message.content is None:
+            raise client.ServerError(f"the server sent an answer without text: {response}")
+        return response, round(time.monotonic() - begun, 3)
+
+
+def ask_all(session: Session, plans: list[Plan], label: str) -> None:
+    """Ask everything that has no answer yet: all benchmarks together, `concurrency` at once."""
+    open_plans = [plan for plan in plans if plan.entry is None and plan.error is None]
+    if not open_plans:
+        cli.note(f"{label}  all answered before")
+        return
+    total = sum(len(plan.questions) for plan in open_plans)
+    left = sum(len(plan.missing) for plan in open_plans)
+    progress = Progress(label, total, "answers")
+    progress.update(total - left)
+    if not left:
+        return
+
+    def ask(plan: Plan, request) -> None:
+        if plan.error is None:
+            plan.store.add(request.key, request.n, *session.ask(request.request))
+
+    try:
+        session.start()
+    except UserError as error:
+        session.ended = error
+        for plan in open_plans:
+            plan.error = NO_SERVER if plan.missing else None
+        return
+    done = total - left
+    with ThreadPoolExecutor(session.spec.serving.get("concurrency") or 32) as pool:
+        jobs = {
+            pool.submit(ask, plan, request): plan for plan in open_plans for request in plan.missing
+        }
+        for job in as_completed(jobs):
+            plan = jobs[job]
+            error = job.exception()
+            if error is None:
+                done += plan.error is None
+                progress.update(done)
+            elif plan.error is None:
+                plan.error = NO_SERVER if session.ended else str(error)
+
+
+def finish(plan: Plan, settings: dict, session: Session) -> None:
+    """Score a benchmark whose questions are answered, and write its records and its entry."""
+    from sftflow.evaluation import harness
+
+    plan.config.model = harness.StoredModel(
+        settings["subject"],
+        plan.store,
+        plan.parts["settings"]["system"],
+        session.ask,
+    )
+    figures, records = harness.run(plan.name, plan.config, plan.questions)
+    samples = plan.folder / "samples.jsonl"
+    write_jsonl(samples, records)
+    begun, seconds = plan.store.span()
+    plan.entry = {
+        "identity": plan.identity,
+        "parts": plan.parts,
+        "samples": samples.relative_to(plan.folder.parents[2]).as_posix(),
+        "samples_sha256": file_digest(samples),
+        "n": len(records),
+        "metric": figures["metric"],
+        "evalscope": {"score": figures["score"], "subsets": figures["subsets"]},
+        "provenance": {
+            "software": {name: version(name) for name in ("evalscope", "openai", "datasets")},
+            "locks": session.locks,
+            "git": git(),
+            "hardware": hardware(),
+            "started": datetime.fromtimestamp(begun, UTC).isoformat(timespec="seconds"),
+            "seconds": round(seconds, 3),
+        },
+        "status": "ok",
+    }
+    write_json(plan.folder / "entry.json", plan.entry)
+    cli.note(
+        f"evaluate {settings['subject']} {settings['suite']}  {plan.name}: "
+        f"{figures['metric']} {figures['score']:.4f}, n = {len(records)}"
+    )
+
+
+def locks(environment: Path | None) -> dict[str, str | None]:
+    """sha256 of the locks that the software here and the backend's were installed from."""
+    own = Path(sys.prefix).parent / "uv.lock"  # beside envs/evalscope/.venv, if managed
+    found = {"evalscope": file_digest(own) if own.exists() else None}
+    if environment:
+        record = read_json(environment)
+        found[record["env"]] = record["lock"]
+    return found
+
+
+def git() -> str | None:
+    """Commit of the workflow, with -dirty when files differ from it; None outside a repository."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
+    with contextlib.suppress(OSError):
+        done = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+        )
+        return done.stdout.strip() or None
+    return None
+
+
+def hardware() -> dict:
+    """{cpu, cores, gpus: [names]} of this machine."""
+    cpu = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    names = [found["name"] for found in gpu.describe()]
+    return {"cpu": cpu, "cores": len(os.sched_getaffinity(0)), "gpus": names}

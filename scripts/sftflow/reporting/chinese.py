@@ -1,0 +1,145 @@
+"""The Chinese of tables and reports (sentences stand in templates/report.zh.md.j2)."""
+
+import re
+
+import pandas as pd
+
+# What the tables say, in Chinese. Names, numbers and notes of the user stay as they are.
+CHINESE = {
+    "Accuracy": "准确率 [区间]",
+    "Accuracy (%)": "准确率 [区间]",
+    "Backend": "后端",
+    "Base model": "基座模型",
+    "Baseline": "基线",
+    "Baseline score": "基线得分",
+    "Benchmark": "数据集",
+    "Best loss": "最低 Loss",
+    "Candidate": "候选",
+    "Candidate score": "候选得分",
+    "Carry loss": "计入 Loss 的 token (%)",
+    "Chance": "随机水平",
+    "Characters (mean, max)": "字符数（均值, 最大）",
+    "Clean": "未污染子集",
+    "Dataset": "训练数据",
+    "Detectable": "可检出差异",
+    "Dialogues/s": "样本/秒",
+    "Difference": "差异 [区间]",
+    "Difference, clean": "差异（未污染子集）",
+    "Digest": "摘要",
+    "Dropped": "丢弃",
+    "Environment": "环境",
+    "Epochs": "轮数",
+    "Final loss": "最终 Loss",
+    "Fixed / broken": "改对 / 改错",
+    "FLOP utilisation": "FLOP 利用率 (%)",
+    "Form": "形式",
+    "GPU use": "GPU 利用率",
+    "If parsed": "可解析部分的准确率",
+    "Kept": "保留",
+    "License": "许可证",
+    "Macro difference": "宏平均差异",
+    "Macro mean": "宏平均",
+    "Macro-F1": "F1分数",
+    "Max": "最大",
+    "Mean": "均值",
+    "Micro difference": "微平均差异",
+    "Micro mean": "微平均",
+    "Model": "模型",
+    "Note": "备注",
+    "Number type": "数值类型",
+    "Package": "软件包",
+    "Padded": "填充 (%)",
+    "Parameters": "参数量",
+    "Peak memory": "显存/内存峰值",
+    "Prompt": "提示",
+    "Published": "公开成绩",
+    "Read": "读取",
+    "Reason": "原因",
+    "Receipt": "明细",
+    "Record": "记录",
+    "Revision": "版本",
+    "Rows": "行数",
+    "Run": "实验",
+    "Score": "来源",
+    "SE": "标准误",
+    "Seed": "随机种子",
+    "Seeds": "种子数",
+    "SD between seeds": "种子间标准差",
+    "Seeds better / worse": "更好 / 更差的种子数",
+    "Setting": "参数",
+    "Source": "来源",
+    "Steps": "总步数",
+    "Steps per epoch": "每轮步数",
+    "Subject": "模型",
+    "Subset": "子集",
+    "Suite": "评测集",
+    "Time": "训练时间",
+    "Token accuracy": "token 准确率",
+    "Tokens/s": "token/秒",
+    "Train": "训练",
+    "Truncated": "截断 (%)",
+    "Turns (mean, max)": "轮次（均值, 最大）",
+    "Unparsed": "未解析 (%)",
+    "Validation": "验证",
+    "Validation loss": "验证 Loss",
+    "Verdict": "结论",
+    "n": "样本数",
+    "p (Holm)": "p（Holm 校正）",
+    "Covered": "覆盖 (%)",
+    "Dialogue": "对话",
+    "Overlapping": "重叠题数",
+    "Passage": "重合片段",
+    "Question": "题目",
+    "Share": "占比 (%)",
+    "Limit": "limit",
+    "Lowest to highest": "最低至最高",
+    "SE of one score (sampling)": "单次得分的标准误（抽样）",
+    "Ready": "就绪用时",
+    "Weights loaded in": "权重加载用时",
+    "First answer": "首次回答用时",
+    "Ready as adapter": "LoRA 适配器形式就绪用时",
+    "Ready as merged": "合并权重形式就绪用时",
+    "First token": "首 token 延迟",
+    "Tokens/s, one stream": "token/秒（单路）",
+    "Tokens/s, together": "token/秒（并发）",
+    "Process memory": "内存占用",
+    "GPU memory": "显存占用",
+    "First lines": "首批行号",
+}
+FOREIGN_CODE = "runs code that came with it (allow_remote_code: true)"
+# Words of ours in cells, by column: a model may be called "base".
+CHINESE_CELLS = {
+    "Form": {
+        "base": "基座",
+        "merged": "合并权重",
+        "adapter": "基座 + 适配器",
+        "endpoint": "外部服务",
+    },
+    "Subset": {"all": "全部"},
+    "Note": {FOREIGN_CODE: "运行模型自带的代码（allow_remote_code: true）"},
+    "Verdict": {"better": "更好", "worse": "更差"},
+}
+CHINESE_PATTERNS = [
+    (re.compile(r"^missing$"), "缺失"),
+    (re.compile(r"^not evaluated$"), "未评测"),
+    (re.compile(r"^no score file$"), "没有得分文件"),
+    (re.compile(r"^no evidence at n = (\d+)$"), r"n = \1 时无证据"),
+    (re.compile(r"^not compared: (.*)$", re.S), r"未比较：\1"),
+    (re.compile(r"^incomplete: (.*)$", re.S), r"不完整：\1"),
+]
+
+
+def translate(frame: pd.DataFrame, language: str) -> pd.DataFrame:
+    if language != "zh":
+        return frame
+    renamed = frame.map(chinese)
+    for column in CHINESE_CELLS.keys() & set(frame.columns):
+        renamed[column] = renamed[column].replace(CHINESE_CELLS[column])
+    return renamed.rename(columns=CHINESE)
+
+
+def chinese(value: object) -> object:
+    if isinstance(value, str):
+        for pattern, replacement in CHINESE_PATTERNS:
+            value = pattern.sub(replacement, value)
+    return value

@@ -1,0 +1,345 @@
+"""Tables of what is no score: training, inference, chats, data; and sweeps against scores."""
+
+import pandas as pd
+from sftflow.core.layout import Results
+from sftflow.reporting.cells import asked
+from sftflow.reporting.suites import cell_text
+from sftflow.reporting.text import (
+    MISSING,
+    NONE,
+    WIDE,
+    Table,
+    confidence_text,
+    duration,
+    flat,
+    gibibytes,
+    headings,
+    label,
+    link,
+    number,
+    percent,
+    pick,
+)
+
+
+def training_table(study: dict, results: Results) -> Table:
+    records = {name: results.read(f"runs/{name}/training.json") for name in study["runs"]}
+    return Table(
+        "training",
+        "Training",
+        "One row per run; curves are in its training.json.",
+        [("", pd.DataFrame(training_row(study, *item) for item in records.items()))],
+        pd.DataFrame({"run": name, **flat(record or {})} for name, record in records.items()),
+        [
+            "Loss is the mean over the tokens of an optimizer step that carry loss. Tokens are "
+            "real ones; padding is not counted.",
+            "FLOP utilisation: useful FLOPs per second by the GPUs' data-sheet rate, with the "
+            "formula in training.json; without a GPU there is none.",
+        ],
+    )
+
+
+def training_row(study: dict, name: str, record: dict | None) -> dict:
+    run = study["runs"][name]
+    row = {
+        "Run": name,
+        "Model": run["model"],
+        "Dataset": run["dataset"],
+        "Seed": run["training"]["seed"],
+    }
+    if record is None:
+        return {**row, "Steps": MISSING}
+    memory = record.get("gpu_memory_gib", record.get("host_memory_gib"))
+    return {
+        **row,
+        "Steps": number(record.get("steps")),
+        "Epochs": number(record.get("epochs"), 2),
+        "Final loss": number(record.get("final_loss"), 4),
+        "Best loss": number(record.get("best_loss"), 4),
+        "Validation loss": number(record.get("validation_loss"), 4),
+        "Token accuracy": percent(record.get("token_accuracy")),
+        "Time": duration(record.get("train_seconds")),
+        "Dialogues/s": number(record.get("samples_per_second"), 2),
+        "Tokens/s": number(record.get("tokens_per_second")),
+        "Padded": percent(record.get("padded_share")),
+        "Peak memory": number(memory, 2, "GiB"),
+        "GPU use": NONE
+        if "gpu_utilisation_percent" not in record
+        else f"{record['gpu_utilisation_percent']:.0f} %, {record['gpu_power_watt']:.0f} W",
+        "FLOP utilisation": percent(record.get("flop_utilisation")),
+        "Record": link(f"runs/{name}/training.json"),
+    }
+
+
+def inference_table(study: dict, results: Results) -> Table:
+    subjects = study["evaluate"]["subjects"]
+    records = {name: results.read(f"subjects/{name}/readiness.json") for name in subjects}
+    return Table(
+        "inference",
+        "Inference",
+        "How each subject came up and answered, measured on an undisturbed server.",
+        [("", pd.DataFrame(inference_row(study, *item) for item in records.items()))],
+        pd.DataFrame({"subject": name, **flat(record or {})} for name, record in records.items()),
+        [
+            "Ready: from the start of the server to its first proven answer. A run is started in "
+            "both forms, adapter on base and merged; the rest is of the form that is served.",
+            "Tokens/s: generated tokens, of one answer and of as many at once as are asked in an "
+            "evaluation.",
+            f"Memory: {NONE} where there is no GPU, or the server is somebody else's.",
+        ],
+    )
+
+
+def inference_row(study: dict, name: str, record: dict | None) -> dict:
+    row = {"Subject": label(study, "subjects", name), "Form": study["subjects"][name]["form"]}
+    if record is None:
+        return {**row, "Backend": MISSING}
+    form, seconds, speed = record["form"], record["seconds"], record["speed"]
+    several = f"{number(speed['tokens_per_second_concurrent'], 1)} (×{speed['concurrency']})"
+    return {
+        **row,
+        "Backend": record["backend"]["name"],
+        "Ready": duration(seconds[form].get("ready")),
+        "Weights loaded in": duration(seconds[form].get("load")),
+        "First answer": duration(seconds[form].get("first_answer")),
+        "Ready as adapter": duration(pick(seconds, "adapter.ready")),
+        "Ready as merged": duration(pick(seconds, "merged.ready")),
+        "First token": duration(speed["first_token_seconds"]),
+        "Tokens/s, one stream": number(speed["tokens_per_second"], 1),
+        "Tokens/s, together": several,
+        "Process memory": gibibytes(record["memory"]["process"]),
+        "GPU memory": gibibytes(record["memory"]["gpu"]),
+        "Record": link(f"subjects/{name}/readiness.json"),
+    }
+
+
+def chat_table(study: dict, results: Results) -> Table:
+    """Prompts are rows; few subjects are columns, many are rows below each prompt."""
+    subjects = study["evaluate"]["subjects"]
+    records = {name: results.read(f"subjects/{name}/chat.json") for name in subjects}
+    rows = [
+        {"prompt": prompt, "subject": name, **(chat_answer(records[name], prompt) or {})}
+        for prompt in study["prompts"]
+        for name in subjects
+    ]
+    columns = headings(study, "subjects", subjects)
+    texts = {(row["prompt"], row["subject"]): row.get("answer", MISSING) for row in rows}
+    if len(subjects) <= WIDE:
+        frame = pd.DataFrame(
+            {
+                "Prompt": prompt,
+                **{heading: texts[prompt, name] for name, heading in columns.items()},
+            }
+            for prompt in study["prompts"]
+        )
+    else:
+        frame = pd.DataFrame(
+            {
+                "Prompt": row["prompt"],
+                "Subject": row["subject"],
+                "Answer": row.get("answer", MISSING),
+            }
+            for row in rows
+        )
+    return Table(
+        "chat",
+        "Fixed prompts",
+        "Answers at temperature 0; an answer that ends in … ran into max_tokens.",
+        [("", frame)],
+        pd.DataFrame(rows),
+    )
+
+
+def chat_answer(record: dict | None, prompt: str) -> dict | None:
+    """The answer to one prompt; None where this subject was not asked it."""
+    found = [a for a in (record or {}).get("answers", []) if a["prompt"] == prompt]
+    if not found:
+        return None
+    answer = {key: found[0].get(key) for key in ("answer", "finish_reason", "seconds")}
+    if answer["finish_reason"] == "length":
+        answer["answer"] += " …"
+    return answer
+
+
+def data_table(study: dict, results: Results) -> Table:
+    datasets = {name: results.read(f"datasets/{name}/receipt.json") for name in study["datasets"]}
+    runs = {name: results.read(f"runs/{name}/receipt.json") for name in study["runs"]}
+    overlap = {
+        name: results.read(f"datasets/{name}/contamination.json") for name in study["datasets"]
+    }
+    return Table(
+        "data",
+        "Training data",
+        "What was read, what was kept, what each run trains on, and which benchmark questions the "
+        "dialogues hold.",
+        [
+            ("Datasets", pd.DataFrame(dataset_row(*item) for item in datasets.items())),
+            ("Dropped rows", dropped_frame("Dataset", datasets)),
+            ("Runs", pd.DataFrame(fit_row(study, *item) for item in runs.items())),
+            ("Dropped by a run", dropped_frame("Run", runs)),
+            ("Contamination", contamination_frame(study, overlap)),
+            ("Contamination, examples", example_frame(study, overlap)),
+        ],
+        pd.DataFrame(
+            [{"kind": "dataset", "name": name, **flat(r or {})} for name, r in datasets.items()]
+            + [{"kind": "run", "name": name, **flat(r or {})} for name, r in runs.items()]
+            + [
+                {"kind": "contamination", "name": f"{name}/{benchmark}", **flat(found)}
+                for name, record in overlap.items()
+                for benchmark, found in (record or {}).get("benchmarks", {}).items()
+            ]
+        ),
+        [
+            "Carry loss: share of the tokens that the model is trained to say. Padded: share of "
+            "the positions that would be padding at the run's batch settings.",
+            "Contamination: a question overlaps when at least the threshold's share of its n-grams "
+            "occurs in the training dialogues. Its score is also given on the clean questions.",
+        ],
+    )
+
+
+def dataset_row(name: str, receipt: dict | None) -> dict:
+    if receipt is None:
+        return {"Dataset": name, "Source": MISSING}
+    return {
+        "Dataset": name,
+        "Source": receipt["source"],
+        "Revision": receipt["revision"] or NONE,
+        "Read": number(receipt["rows_read"]),
+        "Kept": number(receipt["rows_kept"]),
+        "Dropped": number(receipt["rows_read"] - receipt["rows_kept"]),
+        "Train": number(receipt["train_rows"]),
+        "Validation": number(receipt["validation_rows"]),
+        "Turns (mean, max)": _mean_and_max(receipt["turns"]),
+        "Characters (mean, max)": _mean_and_max(receipt["characters"]),
+        "Digest": receipt["digest"][:12],
+        "Receipt": link(f"datasets/{name}/receipt.json"),
+    }
+
+
+def _mean_and_max(record: dict) -> str:
+    return f"{number(record['mean'], 1)}, {number(record['max'])}"
+
+
+def dropped_frame(kind: str, receipts: dict[str, dict | None]) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            kind: name,
+            "Reason": reason,
+            "Rows": number(found["count"]),
+            "First lines": ", ".join(map(str, found["lines"])),
+        }
+        for name, receipt in receipts.items()
+        for reason, found in (receipt or {}).get("dropped", {}).items()
+    )
+
+
+def fit_row(study: dict, name: str, receipt: dict | None) -> dict:
+    row = {"Run": name, "Dataset": study["runs"][name]["dataset"]}
+    if receipt is None:
+        return {**row, "Kept": MISSING}
+    tokens = receipt["tokens"]
+    return {
+        **row,
+        "Kept": number(receipt["rows_kept"]),
+        "Tokens": number(tokens.get("train")),
+        "Mean": number(tokens["mean"], 1),
+        "Max": number(tokens["max"]),
+        "Padded": percent(receipt.get("padded_share")),
+        "Carry loss": percent(receipt.get("loss_share")),
+        "Steps per epoch": number(receipt.get("steps_per_epoch")),
+        "Receipt": link(f"runs/{name}/receipt.json"),
+    }
+
+
+def contamination_frame(study: dict, overlap: dict[str, dict | None]) -> pd.DataFrame:
+    rows = []
+    for name, record in overlap.items():
+        if record is None:
+            rows.append(
+                {"Dataset": name, "Benchmark": MISSING, "n": "", "Overlapping": "", "Share": ""}
+            )
+            continue
+        for benchmark, found in record["benchmarks"].items():
+            rows.append(
+                {
+                    "Dataset": name,
+                    "Benchmark": benchmark_name(study, benchmark),
+                    "n": number(found["n"]),
+                    "Overlapping": number(found["overlapping"]),
+                    "Share": percent(found["share"]),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def benchmark_name(study: dict, benchmark: str) -> str:
+    known = benchmark in study["benchmarks"]  # an old record may name one that is gone
+    return label(study, "benchmarks", benchmark) if known else benchmark
+
+
+def example_frame(study: dict, overlap: dict[str, dict | None]) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "Dataset": name,
+            "Benchmark": benchmark_name(study, benchmark),
+            "Subset": example["subset"],
+            "Covered": percent(example["coverage"]),
+            "Question": example["question"],
+            "Passage": example["passage"],
+            "Dialogue": example["dialogue"][:12],
+        }
+        for name, record in overlap.items()
+        for benchmark, found in (record or {"benchmarks": {}})["benchmarks"].items()
+        for example in found["examples"]
+    )
+
+
+def sweep_table(study: dict, results: Results, cells: dict) -> Table:
+    """Each point of a sweep against its scores."""
+    benchmarks = asked(study)
+    columns = headings(study, "benchmarks", benchmarks)
+    rows, data = [], []
+    for name, run in study["runs"].items():
+        if not run["sweep"]:
+            continue
+        record = results.read(f"runs/{name}/training.json") or {}
+        found = {b: cells.get((name, b)) for b in benchmarks}
+        rows.append(
+            {
+                "Sweep": run["sweep"],
+                "Run": name,
+                **{key: str(value) for key, value in run["point"].items()},
+                "Steps": number(record.get("steps")) if record else MISSING,
+                "Final loss": number(record.get("final_loss"), 4),
+                "Validation loss": number(record.get("validation_loss"), 4),
+                **{
+                    columns[b]: cell_text(cell) if cell else "not evaluated"
+                    for b, cell in found.items()
+                },
+            }
+        )
+        data.append(
+            {
+                "sweep": run["sweep"],
+                "run": name,
+                **run["point"],
+                **{key: record.get(key) for key in ("steps", "final_loss", "validation_loss")},
+                **{
+                    b: cell.score["score"] if cell and cell.usable else None
+                    for b, cell in found.items()
+                },
+            }
+        )
+    return Table(
+        "sweep",
+        "Sweeps",
+        f"Each point of a grid: accuracy in percent with {confidence_text(study)} interval."
+        if rows
+        else "The config defines no sweep.",
+        [("", pd.DataFrame(rows).fillna(NONE))] if rows else [],
+        pd.DataFrame(data),
+        ["The best of many points looks better than it is: confirm it on other questions."]
+        if rows
+        else [],
+    )

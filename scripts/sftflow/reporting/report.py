@@ -1,0 +1,323 @@
+"""The report: what it tells, and how it looks."""
+
+import base64
+import re
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+
+import jinja2
+import pandas as pd
+from markdown_it import MarkdownIt
+from sftflow.config import schema
+from sftflow.core.layout import Results
+from sftflow.reporting import cells as tables_cells
+from sftflow.reporting import comparison as tables_comparison
+from sftflow.reporting import figures
+from sftflow.reporting import records as tables_records
+from sftflow.reporting import suites as tables_scores
+from sftflow.reporting import text as tables_text
+from sftflow.reporting.chinese import FOREIGN_CODE, translate
+from sftflow.reporting.text import MISSING, NONE
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def collect(study: dict, results: Results) -> dict:
+    """Everything that the templates show; tables in English, translated when they are shown."""
+    references = schema.references()
+    cells = tables_cells.load_cells(study, results)
+    draws = tables_cells.suite_draws(study, cells)
+    comparison = tables_comparison.comparison_table(study, cells, draws)
+    training = {name: results.read(f"runs/{name}/training.json") for name in study["runs"]}
+    suites = {
+        suite: tables_scores.suite_table(study, suite, cells, draws, references)
+        for suite in study["evaluate"]["suites"]
+    }
+    return {
+        "study": study,
+        "cells": cells,
+        "models": pd.DataFrame(model_row(study, results, name) for name in study["models"]),
+        "environments": environment_frame(results),
+        "data": dict(tables_records.data_table(study, results).sections),
+        "settings": settings_frame(study),
+        "training_records": {name: record for name, record in training.items() if record},
+        "fits": {
+            name: receipt["tokens"]
+            for name in study["runs"]
+            if (receipt := results.read(f"runs/{name}/receipt.json"))
+        },
+        "turns": {
+            name: receipt["turns"]
+            for name in study["datasets"]
+            if (receipt := results.read(f"datasets/{name}/receipt.json"))
+        },
+        "commands": commands(study, results),
+        "training": tables_records.training_table(study, results).sections[0][1],
+        "inference": tables_records.inference_table(study, results).sections[0][1],
+        "chat": tables_records.chat_table(study, results).sections[0][1],
+        "asked": asked_frame(study),
+        "suites": {suite: report_sections(table) for suite, table in suites.items()},
+        "comparison": dict(comparison.sections),
+        "verdicts": verdicts(study, comparison.data),
+        "problems": problems(study, cells, training),
+        "reach": reach(comparison.data),
+        "provenance": provenance(cells),
+    }
+
+
+def model_row(study: dict, results: Results, name: str) -> dict:
+    model, manifest = study["models"][name], results.read(f"models/{name}/manifest.json") or {}
+    return {
+        "Model": model["label"] or name,
+        "Source": model["source"],
+        "Revision": manifest.get("revision") or model.get("revision") or NONE,
+        "Parameters": tables_text.number(manifest.get("parameters")),
+        "Number type": manifest.get("torch_dtype") or NONE,
+        "License": manifest.get("license") or NONE,
+        "Digest": (manifest.get("digest") or MISSING)[:12],
+        "Note": FOREIGN_CODE if manifest.get("remote_code") else "",
+    }
+
+
+ROWS = 60  # of a table in the report; the files in tables/ have all
+MORE = {
+    "en": "… {} more rows in results/tables/.",
+    "zh": "… 其余 {} 行见 results/tables/。",
+}
+PACKAGES = (
+    "ms-swift", "torch", "transformers", "peft", "liger-kernel", "vllm", "evalscope", "swanlab",
+)  # fmt: skip
+
+
+def environment_frame(results: Results) -> pd.DataFrame:
+    """Installed versions of the packages that matter, by environment."""
+    rows = []
+    for path in sorted((results.folder / "environments").glob("*.json")):
+        record = results.read(f"environments/{path.name}")
+        packages = record["packages"]
+        rows.append(
+            {
+                "Environment": record["env"],
+                "Python": record["python"],
+                **{name: packages.get(name, NONE) for name in PACKAGES},
+                "uv.lock": (record["lock"] or NONE)[:12],
+            }
+        )
+    frame = pd.DataFrame(rows)
+    return frame.drop(columns=[name for name in frame if (frame[name] == NONE).all()])
+
+
+SETTINGS = (
+    "tuner_type", "lora_rank", "lora_alpha", "lora_dropout", "target_modules", "torch_dtype",
+    "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps",
+    "learning_rate", "lr_scheduler_type", "warmup_ratio", "weight_decay", "max_length", "too_long",
+    "eval_steps", "save_steps", "save_total_limit", "logging_steps", "seed",
+)  # fmt: skip
+
+
+def settings_frame(study: dict) -> pd.DataFrame:
+    """Training settings: one column where all runs agree, else one per run (if they are few)."""
+    runs = study["runs"]
+    if not runs:
+        return pd.DataFrame()
+    if len(runs) > tables_text.WIDE:
+        varied = [s for s in SETTINGS if len({str(r["training"][s]) for r in runs.values()}) > 1]
+        return pd.DataFrame(
+            {"Run": name, **{s: run["training"][s] for s in varied}} for name, run in runs.items()
+        )
+    return pd.DataFrame(
+        {"Setting": s, **{name: str(run["training"][s]) for name, run in runs.items()}}
+        for s in SETTINGS
+    )
+
+
+def commands(study: dict, results: Results) -> dict[str, str]:
+    """The exact ms-swift file of the first runs."""
+    paths = {name: results.folder / f"runs/{name}/command.yaml" for name in list(study["runs"])[:2]}
+    return {name: path.read_text("utf-8").rstrip() for name, path in paths.items() if path.exists()}
+
+
+def asked_frame(study: dict) -> pd.DataFrame:
+    """How every benchmark is asked."""
+    rows = []
+    for suite in study["evaluate"]["suites"]:
+        for name in study["suites"][suite]:
+            benchmark = study["benchmarks"][name]
+            subsets = benchmark["subsets"]
+            rows.append(
+                {
+                    "Suite": suite,
+                    "Benchmark": benchmark["label"] or name,
+                    "Subset": ", ".join(subsets) if len(subsets) <= 4 else f"{len(subsets)}",
+                    "Few-shot": benchmark["shots"],
+                    "Limit": benchmark["limit"] or NONE,
+                    "temperature": benchmark["generation"]["temperature"],
+                    "max_tokens": benchmark["generation"]["max_tokens"],
+                    "Note": benchmark.get("note") or "",
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+COLUMNS = (
+    "Benchmark", "Subset", "Subject", "n", "Accuracy", "Macro-F1", "Unparsed", "Few-shot", "Note",
+)  # fmt: skip
+
+
+def report_sections(table: tables_text.Table) -> dict[str, pd.DataFrame]:
+    sections = dict(table.sections)
+    if len(table.data["subject"].unique()) <= tables_text.WIDE:
+        sections["Details"] = sections["Details"][list(COLUMNS)]
+    else:
+        del sections["Details"]
+    return sections
+
+
+def verdicts(study: dict, rows: pd.DataFrame) -> list[dict]:
+    """Per pair: the benchmarks that got better and worse, and those without evidence."""
+    found: dict[tuple, dict] = {}
+    for row in rows.to_dict("records"):
+        entry = found.setdefault(
+            (row["baseline"], row["candidate"]),
+            {
+                "baseline": row["baseline"], "candidate": row["candidate"],
+                "better": [], "worse": [], "none": [], "problem": [],
+            },
+        )  # fmt: skip
+        kind = {"better": "better", "worse": "worse"}.get(row["verdict"], "none")
+        if row["verdict"].startswith("not compared"):
+            kind = "problem"
+        entry[kind].append(study["benchmarks"][row["benchmark"]]["label"] or row["benchmark"])
+    return list(found.values())
+
+
+def problems(study: dict, cells: dict, training: dict) -> list[str]:
+    """What a reader must know before believing the numbers."""
+    found = [
+        f"`{cell.subject}` {cell.benchmark}: {cell.note}"
+        for cell in cells.values()
+        if not cell.usable
+    ]
+    for cell in cells.values():
+        if cell.usable:
+            found += [
+                f"`{cell.subject}` {cell.benchmark}: {w}"
+                for w in tables_scores.warnings(cell, None)
+            ]
+    for name, record in training.items():
+        for lowered in (record or {}).get("out_of_memory", []):
+            found.append(
+                f"`{name}`: out of memory, micro-batch lowered to {lowered['micro_batch']} "
+                f"× {lowered['accumulation']} (same dialogues a step)"
+            )
+    if len(found) > 30:
+        kinds = Counter(cell.state for cell in cells.values())
+        counts = ", ".join(f"{count} {state}" for state, count in sorted(kinds.items()))
+        return [f"{len(cells)} scores: {counts}", *found[:30], "…"]
+    return found
+
+
+def reach(rows: pd.DataFrame) -> list[dict]:
+    """Comparisons without evidence, with the difference that their n could have shown."""
+    if "detectable" not in rows:
+        return []
+    open_ = rows[rows["verdict"].str.startswith("no evidence")]
+    return open_[["candidate", "benchmark", "n", "detectable"]].to_dict("records")
+
+
+def provenance(cells: dict) -> dict:
+    """Commits, machines and times that the scores come from."""
+    records = [cell.score["provenance"] for cell in cells.values() if cell.score]
+    started = sorted(record["started"] for record in records)
+    machines = Counter(machine(record["hardware"]) for record in records)
+    return {
+        "first": minute(started[0]) if started else None,
+        "last": minute(started[-1]) if started else None,
+        "commits": sorted({record["git"] for record in records if record["git"]}),
+        "machines": [name for name, _ in machines.most_common()],
+        "seconds": sum(record["seconds"] for record in records),
+        "scores": len(records),
+    }
+
+
+def minute(time: str) -> str:
+    """2026-01-01T09:30:59+00:00 -> 2026-01-01 09:30 UTC"""
+    return f"{datetime.fromisoformat(time).astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def machine(hardware: dict) -> str:
+    gpus = Counter(hardware["gpus"])
+    return ", ".join([f"{n} × {name}" for name, n in gpus.items()] or [hardware["cpu"]])
+
+
+def draw(study: dict, found: dict) -> dict[str, str]:
+    points: dict[str, dict] = {}
+    chance = {}
+    for cell in found["cells"].values():
+        if cell.usable and cell.score["ci95"]:
+            benchmark = study["benchmarks"][cell.benchmark]["label"] or cell.benchmark
+            values = (cell.score["score"], *cell.score["ci95"])
+            points.setdefault(cell.subject, {})[benchmark] = values
+            chance[benchmark] = cell.score["chance"]
+    return {
+        "loss": figures.loss(found["training_records"]),
+        "learning_rate": figures.learning_rate(found["training_records"]),
+        "scores": figures.scores(points, chance),
+        "token_lengths": figures.token_lengths(found["fits"], found["turns"]),
+    }
+
+
+def page(language: str, found: dict) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), trim_blocks=True, lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined, keep_trailing_newline=True,
+    )  # fmt: skip
+    environment.filters["table"] = lambda frame: shown(translate(frame, language), language)
+    environment.filters["upright"] = lambda frame: shown(upright(frame, language), language)
+    environment.filters["percent"] = tables_text.percent
+    environment.filters["duration"] = tables_text.duration
+    text = environment.get_template(f"report.{language}.md.j2").render(**found, none=NONE)
+    return re.sub(r"\n{3,}", "\n\n", text)
+
+
+def shown(frame: pd.DataFrame, language: str) -> str:
+    """A table for a reader: of many rows the first, and where the others are."""
+    if len(frame) <= ROWS:
+        return tables_text.markdown(frame)
+    more = MORE[language].format(len(frame) - ROWS)
+    return f"{tables_text.markdown(frame.head(ROWS))}\n\n{more}"
+
+
+def upright(frame: pd.DataFrame, language: str) -> pd.DataFrame:
+    """A table of few wide rows turned on its side: one column per row."""
+    if frame.empty or len(frame) > tables_text.WIDE:
+        return translate(frame, language)
+    wide = translate(frame, language)
+    turned = wide.set_index(wide.columns[0]).T.fillna(NONE)
+    return turned.rename_axis(columns=None).reset_index(names=wide.columns[0])
+
+
+NAMES = {"zh": "中文", "en": "English"}
+
+
+def html(pages: dict[str, str], pictures: dict[str, str]) -> str:
+    """One page with every language; Markdown is rendered without raw HTML, so answers of a model
+    that contain markup stay text."""
+    parser = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True)
+    bodies = {
+        language: embed(parser.render(text).replace("&lt;br&gt;", "<br>"), pictures)
+        for language, text in pages.items()
+    }
+    return environment.get_template("report.html.j2").render(bodies=bodies, names=NAMES)
+
+
+def embed(body: str, pictures: dict[str, str]) -> str:
+    """Put the figures into the page, and tables into boxes that scroll."""
+    for name, svg in pictures.items():
+        data = base64.b64encode(svg.encode()).decode()
+        body = body.replace(f"../figures/{name}.svg", f"data:image/svg+xml;base64,{data}")
+    return body.replace("<table>", '<div class="table"><table>').replace(
+        "</table>", "</table></div>"
+    )

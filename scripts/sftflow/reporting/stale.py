@@ -1,0 +1,132 @@
+"""Does a score still stand for what the config asks for today?
+
+Compares the parts of its identity with those that the config, and the manifests in results/, stand
+for now. What is not there to compare with (a manifest that was not copied along with the scores)
+does not make a score stale.
+"""
+
+from collections.abc import Callable
+from functools import cache
+
+from sftflow.core import identity
+from sftflow.training.settings import NEUTRAL
+
+Read = Callable[[str], dict | None]
+
+
+def checker(study: dict, read: Read) -> Callable[[str, str, dict], list[str]]:
+    """A function (subject, benchmark, score) -> what has changed since, empty if nothing has.
+
+    `read(path)` gives a JSON file of results/, or None where there is none.
+    """
+    read = cache(read)
+
+    @cache
+    def of_subject(subject: str) -> tuple[str | None, list[str]]:
+        """(weights that stand for the subject now, what of its training has changed)."""
+        return current_weights(study, read, subject), training_changes(study, read, subject)
+
+    def changes(subject: str, benchmark: str, score: dict) -> list[str]:
+        was = score["provenance"]
+        weights, training = of_subject(subject)
+        now = {"weights": weights, **asking(study, read, subject, benchmark)}
+        confidence = study["statistics"]["confidence"]
+        found = training + differences("confidence", score["confidence"], confidence)
+        if "evalscope" not in now["settings"]:  # its version is not known here
+            now["settings"] = {"evalscope": was["settings"].get("evalscope"), **now["settings"]}
+        for part, value in now.items():
+            if value is not None:
+                found += differences(part, was[part], value)
+        return found
+
+    return changes
+
+
+def current_weights(study: dict, read: Read, subject: str) -> str | None:
+    entry = study["subjects"][subject]
+    if entry["kind"] == "endpoint":
+        return identity.weights(None, endpoint=study["endpoints"][subject])
+    adapter = None
+    if entry["form"] == "merged":
+        manifest = read(f"runs/{entry['run']}/merged.json")
+    else:
+        manifest = read(f"models/{entry['model']}/manifest.json")
+        if entry["form"] == "adapter":
+            adapter = read(f"runs/{entry['run']}/adapter.json")
+            if adapter is None:
+                return None
+    return None if manifest is None else identity.weights(manifest, adapter)
+
+
+def training_changes(study: dict, read: Read, subject: str) -> list[str]:
+    """What of a run's settings has changed since it was trained."""
+    name = study["subjects"][subject]["run"]
+    record = read(f"runs/{name}/training.json") if name else None
+    if record is None:
+        return []
+    run = study["runs"][name]
+    was = {key: value for key, value in record["settings"].items() if key not in NEUTRAL}
+    now = {key: value for key, value in run["training"].items() if key not in NEUTRAL}
+    found = differences("training", was, now) + differences("model", record["model"], run["model"])
+    adapter, merged = read(f"runs/{name}/adapter.json"), read(f"runs/{name}/merged.json")
+    if adapter and merged:
+        found += differences("adapter", merged["adapter"], adapter["digest"])
+    return found
+
+
+ENVIRONMENTS = {"transformers": "swift", "vllm": "vllm"}
+
+
+def asking(study: dict, read: Read, subject: str, benchmark: str) -> dict:
+    """The parts data, settings, generation and backend as of now; None where nothing is known."""
+    entry = study["subjects"][subject]
+    model = study["models"].get(entry["model"])
+    benchmark_settings = study["benchmarks"][benchmark]
+    data = read(f"benchmarks/{benchmark}/manifest.json")
+    evalscope = read("environments/evalscope.json")
+    settings = identity.settings(
+        benchmark_settings,
+        model and model["system"],
+        evalscope and evalscope["packages"]["evalscope"],
+    )
+    if evalscope is None:
+        del settings["evalscope"]
+    backend, packages = entry["serving"]["backend"], {}
+    if backend in ENVIRONMENTS:
+        environment = read(f"environments/{ENVIRONMENTS[backend]}.json")
+        packages = environment and environment["packages"]
+    return {
+        "data": data and data["digest"],
+        "settings": settings,
+        "generation": identity.generation(study["generation"], benchmark_settings),
+        "backend": None
+        if packages is None
+        else identity.backend(entry["serving"], model, packages),
+    }
+
+
+def current_identity(study: dict, read: Read, subject: str, benchmark: str) -> str | None:
+    """Identity that an evaluation started now would have; None while a part of it is not known."""
+    parts = {
+        "weights": current_weights(study, read, subject),
+        **asking(study, read, subject, benchmark),
+    }
+    if None in parts.values() or "evalscope" not in parts["settings"]:
+        return None
+    return identity.identity(parts)
+
+
+def differences(name: str, was: object, now: object) -> list[str]:
+    """`name.key: old → new` for every leaf that was something else; what is absent is None."""
+    if isinstance(was, dict) and isinstance(now, dict):
+        return [
+            found
+            for key in dict.fromkeys([*now, *was])
+            for found in differences(f"{name}.{key}", was.get(key), now.get(key))
+        ]
+    return [] if was == now else [f"{name}: {_brief(was)} → {_brief(now)}"]
+
+
+def _brief(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 24 else text[:12] + "…"

@@ -1,0 +1,307 @@
+"""The table of a suite: scores side by side, means, seeds and details."""
+
+import numpy as np
+import pandas as pd
+from sftflow.reporting.cells import Cell, Draws, incomplete, measured, seed_groups
+from sftflow.reporting.text import (
+    MISSING,
+    NONE,
+    STALE,
+    WIDE,
+    Table,
+    confidence_text,
+    headings,
+    label,
+    link,
+    percent,
+    pick,
+    with_interval,
+)
+from sftflow.scoring import stats
+
+BAND = 0.05  # how far outside a measured interval a published figure may lie: prompts differ
+
+
+def suite_table(study: dict, suite: str, cells: dict, draws: Draws, references: dict) -> Table:
+    benchmarks = study["suites"][suite]
+    subjects = study["evaluate"]["subjects"]
+    chosen = [cells[subject, benchmark] for benchmark in benchmarks for subject in subjects]
+    rows = [row for cell in chosen for row in score_rows(study, cell, references)]
+    sections = [
+        ("Side by side", side_by_side(study, benchmarks, subjects, cells)),
+        ("Suite means", suite_mean_frame(study, suite, cells, draws)),
+    ]
+    seeds = seed_frame(study, benchmarks, cells)
+    if len(seeds):
+        sections.append(("Between seeds", seeds))
+    sections.append(("Details", detail_frame(rows)))
+    return Table(
+        suite,
+        f"Suite {suite}",
+        "Accuracy, or the metric named with the benchmark, in percent with "
+        f"{confidence_text(study)} interval.",
+        sections,
+        pd.DataFrame(rows),
+        SCORE_NOTES + reference_notes(study, chosen, references) + stale_notes(chosen),
+    )
+
+
+SCORE_NOTES = [
+    "Intervals: Wilson for right-or-wrong scores (at the effective sample size where repeats or "
+    "clusters make answers dependent), Student's t for graded scores. SE: standard error. A "
+    "cluster is the questions of a subset that share a passage: 200 characters or more before "
+    "their last line.",
+    "Macro-F1: mean over the options that are the right answer of some question, of the same "
+    f"extracted answers as the accuracy; {NONE} where answers are not options.",
+    "Unparsed: share of answers that do not state their choice or number in an explicit form; a "
+    "lucky find in them still counts in the accuracy. Truncated: share that ran into max_tokens. "
+    "If parsed: accuracy among the parsed answers; far above the accuracy, the format was lost and "
+    "not the knowledge.",
+    "Clean: accuracy on the questions that do not overlap with the subject's training data, as far "
+    "as that is known. Chance: accuracy of blind guessing.",
+    "Suite means have a percentile bootstrap interval (questions resampled within their benchmark, "
+    "seeded); there is none where all questions were answered alike.",
+    "From a number to its origin: the score file names the answers, weights, data, settings and "
+    "software; `uv run python scripts/trace.py SUBJECT BENCHMARK` prints that chain.",
+]
+
+
+def reference_notes(study: dict, cells: list[Cell], references: dict) -> list[str]:
+    found = [
+        f"{label(study, 'benchmarks', cell.benchmark)} {percent(figure['score'])} for "
+        f"{label(study, 'subjects', cell.subject)} ({reference_text(figure)})"
+        for cell in cells
+        if cell.score and (figure := reference_for(study, references, cell))
+    ]
+    if not found:
+        return []
+    return [
+        f"Published figures, a sanity band (a note warns where one lies more than {percent(BAND)} "
+        "points outside the interval): " + "; ".join(found) + "."
+    ]
+
+
+def reference_text(figure: dict) -> str:
+    shots = f"{figure['shots']}-shot" if figure["shots"] is not None else "shots not stated"
+    return ", ".join(filter(None, [shots, figure["prompt"], figure["source"]]))
+
+
+def stale_notes(cells: list[Cell]) -> list[str]:
+    stale = [
+        f"{cell.subject} {cell.benchmark} ({cell.note})" for cell in cells if cell.state == STALE
+    ]
+    if not stale:
+        return []
+    return [
+        "**Stale**: made with other settings, data or weights than the config now names; shown in "
+        "the details, left out of means and comparisons: " + "; ".join(stale) + "."
+    ]
+
+
+def score_rows(study: dict, cell: Cell, references: dict) -> list[dict]:
+    """One raw row for the whole benchmark, and one per subset where there are several."""
+    settings = study["benchmarks"][cell.benchmark]
+    base = {
+        "benchmark": measured(study, cell.benchmark, [cell]),
+        "subset": "all",
+        "subject": cell.subject,
+        "state": cell.state,
+    }
+    if cell.score is None:
+        return [{**base, "note": cell.note, "file": cell.path}]
+    score = cell.score
+    subsets = score["subsets"]
+    whole = {**base, **_raw(score), "shots": pick(score, "provenance.settings.shots")}
+    if whole["shots"] is None:
+        whole["shots"] = settings.get("shots")
+    if len(subsets) == 1:
+        whole["subset"] = subsets[0]["name"]
+    reference = reference_for(study, references, cell)
+    whole["published"] = reference and reference["score"]
+    whole["note"] = "; ".join(
+        filter(None, [cell.note, settings.get("note"), *warnings(cell, reference)])
+    )
+    whole["file"] = cell.path
+    rows = [whole]
+    if len(subsets) > 1:
+        for subset in subsets:
+            rows.append(
+                {
+                    **base,
+                    **_raw(subset),
+                    "subset": subset["name"],
+                    "shots": whole["shots"],
+                    "note": "",
+                    "file": cell.path,
+                }
+            )
+    return rows
+
+
+def _raw(score: dict) -> dict:
+    low, high = score["ci95"] or (None, None)
+    clean = score["clean"] or {}
+    clean_low, clean_high = clean.get("ci95") or (None, None)
+    return {
+        "n": score["n"],
+        "score": score["score"],
+        "stderr": score["stderr"],
+        "ci_low": low,
+        "ci_high": high,
+        "macro_f1": score["macro_f1"],
+        "unparsed_share": score["unparsed"] / score["answers"] if score["answers"] else None,
+        "truncated_share": score["truncated"] / score["answers"] if score["answers"] else None,
+        "accuracy_parsed": score["accuracy_parsed"],
+        "clean_n": clean.get("n"),
+        "clean_score": clean.get("score"),
+        "clean_ci_low": clean_low,
+        "clean_ci_high": clean_high,
+        "chance": score["chance"],
+    }
+
+
+def reference_for(study: dict, references: dict, cell: Cell) -> dict | None:
+    """A base model's published figure (config/references.yaml) for what was asked here."""
+    model = study["models"].get(cell.subject)
+    if model is None or model.get("reference") is None:
+        return None
+    benchmark = study["benchmarks"][cell.benchmark]
+    # A figure is of the whole benchmark: some subsets alone are easier or harder.
+    return references[model["reference"]].get(benchmark["preset"]) if benchmark["whole"] else None
+
+
+def warnings(cell: Cell, reference: dict | None) -> list[str]:
+    """What a reader must know before believing the number."""
+    score = cell.score
+    found = []
+    if score["answers"] and score["unparsed"] > 0.1 * score["answers"]:
+        found.append("many answers unparsed: format or knowledge?")
+    if score["answers"] and score["truncated"] > 0.1 * score["answers"]:
+        found.append("many answers truncated: raise max_tokens")
+    if reference:
+        low, high = score["ci95"] or (score["score"], score["score"])
+        if not low - BAND <= reference["score"] <= high + BAND:
+            found.append(
+                f"far from the published {percent(reference['score'])}: check prompt, template and "
+                "parsing"
+            )
+    return found
+
+
+def cell_text(cell: Cell) -> str:
+    if cell.score is None:
+        return MISSING
+    text = with_interval(cell.score["score"], cell.score["ci95"])
+    return f"~~{text}~~ stale" if cell.state == STALE else text
+
+
+def side_by_side(
+    study: dict, benchmarks: list[str], subjects: list[str], cells: dict
+) -> pd.DataFrame:
+    """Few subjects are columns, as a reader compares them; many are rows."""
+    subject_headings = headings(study, "subjects", subjects)
+    if len(subjects) > WIDE:
+        columns = headings(study, "benchmarks", benchmarks)
+        return pd.DataFrame(
+            {"Subject": heading, **{columns[b]: cell_text(cells[subject, b]) for b in benchmarks}}
+            for subject, heading in subject_headings.items()
+        )
+    rows = []
+    for benchmark in benchmarks:
+        mine = {subject: cells[subject, benchmark] for subject in subjects}
+        sizes = sorted({cell.score["n"] for cell in mine.values() if cell.score})
+        rows.append(
+            {
+                "Benchmark": measured(study, benchmark, mine.values()),
+                "n": " / ".join(map(str, sizes)) or NONE,
+                **{subject_headings[subject]: cell_text(cell) for subject, cell in mine.items()},
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def suite_mean_frame(study: dict, suite: str, cells: dict, draws: Draws) -> pd.DataFrame:
+    """Micro and macro mean, over complete sets of one metric only."""
+    rows = []
+    confidence = study["statistics"]["confidence"]
+    for subject in study["evaluate"]["subjects"]:
+        row = {"Subject": label(study, "subjects", subject)}
+        found = draws.get((suite, subject))
+        for name, kind in (("Micro mean", "micro"), ("Macro mean", "macro")):
+            row[name] = NONE
+            if found:
+                mean, drawn = found[kind]
+                row[name] = with_interval(mean, stats.percentile_interval(drawn, confidence))
+        row["Note"] = incomplete([cells[subject, b] for b in study["suites"][suite]]) or ""
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def seed_frame(study: dict, benchmarks: list[str], cells: dict) -> pd.DataFrame:
+    """Spread between training seeds, apart from the sampling error of one seed's score."""
+    rows = []
+    for group, runs in seed_groups(study).items():
+        for benchmark in benchmarks:
+            found = [cells[run, benchmark] for run in runs if (run, benchmark) in cells]
+            scores = [cell.score["score"] for cell in found if cell.usable]
+            errors = [cell.score["stderr"] for cell in found if cell.usable]
+            if not found:
+                continue
+            several = len(scores) > 1
+            rows.append(
+                {
+                    "Run": group,
+                    "Benchmark": measured(study, benchmark, found),
+                    "Seeds": f"{len(scores)} of {len(found)}",
+                    "Mean": percent(np.mean(scores)) if scores else NONE,
+                    "SD between seeds": percent(np.std(scores, ddof=1)) if several else NONE,
+                    "Lowest to highest": f"{percent(min(scores))} to {percent(max(scores))}"
+                    if several
+                    else NONE,
+                    "SE of one score (sampling)": percent(np.mean(errors))
+                    if errors and None not in errors
+                    else NONE,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def detail_frame(rows: list[dict]) -> pd.DataFrame:
+    frame = pd.DataFrame(
+        {
+            "Benchmark": row["benchmark"],
+            "Subset": row["subset"],
+            "Subject": row["subject"],
+            "n": row.get("n", NONE),
+            "Accuracy": MISSING
+            if "score" not in row
+            else ("~~%s~~ stale" if row["state"] == STALE else "%s")
+            % with_interval(row["score"], _interval(row, "ci")),
+            "SE": percent(row.get("stderr")),
+            "Macro-F1": percent(row.get("macro_f1")),
+            "Unparsed": percent(row.get("unparsed_share")),
+            "Truncated": percent(row.get("truncated_share")),
+            "If parsed": percent(row.get("accuracy_parsed")),
+            "Clean": _clean(row),
+            "Chance": percent(row.get("chance")),
+            "Few-shot": NONE if row.get("shots") is None else row["shots"],
+            "Published": percent(row.get("published")),
+            "Note": row["note"],
+            "Score": link(row["file"]) if "score" in row else NONE,
+        }
+        for row in rows
+    )
+    return frame.drop(
+        columns=[name for name in ("Clean", "Published") if (frame[name] == NONE).all()]
+    )
+
+
+def _clean(row: dict) -> str:
+    if row.get("clean_n") is None:
+        return NONE
+    return f"{with_interval(row['clean_score'], _interval(row, 'clean_ci'))} (n {row['clean_n']})"
+
+
+def _interval(row: dict, name: str) -> tuple[float, float] | None:
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    return None if low is None else (low, high)

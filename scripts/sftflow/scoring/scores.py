@@ -1,0 +1,228 @@
+"""A score: what the answers to one benchmark come to. Pure functions."""
+
+from collections import Counter
+from pathlib import Path
+
+from sftflow.core.cli import UserError
+from sftflow.core.jsonio import digest, file_digest, read_jsonl
+from sftflow.scoring import stats
+
+DECIMALS = 5e-5 + 1e-9  # half a unit of the fourth decimal, to which evalscope rounds
+
+
+def score_file(
+    results: Path, evaluation: dict, benchmark: str, overlap: dict | None, confidence: float
+) -> dict:
+    """Content of scores/<subject>/<benchmark>.json, proven against evalscope's own figure."""
+    entry = evaluation["benchmarks"].get(benchmark)
+    if entry is None:
+        raise UserError(
+            f"{evaluation['subject']} {evaluation['suite']}: the session holds no benchmark "
+            f"{benchmark}; it has {', '.join(evaluation['benchmarks'])}"
+        )
+    samples = load_samples(results, benchmark, entry)
+    check_choices(benchmark, samples)
+    made = {
+        "schema": 1,
+        "subject": evaluation["subject"],
+        "benchmark": benchmark,
+        "suite": evaluation["suite"],
+        "metric": entry["metric"],
+        "confidence": confidence,
+        **score(samples, overlap and set(overlap["ids"]), confidence),
+        "evalscope": entry["evalscope"]["score"],
+        "samples": entry["samples"],
+        "identity": entry["identity"],
+        "provenance": {**entry["parts"], **entry["provenance"]},
+    }
+    check_against_evalscope(made, entry["evalscope"])
+    return made
+
+
+def load_samples(results: Path, benchmark: str, entry: dict) -> list[dict]:
+    """The records that a session points to, proven to be those it wrote."""
+    if entry.get("status", "ok") != "ok":
+        raise UserError(
+            f"benchmark {benchmark} did not finish ({entry['status']}): evaluate it again"
+        )
+    path = results / entry["samples"]
+    if not path.exists():
+        raise UserError(f"{path} is missing: evaluate {benchmark} again")
+    if file_digest(path) != entry["samples_sha256"]:
+        raise UserError(
+            f"{path} is not what the session wrote (its digest differs): delete it and evaluate "
+            f"{benchmark} again"
+        )
+    samples = list(read_jsonl(path))
+    if not samples:
+        raise UserError(f"{path} holds no sample: check the subsets and limit of {benchmark}")
+    return samples
+
+
+def check_choices(benchmark: str, samples: list[dict]) -> None:
+    """An option is right exactly when it is the target: accuracy and F1 see the same thing."""
+    for sample in samples:
+        if sample["choices"] is None or sample["score"] not in (0, 1):
+            continue
+        right = sorted(sample["extracted"] or "") == sorted("".join(sample["target"]))
+        if right != bool(sample["score"]):
+            raise UserError(
+                f"{benchmark}, {sample['subset']} {sample['index']}: the answer was read as "
+                f"{sample['extracted']!r} where {sample['target']!r} is right, but its score is "
+                f"{sample['score']:g}"
+            )
+
+
+def score(samples: list[dict], overlapping: set[str] | None, confidence: float) -> dict:
+    """Everything a score file says about its samples, for the whole benchmark and each subset.
+
+    `overlapping`: ids of items that also occur in the subject's training data; None: not known.
+    """
+    items = group_items(samples)
+    subsets: dict[str, list[dict]] = {}
+    for item in items:
+        subsets.setdefault(item["subset"], []).append(item)
+    return {
+        **summary(items, overlapping, confidence),
+        "repeats": len(items[0]["answers"]),
+        "subsets": [
+            {"name": name, **summary(subsets[name], overlapping, confidence)}
+            for name in sorted(subsets)
+        ],
+        "items": item_vector(items, overlapping),
+    }
+
+
+def group_items(samples: list[dict]) -> list[dict]:
+    """Samples grouped by question, in the order of their keys.
+
+    A key is the question's id, with a counter where the benchmark holds the very same question
+    more than once: equal for every subject that was asked the same questions.
+    """
+    groups: dict[tuple, list[dict]] = {}
+    for sample in sorted(samples, key=lambda s: (s["subset"], s["index"], s["repeat"])):
+        groups.setdefault((sample["subset"], sample["index"]), []).append(sample)
+    seen: Counter[str] = Counter()
+    items = []
+    for (subset, index), answers in groups.items():
+        first = answers[0]
+        if any(answer["id"] != first["id"] for answer in answers):
+            raise UserError(f"question {index} of {subset} has repeats with different ids")
+        seen[first["id"]] += 1
+        copy = seen[first["id"]]
+        items.append(
+            {
+                "key": first["id"] if copy == 1 else f"{first['id']}#{copy}",
+                "id": first["id"],
+                "subset": subset,
+                "cluster": first.get("cluster"),
+                "choices": first["choices"],
+                "answers": answers,
+            }
+        )
+    repeats = {tuple(answer["repeat"] for answer in item["answers"]) for item in items}
+    if len(repeats) > 1 or len(set(next(iter(repeats)))) != len(next(iter(repeats))):
+        raise UserError(f"questions were not asked equally often (repeats {sorted(repeats)[:3]})")
+    return sorted(items, key=lambda item: item["key"])
+
+
+def summary(items: list[dict], overlapping: set[str] | None, confidence: float) -> dict:
+    """Statistics over items (n); unparsed and truncated count answers (n times repeats)."""
+    answers = [answer for item in items for answer in item["answers"]]
+    parsed = [answer["score"] for answer in answers if answer["parsed"]]
+    result = {
+        "n": len(items),
+        **estimate(items, confidence),
+        "macro_f1": macro_f1(answers),
+        "answers": len(answers),
+        "unparsed": len(answers) - len(parsed),
+        "truncated": sum(answer["finish_reason"] == "length" for answer in answers),
+        "accuracy_parsed": sum(parsed) / len(parsed) if parsed else None,
+        "chance": chance(items),
+        "clean": None,
+    }
+    if overlapping is not None:
+        clean = [item for item in items if item["id"] not in overlapping]
+        result["clean"] = {"n": len(clean), **estimate(clean, confidence)}
+    return result
+
+
+def estimate(items: list[dict], confidence: float) -> dict:
+    """Mean score, standard error and interval. Repeats of a question, and questions that share a
+    passage or template, are not independent: they are clustered."""
+    answers = [(item, answer) for item in items for answer in item["answers"]]
+    scores = [answer["score"] for _, answer in answers]
+    clusters = None
+    if len(answers) > len(items) or any(item["cluster"] for item in items):
+        clusters = [item["cluster"] or item["key"] for item, _ in answers]
+    mean = stats.mean(scores, clusters, confidence)
+    return {
+        "score": mean.mean,
+        "stderr": mean.stderr,
+        "ci95": list(mean.interval) if mean.interval else None,
+    }
+
+
+def macro_f1(answers: list[dict]) -> float | None:
+    """Over the options of a multiple choice; None where answers are not options.
+
+    Of the same extracted answers that the accuracy counts, a lucky find in an unparsed answer
+    included.
+    """
+    if any(answer["choices"] is None for answer in answers):
+        return None
+    return stats.macro_f1(
+        ["".join(answer["target"]) for answer in answers],
+        [answer["extracted"] or None for answer in answers],
+    )
+
+
+def chance(items: list[dict]) -> float | None:
+    """Accuracy of blind guessing; None where there is nothing to choose from."""
+    if not items or any(item["choices"] is None for item in items):
+        return None
+    return sum(1 / item["choices"] for item in items) / len(items)
+
+
+def item_vector(items: list[dict], overlapping: set[str] | None) -> dict:
+    """What pairing needs: one score per item, ordered by key, and a digest of the keys.
+
+    0/1 scores are one string of digits; `clean` marks with 1 what is not in the training data.
+    """
+    means = [sum(a["score"] for a in item["answers"]) / len(item["answers"]) for item in items]
+    binary = all(value in (0, 1) for value in means)
+    return {
+        "digest": digest([item["key"] for item in items]),
+        "scores": "".join(str(int(value)) for value in means) if binary else means,
+        "clusters": [item["cluster"] or item["key"] for item in items]
+        if any(item["cluster"] for item in items)
+        else None,
+        "clean": None
+        if overlapping is None
+        else "".join("0" if item["id"] in overlapping else "1" for item in items),
+    }
+
+
+def check_against_evalscope(score: dict, evalscope: dict) -> None:
+    """evalscope rounds every subset, then their weighted mean (twice), to four decimals."""
+    ours = {subset["name"]: subset["score"] for subset in score["subsets"]}
+    theirs = evalscope["subsets"]
+    if set(ours) != set(theirs):
+        raise UserError(
+            f"{score['subject']} {score['benchmark']}: samples are of {sorted(ours)}, evalscope "
+            f"reports {sorted(theirs)}"
+        )
+    pairs = [(f"subset {name}", ours[name], theirs[name], DECIMALS) for name in sorted(ours)]
+    rounding = 1 if len(ours) == 1 else 3
+    pairs.append(("the whole", score["score"], evalscope["score"], rounding * DECIMALS))
+    wrong = [
+        f"{what}: {mine:.6f} from the samples, {other:.6f} by evalscope"
+        for what, mine, other, tolerance in pairs
+        if abs(mine - other) > tolerance
+    ]
+    if wrong:
+        raise UserError(
+            f"{score['subject']} {score['benchmark']}: the score differs from evalscope's\n  "
+            + "\n  ".join(wrong)
+            + f"\nLook at the samples ({score['samples']}) and evalscope's report beside them."
+        )

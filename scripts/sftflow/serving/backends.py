@@ -1,0 +1,162 @@
+"""The backends: how each is started, and what it is told."""
+
+import argparse
+import json
+import os
+import re
+import socket
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sftflow.serving.client import LOCAL, Server
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What to serve.
+
+    serving: {backend, max_batch_size, concurrency, ready_timeout (s), device, gpus, torch_dtype,
+        max_model_len, extra (the backend's own flags)}; model: {model_type, template};
+    endpoint: {url, model, key_env}; python: the interpreter of the backend's environment.
+    """
+
+    serving: dict
+    model: dict = field(default_factory=dict)
+    endpoint: dict = field(default_factory=dict)
+    weights: Path | None = None
+    adapter: Path | None = None
+    python: str | None = None
+    threads: int | None = None
+
+    @classmethod
+    def of(cls, settings: dict, args: argparse.Namespace) -> "Spec":
+        """From a program's settings and its arguments --weights --adapter --python --threads."""
+        return cls(
+            serving=settings["serving"],
+            model=settings.get("model") or {},
+            endpoint=settings.get("endpoint") or {},
+            weights=args.weights,
+            adapter=args.adapter,
+            python=args.python,
+            threads=args.threads,
+        )
+
+    @property
+    def backend(self) -> str:
+        return self.serving["backend"]
+
+
+def environment(spec: Spec) -> dict[str, str]:
+    """Environment of a server: no network, no proxy for this machine, the threads it may use."""
+    env = dict(os.environ)
+    env |= without_proxy(env)
+    env |= {
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "USE_HF": "1",  # ms-swift asks ModelScope's hub otherwise
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONUNBUFFERED": "1",
+        "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin on shared cores stop one another
+    }
+    if spec.threads:
+        env["OMP_NUM_THREADS"] = str(spec.threads)
+    if spec.serving.get("device") == "cpu":
+        env["CUDA_VISIBLE_DEVICES"] = ""
+    return env
+
+
+def without_proxy(env: dict[str, str]) -> dict[str, str]:
+    """{NO_PROXY, no_proxy} that name this machine beside what they named before."""
+    named = env.get("no_proxy") or env.get("NO_PROXY") or ""
+    hosts = ",".join(dict.fromkeys(filter(None, [*named.split(","), *LOCAL.split(",")])))
+    return {"NO_PROXY": hosts, "no_proxy": hosts}
+
+
+def _swift(spec: Spec, running: Server, port: int) -> tuple[list[str], dict[str, str]]:
+    """ms-swift's server on transformers: see swift_deploy.py."""
+    flags = {
+        "model": spec.weights,
+        "adapters": spec.adapter,
+        "model_type": spec.model.get("model_type"),
+        "template": spec.model.get("template"),
+        "torch_dtype": _dtype(spec),
+        "max_model_len": spec.serving.get("max_model_len"),
+        "max_batch_size": spec.serving.get("max_batch_size"),
+        "served_model_name": running.model,
+        "verbose": "false",  # prompts and answers stay out of the log
+        "log_interval": -1,
+        "load_args": "false",  # the checkpoint's args.json names paths of the training
+        "use_hf": "true",
+        **(spec.serving.get("extra") or {}),
+    }
+    launcher = Path(__file__).with_name("swift_deploy.py")
+    env = {
+        "SFTFLOW_KEY": running.key,
+        "SFTFLOW_PORT": str(port),
+        # the cache of keys and values grows with each token; without this, by new allocations
+        "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
+    }
+    return [spec.python, "-P", str(launcher), *_flags(flags)], env
+
+
+def _vllm(spec: Spec, running: Server, port: int) -> tuple[list[str], dict[str, str]]:
+    """vLLM's own server."""
+    flags = {
+        "model": spec.weights,
+        "host": "127.0.0.1",
+        "port": port,
+        "dtype": _dtype(spec),
+        "max-model-len": spec.serving.get("max_model_len"),
+        "max-num-seqs": spec.serving.get("max_batch_size"),
+        "tensor-parallel-size": spec.serving.get("gpus") or 1,
+        "served-model-name": running.model,
+        "disable-uvicorn-access-log": "",
+    }
+    if spec.adapter:
+        rank = json.loads((spec.adapter / "adapter_config.json").read_text())["r"]
+        flags |= {
+            "served-model-name": f"{running.model}-base",
+            "enable-lora": "",
+            "max-lora-rank": next(size for size in LORA_RANKS if size >= rank),
+            "lora-modules": f"{running.model}={spec.adapter}",
+        }
+    for name, value in (spec.serving.get("extra") or {}).items():
+        if isinstance(value, bool):  # as argparse's BooleanOptionalAction has it
+            flags[name if value else f"no-{name}"] = ""
+        else:
+            flags[name] = value
+    command = [spec.python, "-P", "-m", "vllm.entrypoints.openai.api_server"]
+    env = {"VLLM_API_KEY": running.key, "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+    return [*command, *_flags(flags)], env
+
+
+def vllm_seconds(log: Path) -> dict[str, float]:
+    """{load: seconds} as vLLM's log tells them; {} when it does not."""
+    found = re.search(r"Model loading took .*? ([\d.]+) seconds", log.read_text(errors="replace"))
+    return {"load": float(found[1])} if found else {}
+
+
+COMMANDS = {"transformers": _swift, "vllm": _vllm}
+# By which option a server shares the port that is held for it, whose socket never listens.
+SHARED_BY = {"transformers": socket.SO_REUSEPORT, "vllm": socket.SO_REUSEADDR}
+LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has kernels for
+
+
+def _dtype(spec: Spec) -> str | None:
+    """The number type asked for, or that of the weights: left alone, ms-swift may take another."""
+    asked = spec.serving.get("torch_dtype") or "auto"
+    if asked != "auto":
+        return asked
+    config = json.loads((spec.weights / "config.json").read_text())
+    return config.get("dtype") or config.get("torch_dtype")
+
+
+def _flags(flags: dict) -> list[str]:
+    """{"a": 1, "b": "", "c": None, "d": [2, 3]} becomes --a 1 --b --d 2 3; a dict becomes JSON."""
+    words = []
+    for name, value in flags.items():
+        if value is not None:
+            values = value if isinstance(value, list) else [value]
+            given = (json.dumps(v) if isinstance(v, dict) else str(v) for v in values if v != "")
+            words += [f"--{name}", *given]
+    return words

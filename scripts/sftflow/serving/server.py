@@ -1,0 +1,173 @@
+"""One supervised model server, whatever the backend: started, proven, watched and ended here.
+
+    with server.serve(spec, log=...) as running:
+        running.chat([{"role": "user", "content": "你好"}], max_tokens=16)
+
+`spec` says what to serve (see `Spec`); backends are ms-swift's own server on transformers, vLLM,
+and `endpoint`, a server that somebody else runs. A server of ours listens on 127.0.0.1 on a port
+that stays ours from its choice to its end, under a random model name and behind a random key, so an
+answer can come from nobody else and nobody else can ask.
+"""
+
+import argparse
+import contextlib
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from sftflow.core import cli, gpu, process
+from sftflow.serving.backends import COMMANDS, SHARED_BY, Spec, environment
+from sftflow.serving.client import POLL, Server, ServerError, _told
+
+PROBE = [{"role": "user", "content": "你好"}]
+PROBE_TOKENS = 16
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What serve.py and evaluate.py must both be told: the weights, and what serves them."""
+    parser.add_argument("--settings", type=cli.settings, required=True, help="JSON, or @FILE")
+    parser.add_argument("--weights", type=Path, help="folder of a base model or a merged run")
+    parser.add_argument("--manifest", type=Path, help="manifest.json or merged.json of --weights")
+    parser.add_argument("--adapter", type=Path, help="adapter to put on --weights")
+    parser.add_argument("--adapter-manifest", type=Path, help="adapter.json of --adapter")
+    parser.add_argument("--environment", type=Path, help="environments/<env>.json of the backend")
+    parser.add_argument("--python", help="interpreter of the backend's environment")
+    parser.add_argument("--server-log", type=Path, required=True, help="what the server says")
+    parser.add_argument("--threads", type=int, help="CPU threads of the server")
+
+
+@contextlib.contextmanager
+def serve(spec: Spec, log: Path) -> Iterator[Server]:
+    """Start a server, prove that it answers, yield it, end it. An endpoint is only proven."""
+    if spec.backend == "endpoint":
+        yield connect(spec)
+        return
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_bytes(b"")
+    with _gpus(spec), socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, SHARED_BY[spec.backend], 1)
+        held.bind(("127.0.0.1", 0))
+        port = held.getsockname()[1]  # ours: bound, never listening, shared with our server only
+        running = Server(
+            url=f"http://127.0.0.1:{port}/v1",
+            model=f"sftflow-{secrets.token_hex(8)}",
+            key=secrets.token_urlsafe(32),
+            log=log,
+        )
+        command, env = COMMANDS[spec.backend](spec, running, port)
+        running.process = process.start(command, env=environment(spec) | env, log=log)
+        try:
+            wait_until_ready(running, spec.serving.get("ready_timeout") or 600)
+            yield running
+        finally:
+            process.stop(running.process)
+
+
+@contextlib.contextmanager
+def _gpus(spec: Spec) -> Iterator[None]:
+    """Hold the GPUs that the server needs, if this machine has any."""
+    wanted = 0 if spec.serving.get("device") == "cpu" else spec.serving.get("gpus") or 1
+    with contextlib.ExitStack() as stack:
+        try:
+            found = stack.enter_context(gpu.claim(wanted))
+        except ValueError as error:
+            raise ServerError(f"{error}: lower serving.gpus") from error
+        device = spec.serving.get("device")
+        if not found and device == "cuda":
+            raise ServerError("serving.device is cuda, and this machine shows no GPU")
+        if not found and device != "cpu" and spec.backend == "vllm":
+            raise ServerError(
+                "the backend vllm needs a GPU, and NVIDIA's library (nvidia-ml-py) shows "
+                "none here: set serving.backend to transformers (or serving.device to cpu, if your "
+                "vLLM is one for CPUs)"
+            )
+        yield
+
+
+def connect(spec: Spec) -> Server:
+    """The endpoint as a Server. Its key comes from the environment variable that the user names."""
+    endpoint = spec.endpoint
+    name = endpoint.get("key_env")
+    key = os.environ.get(name, "") if name else "EMPTY"
+    if not key:
+        raise ServerError(f"{endpoint['url']} needs a key: set the environment variable {name}")
+    url = endpoint["url"].rstrip("/").removesuffix("/chat/completions")
+    running = Server(url=url, model=endpoint["model"], key=key)
+    try:
+        begun = time.monotonic()
+        _prove(running, timeout=60.0)
+        running.seconds["ready"] = round(time.monotonic() - begun, 3)
+    except OSError as error:
+        raise ServerError(f"{url} does not answer: {error}. Is that server running?") from error
+    return running
+
+
+def wait_until_ready(running: Server, timeout: float) -> None:
+    """Until the model list names the model and a chat completion was answered; else ServerError."""
+    begun = time.monotonic()
+    while True:
+        running.check()
+        left = begun + timeout - time.monotonic()
+        if left <= 0:
+            raise ServerError(
+                f"the server was not ready after {timeout:g} s (serving.ready_timeout). "
+                f"{_told(running.log)}"
+            )
+        try:
+            with _ended_by(running):
+                _prove(running, timeout=left)
+            break
+        except OSError:
+            time.sleep(POLL)
+    running.seconds["ready"] = round(time.monotonic() - begun, 3)
+
+
+def _prove(running: Server, timeout: float) -> None:
+    """The list of models names ours, and ours answers. OSError: nobody answers (yet)."""
+    listed = running.json("/models", timeout=min(timeout, 10.0))
+    running.models = [model["id"] for model in listed.get("data", [])]
+    if running.model not in running.models:
+        raise ServerError(
+            f"the server at {running.url} serves {running.models}, not {running.model}: "
+            "it is not the one that was meant"
+        )
+    begun = time.monotonic()
+    answer = running.chat(PROBE, timeout=timeout, max_tokens=PROBE_TOKENS, temperature=0)
+    running.seconds["first_answer"] = round(time.monotonic() - begun, 3)
+    running.probe = answer["choices"][0]["message"]["content"] or ""
+
+
+@contextlib.contextmanager
+def _ended_by(running: Server) -> Iterator[None]:
+    """A server that ends while it is asked explains a failed request better than the request."""
+    try:
+        yield
+    except ServerError:
+        running.check()
+        raise
+
+
+class Watch:
+    """Calls `on_end(error)` once, within `interval` seconds of the end of a server."""
+
+    def __init__(self, running: Server, on_end, interval: float = 0.5):
+        self._running, self._on_end, self._interval = running, on_end, interval
+        self._over = threading.Event()
+
+    def __enter__(self) -> "Watch":
+        threading.Thread(target=self._watch, daemon=True).start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._over.set()
+
+    def _watch(self) -> None:
+        while not self._over.wait(self._interval):
+            try:
+                self._running.check()
+            except ServerError as error:
+                return self._on_end(error)

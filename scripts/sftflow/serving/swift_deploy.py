@@ -1,0 +1,85 @@
+"""`swift deploy` on a port that the supervisor already holds (runs in ms-swift's environment).
+
+    python -P swift_deploy.py <arguments of swift deploy>      with SFTFLOW_PORT and SFTFLOW_KEY set
+
+It is ms-swift's own SwiftDeploy, with these differences: it shares the port that is held for it,
+where `swift deploy` moves to another one silently when the port is taken; the API key comes from
+the environment, where `swift deploy` wants it as an argument and prints it; GET /v1/session tells
+what only this process knows (seconds, memory, versions); batches are full (see `fill_batches`); and
+attention is not cuDNN's, which plans anew for every length of the cache, so for every token.
+"""
+
+import os
+import time
+
+BEGUN = time.monotonic()
+KEY = os.environ.pop("SFTFLOW_KEY")
+PORT = int(os.environ.pop("SFTFLOW_PORT"))
+LINGER = 0.05  # seconds without a new request after which a batch is closed
+
+import resource  # noqa: E402
+import socket  # noqa: E402
+from importlib.metadata import version  # noqa: E402
+
+import torch  # noqa: E402
+import uvicorn  # noqa: E402
+from swift.pipelines.infer.deploy import SwiftDeploy  # noqa: E402
+
+IMPORTED = time.monotonic()
+
+
+def fill_batches(engine) -> None:
+    """Let a batch wait while requests still arrive, up to its size.
+
+    ms-swift takes whatever lies in its queue the moment it is free. A batch is answered as a whole,
+    so the next questions come together a moment later: the first of them would be taken alone, and
+    all others would wait for it.
+    """
+    fetch = engine._fetch_infer_requests
+
+    def fetch_together():
+        before = 0
+        while before < (waiting := engine._queue.qsize()) < engine.max_batch_size:
+            before = waiting
+            time.sleep(LINGER)
+        return fetch()
+
+    engine._fetch_infer_requests = fetch_together
+
+
+class Deploy(SwiftDeploy):
+    """SwiftDeploy on 127.0.0.1:PORT, opened only by KEY."""
+
+    def _install_auth_middleware(self) -> None:
+        self.loaded = time.monotonic()
+        self.args.api_key = KEY  # after ms-swift has logged its arguments
+        super()._install_auth_middleware()
+        fill_batches(self.infer_engine)
+        self.app.get("/v1/session")(self.session)
+
+    async def session(self) -> dict:
+        """{import_seconds, load_seconds, memory (bytes), gpu_memory (bytes, or null), versions}."""
+        cuda = torch.cuda.is_available() and torch.cuda.max_memory_reserved() > 0
+        return {
+            "import_seconds": round(IMPORTED - BEGUN, 3),
+            "load_seconds": round(self.loaded - IMPORTED, 3),
+            "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "gpu_memory": torch.cuda.max_memory_reserved() if cuda else None,
+            "dtype": str(self.infer_engine.model.dtype).removeprefix("torch."),
+            "device": str(self.infer_engine.model.device),
+            "versions": {
+                name: version(name) for name in ("ms-swift", "transformers", "torch", "peft")
+            },
+        }
+
+    def run(self) -> None:
+        self.jsonl_writer = None  # nothing that was asked or answered is written down here
+        with socket.socket() as listening:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            listening.bind(("127.0.0.1", PORT))
+            uvicorn.run(self.app, fd=listening.fileno(), log_level="warning", access_log=False)
+
+
+if __name__ == "__main__":
+    torch.backends.cuda.enable_cudnn_sdp(False)  # torch asks it first on Hopper
+    Deploy().main()

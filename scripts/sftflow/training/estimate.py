@@ -1,0 +1,72 @@
+"""What one training will cost on one machine, with the choices that it would make there."""
+
+import math
+
+from sftflow.training.cost import (
+    CPU_FLOPS,
+    UTILISATION,
+    largest_micro_batch,
+    memory_gib,
+    peak_flops,
+    steps_per_epoch,
+    trainable_parameters,
+    useful_flops,
+)
+from sftflow.training.settings import choose
+
+
+def estimate(
+    training: dict, receipt: dict, shape: dict, parameters: int, hardware: dict
+) -> dict[str, float | int | str]:
+    """What a training will cost, before it starts.
+
+    training: a run's resolved settings. receipt: its receipt.json (train_rows, tokens.train,
+    tokens.mean, tokens.max, padded_share). shape: the base model's config.json. parameters: of its
+    manifest. hardware: as for `choose`, plus "name" of the GPU. Returns steps, steps_per_epoch,
+    effective_batch, tokens, positions (with padding), trainable_parameters, memory_gib and the
+    choices; seconds only where the rate of the hardware is known.
+    """
+    choices = choose(training, shape, parameters, receipt, hardware)
+    on = lambda name: choices[name]["value"]  # noqa: E731
+    checkpointed = on("checkpointed_layers") if on("gradient_checkpointing") else 0
+    effective = training["per_device_train_batch_size"] * training["gradient_accumulation_steps"]
+    per_epoch = steps_per_epoch(receipt["train_rows"], effective)
+    epochs = training["num_train_epochs"]
+    trainable = trainable_parameters(shape, parameters, training)
+    tokens = round(receipt["tokens"]["train"] * epochs)
+    padding = 0.0 if on("padding_free") else receipt.get("padded_share", 0.0)
+    out = {
+        "effective_batch": effective,
+        "steps_per_epoch": per_epoch,
+        "steps": math.ceil(per_epoch * epochs),
+        "tokens": tokens,
+        "positions": round(tokens / (1 - padding)),
+        "trainable_parameters": trainable,
+        "memory_gib": round(
+            memory_gib(
+                shape, parameters, training,
+                largest_micro_batch(training, receipt, hardware, not on("padding_free")),
+                checkpointed=checkpointed, liger=on("use_liger_kernel"),
+                fused_lora=on("fused_lora"),
+            ),
+            2,
+        ),
+        "choices": {name: choice["value"] for name, choice in choices.items()},
+    }  # fmt: skip
+    lookup = 0 if shape.get("tie_word_embeddings") else shape["vocab_size"] * shape["hidden_size"]
+    work = useful_flops(parameters - lookup, trainable, out["positions"])
+    work *= 1 + 0.5 * checkpointed / shape["num_hidden_layers"]  # their forward pass comes twice
+    if hardware["kind"] == "cpu":
+        out["seconds"] = round(work / (CPU_FLOPS * hardware["cores"]), 1)
+    elif rate := peak_flops(hardware.get("name", "")):
+        out["seconds"] = round(work / (UTILISATION * rate * training.get("gpus", 1)), 1)
+    return out
+
+
+def describe(cost: dict) -> str:
+    """An estimate in one line."""
+    text = (
+        f"about to make {cost['steps']} steps of {cost['effective_batch']} dialogues, "
+        f"{cost['tokens']:,} tokens, {cost['memory_gib']:.1f} GiB"
+    )
+    return text + (f", {cost['seconds'] / 60:.0f} min" if cost.get("seconds", 0) >= 60 else "")

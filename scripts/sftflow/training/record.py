@@ -1,0 +1,109 @@
+"""The record of a training: its event log, and the figures of training.json."""
+
+import json
+from pathlib import Path
+
+from sftflow.training.cost import peak_flops, useful_flops
+
+
+class Events:
+    """Reads an event log (see plugin.py) that somebody may still be writing."""
+
+    def __init__(self, path: Path):
+        self.path, self.offset = path, 0
+
+    def new(self) -> list[dict]:
+        """Events written since the last call; a line that is not whole yet is left for the next.
+
+        A kill can cut a line short for ever: the next event then stands behind it in one line,
+        which is no JSON, and both are left out. Their steps are repeated after a resume.
+        """
+        if not self.path.exists():
+            return []
+        with open(self.path, "rb") as file:
+            file.seek(self.offset)
+            whole, newline, _ = file.read().rpartition(b"\n")
+        self.offset += len(whole) + len(newline)
+        found = []
+        for line in whole.splitlines():
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                continue
+        return found
+
+
+def history(events: list[dict]) -> list[dict]:
+    """The events as one uninterrupted training saw them.
+
+    A resumed training repeats the steps after its checkpoint; the later record of a step counts.
+    """
+    kept: dict[tuple[str, int], dict] = {}
+    for entry in events:
+        if entry["event"] in ("step", "validation"):
+            kept[entry["event"], entry["step"]] = entry
+    return sorted(kept.values(), key=lambda entry: (entry["step"], entry["event"] != "step"))
+
+
+def span(events: list[dict]) -> tuple[float, float]:
+    """When the last attempt's first step began and when it ended, in seconds since the epoch."""
+    last = {event["event"]: event["time"] for event in events}
+    return last["start"], last["end"]
+
+
+def summary(events: list[dict], gpu_names: list[str]) -> dict:
+    """The figures of a finished training from its events (see plugin.py): training.json's core.
+
+    A figure that this machine cannot give (GPU memory without a GPU) is absent.
+    """
+    last = lambda name: next((e for e in reversed(events) if e["event"] == name), {})  # noqa: E731
+    begin, end = last("start"), last("end")
+    curve = history(events)
+    steps = [e for e in curve if e["event"] == "step"]
+    checks = [e for e in curve if e["event"] == "validation"]
+    seconds = sum(e["seconds"] for e in steps)
+    tokens, positions = sum(e["tokens"] for e in steps), sum(e["positions"] for e in steps)
+    samples = begin["train_rows"] * steps[-1]["epoch"]
+    useful = useful_flops(begin["matmul_parameters"], begin["trainable_parameters"], tokens)
+    out = {
+        "steps": steps[-1]["step"],
+        "epochs": round(steps[-1]["epoch"], 4),
+        "train_rows": begin["train_rows"],
+        "validation_rows": begin.get("validation_rows", 0),
+        "parameters": begin["parameters"],
+        "trainable_parameters": begin["trainable_parameters"],
+        "tokens": tokens,
+        "positions": positions,
+        "padded_share": round(1 - tokens / positions, 4),
+        "final_loss": steps[-1]["loss"],
+        "best_loss": min(e["loss"] for e in steps),
+        "train_seconds": round(seconds, 3),
+        "samples_per_second": round(samples / seconds, 4),
+        "tokens_per_second": round(tokens / seconds, 2),
+        "useful_flops": useful,
+        "useful_flops_formula": "(4 × matmul parameters + 2 × trainable parameters) × tokens",
+        "curve": {
+            name: [e[name] for e in steps] for name in ("step", "loss", "learning_rate")
+        },
+    }  # fmt: skip
+    if checks:
+        out["validation_loss"] = checks[-1]["loss"]
+        out["best_validation_loss"] = min(e["loss"] for e in checks)
+        out["validation_curve"] = {
+            name: [e[name] for e in checks] for name in ("step", "loss", "token_accuracy")
+            if all(name in e for e in checks)
+        }  # fmt: skip
+        if "token_accuracy" in checks[-1]:
+            out["token_accuracy"] = checks[-1]["token_accuracy"]
+    peaks = [peak_flops(name) for name in gpu_names]
+    if peaks and all(peaks):
+        out["flop_utilisation"] = round(useful / seconds / sum(peaks), 4)
+        out["flop_utilisation_formula"] = (
+            "useful FLOPs / (train seconds × data-sheet bf16 rate of the GPUs: "
+            f"{sum(peaks) / 1e12:.0f} TFLOP/s)"
+        )
+    if "host_memory_gib" in end:
+        out["host_memory_gib"] = round(end["host_memory_gib"], 3)
+    if "gpu_reserved_gib" in end:
+        out["gpu_memory_gib"] = round(end["gpu_reserved_gib"], 2)
+    return out

@@ -1,0 +1,206 @@
+"""What a training is: its settings, its cost, its checkpoints, its record. Pure functions.
+
+Words: a *micro-batch* is what one forward pass sees; an *optimizer step* accumulates several, and
+always holds the same dialogues, however they are cut into micro-batches. *Tokens* are real ones;
+*positions* also count padding.
+"""
+
+from sftflow.core.cli import UserError
+from sftflow.core.jsonio import digest
+from sftflow.kernels.limits import FUSED_RANK, LIGER_TYPES, PACKED_TYPES, PACKING
+from sftflow.training.cost import largest_micro_batch, memory_gib, split_batch
+
+RENAMED = {  # flags of older ms-swift versions → today's
+    "train_type": "tuner_type",
+    "sft_type": "tuner_type",
+    "lora_target_modules": "target_modules",
+    "lora_dropout_p": "lora_dropout",
+    "batch_size": "per_device_train_batch_size",
+    "eval_batch_size": "per_device_eval_batch_size",
+    "dtype": "torch_dtype",
+    "model_id_or_path": "model",
+    "template_type": "template",
+    "deepspeed_config_path": "deepspeed",
+    "swanlab_token": "the environment variable SWANLAB_API_KEY",
+}
+
+# Settings that are ours; every other key of `training` is a flag of ms-swift under its own name.
+OURS = {
+    "too_long", "device", "gpus", "max_memory_gib", "fused_lora", "checkpointed_layers", "extra",
+}  # fmt: skip
+# What ms-swift is told by this workflow alone: a different value would break what is built on it.
+RESERVED = {
+    "model", "dataset", "val_dataset", "output_dir", "add_version", "resume_from_checkpoint",
+    "report_to", "swanlab_token",
+}  # fmt: skip
+# Settings that cannot change a weight: they are no part of a training's identity.
+NEUTRAL = {"dataloader_num_workers", "max_memory_gib"}
+
+
+# --- sizes ---------------------------------------------------------------------------------------
+
+
+# --- decisions -----------------------------------------------------------------------------------
+
+
+def choose(training: dict, shape: dict, parameters: int, receipt: dict, hardware: dict) -> dict:
+    """Decide every setting that says "auto": {name: {"value": …, "why": …}}.
+
+    hardware: {"kind": "cuda" | "cpu", "cores": usable CPU cores, and of the smallest GPU
+    "memory_gib", "capability": [major, minor]}. What the user asked for stands. The memory
+    estimate decides about checkpointing: a checkpointed layer costs a second forward pass (half as
+    much again), so there are only as many as it takes for the activations to fit.
+    """
+    asked = {**training, **(training.get("extra") or {})}
+    cuda, family = hardware["kind"] == "cuda", shape.get("model_type")
+    short = training["torch_dtype"] in ("bfloat16", "float16")
+    lora = training["tuner_type"] == "lora"
+    out: dict[str, dict] = {}
+
+    def decide(name: str, value: object, why: str) -> object:
+        if asked.get(name, "auto") != "auto":
+            value, why = asked[name], "asked for"
+        out[name] = {"value": value, "why": why}
+        return value
+
+    liger = decide(
+        "use_liger_kernel",
+        cuda and family in LIGER_TYPES,
+        f"{'has' if family in LIGER_TYPES else 'no'} kernels for {family}" if cuda else "no CUDA",
+    )
+    if not cuda:
+        attention = decide("attn_impl", "sdpa", "no CUDA")
+    elif not short or hardware["capability"] < [8, 0] or family not in PACKED_TYPES:
+        attention = decide("attn_impl", "sdpa", "packed attention needs 16 bits, Ampere, Llama's")
+    else:
+        attention = decide("attn_impl", "varlen", "packed rows need an attention that keeps apart")
+    packed = decide(
+        "padding_free",
+        attention in PACKING,
+        f"{attention} takes rows without padding"
+        if attention in PACKING
+        else f"{attention} needs padded rows",
+    )
+    decide("group_by_length", False, "every step holds the dialogues of the shuffled order")
+    special = any(asked.get(name) for name in ("use_dora", "quant_method", "deepspeed", "fsdp"))
+    plain = lora and not special and training["lora_rank"] <= FUSED_RANK
+    able = cuda and short and hardware["capability"] >= [8, 0]
+    fused = decide(
+        "fused_lora",
+        able and plain,
+        "fewer kernels, less memory, the same numbers"
+        if able and plain
+        else f"needs plain LoRA up to rank {FUSED_RANK} on whole matrices, 16 bits, Ampere"
+        if cuda
+        else "no CUDA",
+    )
+    if training["torch_dtype"] == "bfloat16":
+        decide(
+            "bf16",
+            not fused,
+            "the fused layer casts by itself, autocast only costs time"
+            if fused
+            else "autocast: LoRA's matrices are float32",
+        )
+    positions = largest_micro_batch(training, receipt, hardware, not packed)
+    layers = shape["num_hidden_layers"]
+    need = lambda checkpointed: memory_gib(  # noqa: E731
+        shape, parameters, training, positions,
+        checkpointed=checkpointed, liger=liger, fused_lora=fused,
+    )  # fmt: skip
+    why, fewest = "no CUDA: time counts more than memory", 0
+    if cuda:
+        budget = training.get("max_memory_gib") or 0.9 * hardware["memory_gib"]
+        fewest = next((n for n in range(layers) if need(n) <= budget), layers)
+        why = f"about {need(0):.0f} GiB without it, {budget:.0f} GiB to use"
+    if decide("gradient_checkpointing", fewest > 0, why):
+        if asked.get("gradient_checkpointing", "auto") != "auto":
+            fewest = layers
+        why = f"about {need(fewest):.0f} GiB with {fewest} of {layers} layers recomputed"
+        decide("checkpointed_layers", fewest, why)
+    workers, cores = training["dataloader_num_workers"], hardware["cores"]
+    out["dataloader_num_workers"] = {
+        "value": min(workers, max(0, cores - 1)) if cuda else 0,
+        "why": f"{workers} asked for, {cores} cores" if cuda else "no GPU to keep busy",
+    }
+    return out
+
+
+def command(
+    training: dict, choices: dict, *, model: dict, weights: str, train: str, validation: str | None,
+    output: str, plugin: str, gpus: int, hardware: dict, micro_batch: int | None = None,
+) -> dict:  # fmt: skip
+    """The ms-swift configuration file of one training, as a dict (see `swift sft FILE.yaml`).
+
+    `micro_batch` lowers the dialogues per forward pass; accumulation rises, the step stays.
+    """
+    extra = dict(training.get("extra") or {})
+    if taken := sorted(set(extra) & RESERVED):
+        raise UserError(f"training.extra: {', '.join(taken)} is set by the workflow itself")
+    batch, accumulation = split_batch(training, gpus)
+    if micro_batch and micro_batch != batch:
+        accumulation = accumulation * batch // micro_batch
+        batch = micro_batch
+    flags = {k: v for k, v in training.items() if k not in OURS and v is not None}
+    flags |= {name: choice["value"] for name, choice in choices.items() if name not in OURS}
+    lora = training["tuner_type"] != "full"
+    if not lora:
+        flags = {k: v for k, v in flags.items() if not k.startswith("lora_")}
+        for name in ("target_modules", "use_dora", "use_rslora"):
+            flags.pop(name, None)
+    flags |= {
+        "model": weights,
+        "model_type": model["model_type"],
+        "template": model["template"],
+        "system": model.get("system"),
+        "dataset": [train],
+        "val_dataset": [validation] if validation else None,
+        "output_dir": output,
+        "per_device_train_batch_size": batch,
+        "gradient_accumulation_steps": accumulation,
+        "data_seed": training["seed"],
+        "truncation_strategy": "right" if training.get("too_long") == "truncate" else "delete",
+        "strict": True,  # a row that fails to encode is an error, not silently another row
+        "check_model": False,
+        "add_version": False,
+        "save_strategy": "steps",
+        "eval_strategy": "steps" if validation else "no",
+        "logging_nan_inf_filter": False,  # a loss that is not a number must be seen
+        "report_to": ["none"],
+        "external_plugins": [plugin, *extra.pop("external_plugins", [])],
+        "callbacks": ["sftflow", *extra.pop("callbacks", [])],
+    }
+    if hardware["kind"] == "cpu":
+        flags["use_cpu"] = True
+    if training["torch_dtype"] == "float32":
+        flags |= {"fp16": False, "bf16": False}
+    flags |= {name: value for name, value in extra.items() if name not in OURS}
+    return {name: value for name, value in flags.items() if value is not None}
+
+
+def identity(
+    training: dict, model: dict, manifest: dict, receipt: dict, kind: str, versions: dict
+) -> str:
+    """What a checkpoint may be resumed for: everything that can change a weight, nothing else."""
+    return digest(
+        {
+            "training": {k: v for k, v in training.items() if k not in NEUTRAL},
+            "model": {k: model.get(k) for k in ("model_type", "template", "system")},
+            "weights": manifest["digest"],
+            "data": receipt["digest"],
+            "device": kind,
+            "versions": {k: versions[k] for k in ("ms-swift", "transformers", "peft", "torch")},
+        }
+    )
+
+
+# --- checkpoints ---------------------------------------------------------------------------------
+
+
+# --- cost before training ------------------------------------------------------------------------
+
+
+# --- the event log -------------------------------------------------------------------------------
+
+
+# --- the record ----------------------------------------------------------------------------------
