@@ -332,7 +332,9 @@ SCORE_PROGRAMS = programs("score.py", "sftflow/scoring/*.py")
 
 TABLE_PROGRAMS = programs("tables.py", "sftflow/reporting/*.py", "sftflow/scoring/*.py")
 
-PLAN_PROGRAMS = programs("plan.py", "sftflow/reporting/*.py", "sftflow/scoring/*.py", "sftflow/training/*.py")
+PLAN_PROGRAMS = programs(
+    "plan.py", "sftflow/reporting/*.py", "sftflow/scoring/*.py", "sftflow/training/*.py"
+)
 
 REPORT_PROGRAMS = programs("report.py", "sftflow/reporting/templates/*")
 
