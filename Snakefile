@@ -7,10 +7,10 @@ from snakemake.utils import min_version
 min_version("9.27")
 
 
-# The demo is the default. A user's own --configfile takes its place: the two are never merged.
-if not workflow.configfiles:
+# The demo is the default. A user's own --configfile, or a module's config, takes its place: they are never merged.
+if not config:
 
-    configfile: "config/config.yaml"
+    configfile: str(workflow.current_basedir.join("config/config.yaml"))
 
 
 include: "rules/common.smk"
@@ -36,7 +36,7 @@ rule all:
         rules.train.output,  # how the training went
         rules.tables.output,  # what was measured, and what the fine-tuning changed
         rules.report.output,  # all of it, as a report in Chinese and English
-        collect("<results>/runs/{run}/swanlab.json", run=tracked),  # the scores, beside the training's curves
+        records(),  # and every record below, so that one that was deleted is noticed
     log:
         "<logs>/all.log",
     localrule: True
@@ -47,3 +47,12 @@ rule all:
         mem_mb=100,
     message:
         "Done: results/tables/ and results/report/"
+
+
+# Records of how outputs were made travel with the results folder.
+onsuccess:
+    provenance.keep(RESULTS)
+
+
+onerror:
+    provenance.keep(RESULTS)

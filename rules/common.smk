@@ -1,52 +1,89 @@
 # Functions only: what rules ask of the study, which is the config in its resolved form.
 
-import json
+import functools
 import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
+sys.path.insert(0, str(Path(str(workflow.current_basedir)).parent / "scripts"))
 
+from sftflow.config import jobs, resolve
+from sftflow.core import code, handover, provenance
 from sftflow.core.cli import UserError
-from sftflow.config.resolve import load, warnings
-from sftflow.core.jsonio import digest, write_text
+from sftflow.core.jsonio import digest, file_digest
+from sftflow.core.identity import BACKENDS
+from sftflow.core.layout import FIGURES, Paths, beside
 from sftflow.inputs.hubs import local_digest
 
 
 def resolved(raw: dict) -> dict:
     """The study. Every error in the config is told at once, before any job starts."""
     try:
-        return load(raw)
+        return resolve.load(raw)
     except UserError as error:
         raise WorkflowError(str(error)) from None
 
 
 study = resolved(config)
 
+RESULTS = workflow.pathvars.get("results")
+
+paths = Paths.under("<results>")  # every output, once
+
+handover.announce(study, RESULTS)
+
 if workflow.is_main_process:
-    for warning in warnings(study):
+    provenance.restore(RESULTS)
+    for warning in resolve.warnings(study):
         logger.warning(warning)
 
 
-# Programs -------------------------------------------------------------------------------------------------------------
+# What a job is told, and what makes it run again ------------------------------------------------------------------------
 
 
-def interpreter(env: str) -> str:
-    """Python of a tool's environment, or of the workflow itself. Relative, so that a moved clone reruns nothing."""
-    if env == "workflow":
-        own = Path(workflow.basedir) / ".venv" / "bin" / "python"
-        return ".venv/bin/python" if sys.executable == str(own) else sys.executable
-    return "python" if study["software"] == "active" else f"envs/{env}/.venv/bin/python"
+def told(rule: str, content: Callable | None = None) -> dict[str, Callable]:
+    """Params of a rule: its settings file, and one for each key whose value decides about its result.
+
+    A key that the rule is not told, or that cannot change what it makes, is no param: no rerun.
+    """
+
+    def values(wildcards) -> list[str]:
+        return [getattr(wildcards, name) for name in jobs.names(rule)]
+
+    def settings(wildcards) -> str:
+        return paths.settings.format(rule=rule, name="/".join(values(wildcards))).replace(
+            "<results>", RESULTS
+        )
+
+    def decides(key: str) -> Callable:
+        return lambda wildcards: jobs.reason(key, made_with(rule, *values(wildcards)))
+
+    params = {"settings": settings} | {
+        key.replace(".", "_"): decides(key) for key in jobs.reasons(rule)
+    }
+    return params | ({"content": content} if content else {})
 
 
-def as_json(value: dict) -> str:
-    """The JSON of `--settings`. What is not in it triggers no rerun."""
-    return json.dumps(value, ensure_ascii=False)
+@functools.cache
+def made_with(rule: str, *names: str) -> dict:
+    return jobs.JOBS[rule](study, *names)["made_with"]
 
 
-def pick(entry: dict, *keys: str) -> dict:
-    return {key: entry[key] for key in keys}
+def content(kind: str, name: str) -> Callable:
+    """Digest of a local source. A file that was edited is fetched again; one that was only touched is not."""
+
+    def of(wildcards) -> str:
+        entry = study[kind][getattr(wildcards, name)]
+        local = entry["hub"] == "local"
+        return f"content of the source: {local_digest(entry['source'], handover.SCRATCH / 'sources.json') if local else '-'}"
+
+    return of
+
+
+def lock(wildcards) -> str:
+    """What an environment is made from."""
+    return f"uv.lock: {file_digest(handover.HOME / 'envs' / wildcards.env / 'uv.lock')}"
 
 
 # Resources ------------------------------------------------------------------------------------------------------------
@@ -71,129 +108,49 @@ def subject_gpus(rule: str) -> Callable:
     return lambda wildcards: gpus(rule, study["subjects"][wildcards.subject]["serving"])
 
 
-# Data and models ------------------------------------------------------------------------------------------------------
+# Inputs ---------------------------------------------------------------------------------------------------------------
+#
+# Manifests and receipts are small: Snakemake compares their content. The folders that they describe are `ancient`: they
+# must be there, and their dates mean nothing.
 
 
-def content(entry: dict) -> str | None:
-    """Digest of a local source. A file that was edited is fetched again; one that was only touched is not."""
-    memory = Path(".snakemake/sources.json")
-    return local_digest(entry["source"], memory) if entry["hub"] == "local" else None
+def base_model(model: str) -> dict[str, str]:
+    """Manifest and weights of a base model."""
+    return {
+        "model": paths.model.format(model=model),
+        "model_weights": ancient(paths.weights.format(model=model)),
+    }
 
 
-def dataset_content(wildcards) -> str | None:
-    return content(study["datasets"][wildcards.dataset])
-
-
-def benchmark_content(wildcards) -> str | None:
-    return content(study["benchmarks"][wildcards.benchmark])
-
-
-def model_content(wildcards) -> str | None:
-    return content(study["models"][wildcards.model])
-
-
-def dataset_source(wildcards) -> str:
-    return as_json(pick(study["datasets"][wildcards.dataset], "source", "hub", "revision"))
-
-
-def prepare_settings(wildcards) -> str:
-    keys = ("on_bad_rows", "max_bad_share", "validation_share", "split_seed")
-    return as_json(pick(study["datasets"][wildcards.dataset], *keys))
-
-
-def benchmark_source(wildcards) -> str:
-    """What decides which questions are copied; not how they are asked."""
-    keys = ("dataset", "source", "hub", "revision", "config", "subset_field", "eval_split")
-    keys += ("few_shot_split", "shots", "fields", "subsets")
-    return as_json(pick(study["benchmarks"][wildcards.benchmark], *keys))
-
-
-def model_source(wildcards) -> str:
-    keys = ("source", "hub", "revision", "allow_remote_code")
-    return as_json(pick(study["models"][wildcards.model], *keys))
-
-
-def native_settings(wildcards) -> str:
-    return as_json(pick(study["models"][wildcards.model], "native_form", "allow_remote_code"))
-
-
-def model_facts(model: str) -> dict:
-    """What training, merging and serving must know about a base model besides its weights."""
-    keys = ("model_type", "template", "torch_dtype", "system")
-    return {"name": model} | pick(study["models"][model], *keys)
-
-
-# Runs -----------------------------------------------------------------------------------------------------------------
-
-
-def dataset_file(name: str) -> Callable:
-    return lambda wildcards: f"<results>/datasets/{study['runs'][wildcards.run]['dataset']}/{name}"
-
-
-def model_manifest(wildcards) -> str:
-    return f"<results>/models/{study['runs'][wildcards.run]['model']}/manifest.json"
-
-
-def tokenize_settings(wildcards) -> str:
+def of_run(wildcards) -> dict[str, str]:
+    """A run's dataset and base model."""
     run = study["runs"][wildcards.run]
-    keys = ("max_length", "too_long", "per_device_train_batch_size", "gradient_accumulation_steps")
-    keys += ("gpus", "seed", "num_train_epochs")
-    return as_json(
-        {
-            "run": wildcards.run,
-            "training": pick(run["training"], *keys),
-            "model": model_facts(run["model"]),
-        }
+    return {"dataset": paths.dataset_receipt.format(dataset=run["dataset"])} | base_model(
+        run["model"]
     )
-
-
-def train_settings(wildcards) -> str:
-    run = study["runs"][wildcards.run]
-    return as_json(
-        {
-            "run": wildcards.run,
-            "training": run["training"],
-            "model": model_facts(run["model"]),
-            "swanlab": study["tracking"]["swanlab"],
-        }
-    )
-
-
-def merge_settings(wildcards) -> str:
-    run = study["runs"][wildcards.run]
-    return as_json(
-        {
-            "run": wildcards.run,
-            **pick(run["training"], "torch_dtype", "device"),
-            "model": model_facts(run["model"]),
-        }
-    )
-
-
-# Subjects -------------------------------------------------------------------------------------------------------------
 
 
 def weights_of(subject: str, form: str) -> dict[str, str]:
-    """The manifests of the weights that a subject is in this form; none for an endpoint, whose weights are elsewhere."""
+    """What a subject's weights are in this form; nothing for an endpoint, whose weights are elsewhere."""
     entry = study["subjects"][subject]
-    base = f"<results>/models/{entry['model']}/manifest.json"
-    run = f"<results>/runs/{entry['run']}"
-    return {
-        "base": {"weights": base},
-        "merged": {"weights": f"{run}/merged.json"},
-        "adapter": {"weights": base, "adapter": f"{run}/adapter.json"},
-        "endpoint": {},
-    }[form]
+    if form == "endpoint":
+        return {}
+    if form == "merged":
+        folder = ancient(paths.merged_weights.format(run=entry["run"]))
+        return {"weights": paths.merged.format(run=entry["run"]), "weights_folder": folder}
+    base = base_model(entry["model"])
+    weights = {"weights": base["model"], "weights_folder": base["model_weights"]}
+    if form == "adapter":
+        folder = ancient(paths.adapter_weights.format(run=entry["run"]))
+        weights |= {"adapter": paths.adapter.format(run=entry["run"]), "adapter_folder": folder}
+    return weights
 
 
-def served_files(wildcards) -> dict[str, str]:
-    """Manifests of a subject's weights, and the environment that serves them."""
+def served(wildcards) -> dict[str, str]:
+    """A subject's weights, and the record of the environment that serves them."""
     entry = study["subjects"][wildcards.subject]
-    backend = entry["serving"]["backend"]
-    tool = {"transformers": {"environment": "swift"}, "vllm": {"environment": "vllm"}}
-    environment = {
-        name: f"<results>/environments/{env}.json" for name, env in tool.get(backend, {}).items()
-    }
+    env = BACKENDS[entry["serving"]["backend"]].environment
+    environment = {"environment": paths.environment.format(env=env)} if env else {}
     return weights_of(wildcards.subject, entry["form"]) | environment
 
 
@@ -201,75 +158,53 @@ def both_forms(wildcards) -> dict[str, str]:
     """For readiness: a merged run's load time is wanted as adapter on its base, too. Nothing is merged to be timed."""
     merged = study["subjects"][wildcards.subject]["form"] == "merged"
     other = weights_of(wildcards.subject, "adapter") if merged else {}
-    return served_files(wildcards) | {f"other_{name}": path for name, path in other.items()}
-
-
-def folder(manifest: str) -> Path:
-    """Where the files of a manifest lie: in a folder beside it."""
-    manifest = Path(manifest)
-    return manifest.with_name("weights" if manifest.name == "manifest.json" else manifest.stem)
+    return served(wildcards) | {f"other_{name}": path for name, path in other.items()}
 
 
 def weights_flags(wildcards, input) -> str:
     """Flags that tell serve.py and evaluate.py what to serve, with what."""
-    flags = []
-    if "weights" in input.keys():
-        flags += ["--weights", folder(input.weights), "--manifest", input.weights]
-    if "adapter" in input.keys():
-        flags += ["--adapter", folder(input.adapter), "--adapter-manifest", input.adapter]
-    if "environment" in input.keys():
-        python = interpreter(Path(input.environment).stem)
-        flags += ["--environment", input.environment, "--python", python]
-    return shlex.join(map(str, flags))
+    return _flags(
+        input,
+        {
+            "--weights": ("weights", beside),
+            "--manifest": ("weights", str),
+            "--adapter": ("adapter", beside),
+            "--adapter-manifest": ("adapter", str),
+            "--environment": ("environment", str),
+        },
+    )
 
 
 def other_form_flags(wildcards, input) -> str:
-    flags = []
-    if "other_weights" in input.keys():
-        flags += ["--also-weights", folder(input.other_weights)]
-    if "other_adapter" in input.keys():
-        flags += ["--also-adapter", folder(input.other_adapter)]
-    return shlex.join(map(str, flags))
+    return _flags(
+        input,
+        {"--also-weights": ("other_weights", beside), "--also-adapter": ("other_adapter", beside)},
+    )
 
 
-def subject_settings(subject: str) -> dict:
-    entry = study["subjects"][subject]
-    settings = {"subject": subject, **pick(entry, "form", "serving")}
-    if entry["kind"] == "endpoint":
-        keys = ("url", "model", "version", "key_env")
-        return settings | {"endpoint": pick(study["endpoints"][subject], *keys)}
-    return settings | {"model": model_facts(entry["model"])}
-
-
-def serve_settings(wildcards) -> str:
-    return as_json(subject_settings(wildcards.subject) | pick(study, "prompts"))
+def _flags(input, wanted: dict[str, tuple[str, Callable]]) -> str:
+    found = [
+        (flag, value(input[name])) for flag, (name, value) in wanted.items() if name in input.keys()
+    ]
+    return shlex.join(str(part) for pair in found for part in pair)
 
 
 # Evaluation -----------------------------------------------------------------------------------------------------------
 
 
-def evaluate_settings(wildcards) -> str:
-    keys = ("dataset", "subsets", "shots", "prompt", "limit", "generation", "repeats")
-    names = study["suites"][wildcards.suite]
-    return as_json(
-        subject_settings(wildcards.subject)
-        | {
-            "suite": wildcards.suite,
-            "generation": study["generation"],
-            "benchmarks": {name: pick(study["benchmarks"][name], *keys) for name in names},
-        }
-    )
+def benchmarks_of(wildcards) -> list[str]:
+    return collect(paths.benchmark, benchmark=study["suites"][wildcards.suite])
 
 
 def evaluation_of(wildcards) -> str:
     suite = study["benchmarks"][wildcards.benchmark]["suite"]
-    return f"<results>/evaluations/{wildcards.subject}/{suite}.json"
+    return paths.evaluation.format(subject=wildcards.subject, suite=suite)
 
 
 def contamination_of(wildcards) -> list[str]:
     """What a run was trained on may hold questions; a model that was not trained here, nobody can say."""
     run = study["subjects"][wildcards.subject]["run"]
-    return [f"<results>/datasets/{study['runs'][run]['dataset']}/contamination.json"] if run else []
+    return [paths.contamination.format(dataset=study["runs"][run]["dataset"])] if run else []
 
 
 def contamination_flag(wildcards, input) -> str:
@@ -278,64 +213,88 @@ def contamination_flag(wildcards, input) -> str:
 
 # Reporting ------------------------------------------------------------------------------------------------------------
 
-RESULTS = workflow.pathvars.get("results")
-
 asked = [name for suite in study["evaluate"]["suites"] for name in study["suites"][suite]]
-
-score_tables = ["inference", *study["evaluate"]["suites"], "comparison", "chat", "sweep"]
 
 evaluated = study["evaluate"]["subjects"]
 
 trained = list(study["runs"])
 
-tracked = [run for run in trained if run in evaluated] if study["stage"] == "all" else []
+tracked = [run for run in trained if run in evaluated]
+
+merged = [run for run in trained if run in evaluated and study["runs"][run]["serve"] == "merged"]
 
 base_models = list(study["models"])
 
 used_datasets = sorted({run["dataset"] for run in study["runs"].values()})
 
-study_text = json.dumps(
-    {
-        key: value
-        for key, value in study.items()
-        if key not in ("stage", "software", "resources", "pathvars")
-    },
-    ensure_ascii=False,
-    indent=2,
-)
-
 
 def reported(pattern: str, **names) -> list[str]:
     """Files that a table is made from; with stage=report, those of them that are there."""
-    paths = collect(pattern, **names)
+    files = collect(pattern, **names)
     if study["stage"] == "all":
-        return [f"<results>/{path}" for path in paths]
-    return [f"<results>/{path}" for path in paths if (Path(RESULTS) / path).exists()]
+        return files
+    return [file for file in files if Path(file.replace("<results>", RESULTS)).exists()]
+
+
+def records() -> list[str]:
+    """Every record that the study stands on; none with stage=report, where nothing upstream can be made."""
+    if study["stage"] != "all":
+        return []
+    backends = {study["subjects"][subject]["serving"]["backend"] for subject in evaluated}
+    tools = (
+        {BACKENDS[backend].environment for backend in backends}
+        | {"evalscope"}
+        | ({"swift"} if trained else set())
+    )
+    suites = study["evaluate"]["suites"]
+    return [
+        *collect(paths.environment, env=sorted(filter(None, tools))),
+        *collect(paths.dataset_source, dataset=used_datasets),
+        *collect(paths.dataset_receipt, dataset=used_datasets),
+        *collect(paths.contamination, dataset=used_datasets),
+        *collect(paths.model_source, model=base_models),
+        *collect(paths.model, model=base_models),
+        *collect(paths.benchmark, benchmark=asked),
+        *collect(paths.run_receipt, run=trained),
+        *collect(paths.training, run=trained),
+        *collect(paths.adapter, run=trained),
+        *collect(paths.merged, run=merged),
+        *collect(paths.readiness, subject=evaluated),
+        *collect(paths.chat, subject=evaluated),
+        *collect(paths.evaluation, subject=evaluated, suite=suites),
+        *collect(paths.score, subject=evaluated, benchmark=asked),
+        *collect(paths.tracked, run=tracked),
+    ]
 
 
 def page(name: str) -> str:
     """A table for people; it also goes into the report that Snakemake itself makes."""
-    return report(f"<results>/tables/{name}.md", category="Tables", labels={"table": name})
+    return report(
+        paths.table.format(table=name, form="md"), category="Tables", labels={"table": name}
+    )
 
 
 def table_files(*names: str) -> list[str]:
     """A table's two files: for people, and for programs."""
-    return [page(name) for name in names] + [f"<results>/tables/{name}.csv" for name in names]
+    return [page(name) for name in names] + collect(paths.table, table=names, form="csv")
 
 
-def programs(*patterns: str) -> list[str]:
-    """Programs and modules that compute what stands in tables and reports."""
-    return sorted(str(path) for pattern in patterns for path in Path("scripts").glob(pattern))
+def shown(*programs: str) -> dict[str, str]:
+    """Params of a rule that writes tables or reports: the study, its own code, and the data that come with it.
+
+    These jobs are cheap, and a table must not be older than what computes it.
+    """
+    shipped = (
+        "config/benchmarks.yaml",
+        "config/references.yaml",
+        "scripts/sftflow/reporting/templates",
+    )
+    programs = [f"scripts/{program}" for program in programs]
+    return {
+        "settings": paths.study.replace("<results>", RESULTS),
+        "study": f"config: {digest({key: value for key, value in study.items() if key not in UNSHOWN})[:12]}",
+        "code": f"code: {code.digest(*programs, files=shipped)[:12]}",
+    }
 
 
-SCORE_PROGRAMS = programs("score.py", "sftflow/scoring/*.py")
-
-TABLE_PROGRAMS = programs("tables.py", "sftflow/reporting/*.py", "sftflow/scoring/*.py")
-
-PLAN_PROGRAMS = programs(
-    "plan.py", "sftflow/reporting/*.py", "sftflow/scoring/*.py", "sftflow/training/*.py"
-)
-
-REPORT_PROGRAMS = programs("report.py", "sftflow/reporting/templates/*")
-
-FIGURES = ["loss", "learning_rate", "scores", "token_lengths"]
+UNSHOWN = ("stage", "software", "resources", "pathvars")

@@ -3,13 +3,15 @@
 #       <results>/runs/<run>/{train,validation}.jsonl and receipt.json: what of it this run trains on
 #       <results>/benchmarks/<benchmark>/manifest.json, data/ beside it
 #       <results>/datasets/<dataset>/contamination.json: benchmark questions that the dialogues hold
+#
+# Rows are large: a receipt, with their digests, stands for them wherever they are an input.
 
 
 rule fetch_dataset:
     input:
-        "<results>/environments/evalscope.json",
+        paths.environment.format(env="evalscope"),
     output:
-        "<results>/datasets/{dataset}/source.json",
+        paths.dataset_source,
     log:
         "<logs>/fetch_dataset/{dataset}.log",
     localrule: True
@@ -19,23 +21,21 @@ rule fetch_dataset:
     resources:
         mem_mb=1000,
     params:
-        python=interpreter("evalscope"),
-        settings=dataset_source,
-        content=dataset_content,
+        **told("fetch_dataset", content=content("datasets", "dataset")),
     message:
         "Fetching dataset {wildcards.dataset}"
     shell:
-        "{params.python} scripts/fetch_dataset.py --dataset {wildcards.dataset} --settings {params.settings:q}"
-        " --folder $(dirname {output:q})/source --output {output:q} 2> {log:q}"
+        '"$SFTFLOW" evalscope fetch_dataset.py --dataset {wildcards.dataset} --settings {params.settings:q}'
+        " --output {output:q} 2> {log:q}"
 
 
 rule prepare_dataset:
     input:
-        source="<results>/datasets/{dataset}/source.json",
+        source=paths.dataset_source,
     output:
-        train="<results>/datasets/{dataset}/train.jsonl",
-        validation="<results>/datasets/{dataset}/validation.jsonl",
-        receipt="<results>/datasets/{dataset}/receipt.json",
+        train=paths.dataset_rows.format(dataset="{dataset}", side="train"),
+        validation=paths.dataset_rows.format(dataset="{dataset}", side="validation"),
+        receipt=paths.dataset_receipt,
     log:
         "<logs>/prepare_dataset/{dataset}.log",
     benchmark:
@@ -47,21 +47,21 @@ rule prepare_dataset:
         mem_mb=ask("prepare_dataset", "mem_mb", 2000),
         runtime=ask("prepare_dataset", "runtime", 30),
     params:
-        python=interpreter("evalscope"),
-        settings=prepare_settings,
+        **told("prepare_dataset"),
     message:
         "Preparing dataset {wildcards.dataset}: every row is kept, or dropped with a reason"
     shell:
-        "{params.python} scripts/prepare_dataset.py --dataset {wildcards.dataset} --settings {params.settings:q}"
+        '"$SFTFLOW" evalscope prepare_dataset.py --dataset {wildcards.dataset} --settings {params.settings:q}'
         " --source {input.source:q} --train {output.train:q} --validation {output.validation:q}"
         " --receipt {output.receipt:q} 2> {log:q}"
 
 
 rule fetch_benchmark:
     input:
-        "<results>/environments/evalscope.json",
+        paths.environment.format(env="evalscope"),
     output:
-        "<results>/benchmarks/{benchmark}/manifest.json",
+        manifest=paths.benchmark,
+        questions=directory(paths.questions),
     log:
         "<logs>/fetch_benchmark/{benchmark}.log",
     localrule: True
@@ -71,27 +71,22 @@ rule fetch_benchmark:
     resources:
         mem_mb=2000,
     params:
-        python=interpreter("evalscope"),
-        settings=benchmark_source,
-        content=benchmark_content,
+        **told("fetch_benchmark", content=content("benchmarks", "benchmark")),
     message:
         "Fetching benchmark {wildcards.benchmark}"
     shell:
-        "{params.python} scripts/fetch_benchmark.py --benchmark {wildcards.benchmark} --settings {params.settings:q}"
-        " --folder $(dirname {output:q}) --output {output:q} 2> {log:q}"
+        '"$SFTFLOW" evalscope fetch_benchmark.py --benchmark {wildcards.benchmark}'
+        " --settings {params.settings:q} --output {output.manifest:q} 2> {log:q}"
 
 
 rule tokenize_run:
     input:
-        train=dataset_file("train.jsonl"),
-        validation=dataset_file("validation.jsonl"),
-        receipt=dataset_file("receipt.json"),
-        model=model_manifest,
-        environment="<results>/environments/swift.json",
+        unpack(of_run),
+        environment=paths.environment.format(env="swift"),
     output:
-        train="<results>/runs/{run}/train.jsonl",
-        validation="<results>/runs/{run}/validation.jsonl",
-        receipt="<results>/runs/{run}/receipt.json",
+        train=paths.run_rows.format(run="{run}", side="train"),
+        validation=paths.run_rows.format(run="{run}", side="validation"),
+        receipt=paths.run_receipt,
     log:
         "<logs>/tokenize_run/{run}.log",
     conda:
@@ -101,23 +96,20 @@ rule tokenize_run:
         mem_mb=ask("tokenize_run", "mem_mb", 2000),
         runtime=ask("tokenize_run", "runtime", 30),
     params:
-        python=interpreter("swift"),
-        settings=tokenize_settings,
+        **told("tokenize_run"),
     message:
         "Counting tokens for {wildcards.run} with its own tokenizer"
     shell:
-        "{params.python} scripts/tokenize_run.py --settings {params.settings:q} --train {input.train:q}"
-        " --validation {input.validation:q} --dataset-receipt {input.receipt:q}"
-        " --weights $(dirname {input.model:q})/weights --output $(dirname {output.receipt:q})"
-        " --workers {threads} 2> {log:q}"
+        '"$SFTFLOW" swift tokenize_run.py --settings {params.settings:q} --dataset-receipt {input.dataset:q}'
+        " --manifest {input.model:q} --receipt {output.receipt:q} --workers {threads} 2> {log:q}"
 
 
 rule find_contamination:
     input:
-        train="<results>/datasets/{dataset}/train.jsonl",
-        benchmarks=collect("<results>/benchmarks/{benchmark}/manifest.json", benchmark=asked),
+        dataset=paths.dataset_receipt,
+        benchmarks=collect(paths.benchmark, benchmark=asked),
     output:
-        "<results>/datasets/{dataset}/contamination.json",
+        paths.contamination,
     log:
         "<logs>/find_contamination/{dataset}.log",
     conda:
@@ -127,10 +119,9 @@ rule find_contamination:
         mem_mb=ask("find_contamination", "mem_mb", 2000),
         runtime=ask("find_contamination", "runtime", 60),
     params:
-        python=interpreter("evalscope"),
-        settings=as_json(study["contamination"]),
+        **told("find_contamination"),
     message:
         "Looking for benchmark questions in dataset {wildcards.dataset}"
     shell:
-        "{params.python} scripts/contamination.py --dataset {wildcards.dataset} --settings {params.settings:q}"
-        " --dialogues {input.train:q} --benchmarks {input.benchmarks:q} --output {output:q} 2> {log:q}"
+        '"$SFTFLOW" evalscope contamination.py --dataset-receipt {input.dataset:q}'
+        " --settings {params.settings:q} --benchmarks {input.benchmarks:q} --output {output:q} 2> {log:q}"

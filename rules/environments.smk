@@ -1,12 +1,10 @@
-# In:   envs/<env>/uv.lock
+# In:   envs/<env>/uv.lock, by its digest
 # Out:  <results>/environments/<env>.json, when the environment beside the lock is in step with it
 
 
 rule sync_environment:
-    input:
-        "envs/{env}/uv.lock",
     output:
-        "<results>/environments/{env}.json",
+        paths.environment,
     log:
         "<logs>/sync_environment/{env}.log",
     localrule: True
@@ -16,10 +14,9 @@ rule sync_environment:
     resources:
         mem_mb=1000,
     params:
-        python=interpreter("workflow"),
-        software=study["software"],
+        **told("sync_environment", content=lock),
     message:
         "Syncing the environment {wildcards.env} to its lock"
     shell:
-        "{params.python} scripts/environment.py --env {wildcards.env} --project envs/{wildcards.env}"
-        " --software {params.software} --output {output:q} 2> {log:q}"
+        '"$SFTFLOW" workflow environment.py --env {wildcards.env} --settings {params.settings:q}'
+        " --output {output:q} 2> {log:q}"

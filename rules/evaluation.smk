@@ -6,15 +6,15 @@
 
 rule evaluate_suite:
     input:
-        unpack(served_files),
-        readiness="<results>/subjects/{subject}/readiness.json",
-        evalscope="<results>/environments/evalscope.json",
-        benchmarks=collect(
-            "<results>/benchmarks/{benchmark}/manifest.json",
-            benchmark=lookup("suites/{suite}", within=study),
+        unpack(served),
+        readiness=paths.readiness,
+        evalscope=paths.environment.format(env="evalscope"),
+        benchmarks=benchmarks_of,
+        questions=lambda wildcards: ancient(
+            collect(paths.questions, benchmark=study["suites"][wildcards.suite])
         ),
     output:
-        "<results>/evaluations/{subject}/{suite}.json",
+        paths.evaluation,
     log:
         "<logs>/evaluate_suite/{subject}/{suite}.log",
         server="<logs>/evaluate_suite/{subject}/{suite}.server.log",
@@ -28,13 +28,12 @@ rule evaluate_suite:
         mem_mb=ask("evaluate_suite", "mem_mb", 32000),
         runtime=ask("evaluate_suite", "runtime", 720),
     params:
-        python=interpreter("evalscope"),
-        settings=evaluate_settings,
+        **told("evaluate_suite"),
         weights=weights_flags,
     message:
         "Asking {wildcards.subject} the suite {wildcards.suite}"
     shell:
-        "{params.python} scripts/evaluate.py --settings {params.settings:q} {params.weights}"
+        '"$SFTFLOW" evalscope evaluate.py --settings {params.settings:q} {params.weights}'
         " --readiness {input.readiness:q} --benchmarks {input.benchmarks:q} --threads {threads}"
         " --server-log {log.server:q} --output {output:q} 2> {log[0]:q}"
 
@@ -43,9 +42,8 @@ rule score_benchmark:
     input:
         evaluation=evaluation_of,
         contamination=contamination_of,
-        programs=SCORE_PROGRAMS,
     output:
-        "<results>/scores/{subject}/{benchmark}.json",
+        paths.score,
     log:
         "<logs>/score_benchmark/{subject}/{benchmark}.log",
     conda:
@@ -55,23 +53,23 @@ rule score_benchmark:
         mem_mb=ask("score_benchmark", "mem_mb", 1000),
         runtime=ask("score_benchmark", "runtime", 10),
     params:
-        python=interpreter("workflow"),
-        confidence=study["statistics"]["confidence"],
+        **told("score_benchmark"),
+        code=f"code: {code.digest('scripts/score.py')[:12]}",
         contamination=contamination_flag,
     message:
         "Scoring {wildcards.subject} on {wildcards.benchmark}"
     shell:
-        "{params.python} scripts/score.py --evaluation {input.evaluation:q} --benchmark {wildcards.benchmark}"
-        " --confidence {params.confidence} {params.contamination} 2> {log:q}"
+        '"$SFTFLOW" workflow score.py --evaluation {input.evaluation:q} --benchmark {wildcards.benchmark}'
+        " --settings {params.settings:q} {params.contamination} 2> {log:q}"
 
 
 rule track_scores:
     input:
-        training="<results>/runs/{run}/training.json",
-        scores=collect("<results>/scores/{{run}}/{benchmark}.json", benchmark=asked),
-        environment="<results>/environments/swift.json",
+        training=paths.training,
+        scores=lambda wildcards: collect(paths.score, subject=wildcards.run, benchmark=asked),
+        environment=paths.environment.format(env="swift"),
     output:
-        "<results>/runs/{run}/swanlab.json",
+        paths.tracked,
     log:
         "<logs>/track_scores/{run}.log",
     localrule: True
@@ -81,10 +79,9 @@ rule track_scores:
     resources:
         mem_mb=1000,
     params:
-        python=interpreter("swift"),
-        settings=as_json(study["tracking"]["swanlab"]),
+        **told("track_scores"),
     message:
         "Adding the scores of {wildcards.run} to its SwanLab experiment"
     shell:
-        "{params.python} scripts/track.py --training {input.training:q} --settings {params.settings:q}"
+        '"$SFTFLOW" swift track.py --training {input.training:q} --settings {params.settings:q}'
         " --scores {input.scores:q} --output $(dirname {output:q})/swanlab --record {output:q} 2> {log:q}"

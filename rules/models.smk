@@ -4,9 +4,9 @@
 
 rule fetch_model:
     input:
-        "<results>/environments/evalscope.json",
+        paths.environment.format(env="evalscope"),
     output:
-        "<results>/models/{model}/source.json",
+        paths.model_source,
     log:
         "<logs>/fetch_model/{model}.log",
     localrule: True
@@ -16,22 +16,21 @@ rule fetch_model:
     resources:
         mem_mb=1000,
     params:
-        python=interpreter("evalscope"),
-        settings=model_source,
-        content=model_content,
+        **told("fetch_model", content=content("models", "model")),
     message:
         "Fetching model {wildcards.model}"
     shell:
-        "{params.python} scripts/fetch_model.py --model {wildcards.model} --settings {params.settings:q}"
-        " --folder $(dirname {output:q})/source --output {output:q} 2> {log:q}"
+        '"$SFTFLOW" evalscope fetch_model.py --model {wildcards.model} --settings {params.settings:q}'
+        " --output {output:q} 2> {log:q}"
 
 
 rule native_model:
     input:
-        source="<results>/models/{model}/source.json",
-        environment="<results>/environments/swift.json",
+        source=paths.model_source,
+        environment=paths.environment.format(env="swift"),
     output:
-        "<results>/models/{model}/manifest.json",
+        manifest=paths.model,
+        weights=directory(paths.weights),
     log:
         "<logs>/native_model/{model}.log",
     benchmark:
@@ -43,10 +42,9 @@ rule native_model:
         mem_mb=ask("native_model", "mem_mb", 8000),
         runtime=ask("native_model", "runtime", 60),
     params:
-        python=interpreter("swift"),
-        settings=native_settings,
+        **told("native_model"),
     message:
         "Bringing model {wildcards.model} into native form"
     shell:
-        "{params.python} scripts/native_model.py --model {wildcards.model} --settings {params.settings:q}"
-        " --source {input.source:q} --weights $(dirname {output:q})/weights --manifest {output:q} 2> {log:q}"
+        '"$SFTFLOW" swift native_model.py --model {wildcards.model} --settings {params.settings:q}'
+        " --source {input.source:q} --weights {output.weights:q} --manifest {output.manifest:q} 2> {log:q}"

@@ -7,8 +7,8 @@ rule serve_subject:
     input:
         unpack(both_forms),
     output:
-        readiness="<results>/subjects/{subject}/readiness.json",
-        chat="<results>/subjects/{subject}/chat.json",
+        readiness=paths.readiness,
+        chat=paths.chat,
     log:
         "<logs>/serve_subject/{subject}.log",
         server="<logs>/serve_subject/{subject}.server.log",
@@ -22,13 +22,12 @@ rule serve_subject:
         mem_mb=ask("serve_subject", "mem_mb", 32000),
         runtime=ask("serve_subject", "runtime", 60),
     params:
-        python=interpreter("workflow"),
-        settings=serve_settings,
+        **told("serve_subject"),
         weights=weights_flags,
         other=other_form_flags,
     message:
         "Serving {wildcards.subject} alone: readiness, speed, and the fixed prompts"
     shell:
-        "{params.python} scripts/serve.py --settings {params.settings:q} {params.weights} {params.other}"
+        '"$SFTFLOW" workflow serve.py --settings {params.settings:q} {params.weights} {params.other}'
         " --threads {threads} --server-log {log.server:q} --readiness {output.readiness:q}"
         " --chat {output.chat:q} 2> {log[0]:q}"

@@ -1,5 +1,5 @@
-# In:   <results>/runs/<run>/{train,validation}.jsonl and receipt.json; the base model
-# Out:  <results>/runs/<run>/training.json, adapter.json, merged.json; adapter/, merged/ and checkpoints/ beside them
+# In:   <results>/runs/<run>/receipt.json, the rows beside it; the base model
+# Out:  <results>/runs/<run>/training.json, adapter.json, merged.json; adapter/ and merged/ beside them
 #
 # The programs are no inputs here, nor in serving and evaluation: an edited script must not cost GPU hours. What was
 # trained, served or asked is told apart by identity, which the programs check themselves.
@@ -7,14 +7,13 @@
 
 rule train_run:
     input:
-        train="<results>/runs/{run}/train.jsonl",
-        validation="<results>/runs/{run}/validation.jsonl",
-        receipt="<results>/runs/{run}/receipt.json",
-        model=model_manifest,
-        environment="<results>/environments/swift.json",
+        unpack(of_run),
+        receipt=paths.run_receipt,
+        environment=paths.environment.format(env="swift"),
     output:
-        training="<results>/runs/{run}/training.json",
-        adapter="<results>/runs/{run}/adapter.json",
+        training=paths.training,
+        adapter=paths.adapter,
+        weights=directory(paths.adapter_weights),
     log:
         "<logs>/train_run/{run}.log",
     benchmark:
@@ -27,23 +26,23 @@ rule train_run:
         mem_mb=ask("train_run", "mem_mb", 64000),
         runtime=ask("train_run", "runtime", 1440),
     params:
-        python=interpreter("swift"),
-        settings=train_settings,
+        **told("train_run"),
     message:
         "Training {wildcards.run}"
     shell:
-        "{params.python} scripts/train.py --settings {params.settings:q} --train {input.train:q}"
-        " --validation {input.validation:q} --receipt {input.receipt:q} --manifest {input.model:q}"
-        " --weights $(dirname {input.model:q})/weights --output $(dirname {output.training:q}) 2> {log:q}"
+        '"$SFTFLOW" swift train.py --settings {params.settings:q} --receipt {input.receipt:q}'
+        " --manifest {input.model:q} --output $(dirname {output.training:q}) 2> {log:q}"
 
 
 rule merge_run:
     input:
-        adapter="<results>/runs/{run}/adapter.json",
-        model=model_manifest,
-        environment="<results>/environments/swift.json",
+        unpack(lambda wildcards: base_model(study["runs"][wildcards.run]["model"])),
+        adapter=paths.adapter,
+        adapter_weights=ancient(paths.adapter_weights),
+        environment=paths.environment.format(env="swift"),
     output:
-        "<results>/runs/{run}/merged.json",
+        merged=paths.merged,
+        weights=directory(paths.merged_weights),
     log:
         "<logs>/merge_run/{run}.log",
     benchmark:
@@ -56,11 +55,9 @@ rule merge_run:
         mem_mb=ask("merge_run", "mem_mb", 64000),
         runtime=ask("merge_run", "runtime", 60),
     params:
-        python=interpreter("swift"),
-        settings=merge_settings,
+        **told("merge_run"),
     message:
         "Merging the adapter of {wildcards.run}, and checking that nothing was lost"
     shell:
-        "{params.python} scripts/merge.py --settings {params.settings:q} --adapter {input.adapter:q}"
-        " --manifest {input.model:q} --weights $(dirname {input.model:q})/weights"
-        " --output $(dirname {output:q}) 2> {log:q}"
+        '"$SFTFLOW" swift merge.py --settings {params.settings:q} --adapter {input.adapter:q}'
+        " --manifest {input.model:q} --output $(dirname {output.merged:q}) 2> {log:q}"

@@ -11,17 +11,17 @@ import argparse
 import sys
 from pathlib import Path
 
-from serve import chat
 from sftflow.core import cli, process
 from sftflow.core.jsonio import write_json
 from sftflow.serving import backends, server
+from sftflow.serving.measure import chat
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--settings", type=cli.settings, required=True, help="JSON, or @FILE")
+    parser.add_argument("--settings", type=cli.settings, required=True, help="file with JSON")
     parser.add_argument("--weights", type=Path, help="folder of the base model")
     parser.add_argument("--adapter", type=Path, help="adapter to put on it")
     parser.add_argument("--python", help="interpreter of the backend's environment")
@@ -35,6 +35,7 @@ def main() -> None:
     args = arguments()
     process.follow_snakemake()
     settings = args.settings
+    args.environment = None
     spec = backends.Spec.of(settings, args)
     with server.serve(spec, args.server_log) as running:
         answers = chat(running, settings)

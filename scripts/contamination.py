@@ -1,11 +1,11 @@
 """Find the benchmark questions that a dataset's training dialogues hold.
 
-in:   --dialogues   <results>/datasets/<dataset>/train.jsonl
+in:   --dataset-receipt  <results>/datasets/<dataset>/receipt.json, train.jsonl beside it
       --benchmarks  <results>/benchmarks/<benchmark>/manifest.json of every benchmark that will be
                     asked (data/ lies beside each)
       settings      {"zh_ngram": 13 (characters), "en_ngram": 8 (words), "threshold": 0.7}
 out:  --output      <results>/datasets/<dataset>/contamination.json: {schema, dataset, settings,
-                   dialogues (count), benchmarks {benchmark: {n, overlapping, share,
+                   made_with, dialogues (count), benchmarks {benchmark: {n, overlapping, share,
                    ids [of the overlapping questions, as in samples.jsonl],
                    examples [{id, subset, coverage, question, dialogue, passage}]}}}
 env:  envs/evalscope, which loads the questions exactly as it will ask them.
@@ -61,10 +61,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--dataset", required=True, help="its name in the config")
-    parser.add_argument("--dialogues", type=Path, required=True, help="train.jsonl")
+    parser.add_argument(
+        "--dataset-receipt",
+        type=Path,
+        required=True,
+        help="receipt.json; train.jsonl lies beside it",
+    )
     parser.add_argument("--benchmarks", type=Path, nargs="*", default=[], help="manifests")
-    parser.add_argument("--settings", type=cli.settings, required=True, help="JSON, or @FILE")
+    parser.add_argument("--settings", type=cli.settings, required=True, help="file with JSON")
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as cache:
@@ -75,6 +79,8 @@ def main() -> None:
 
 def find(args: argparse.Namespace) -> None:
     settings = args.settings
+    dataset = jsonio.read_json(args.dataset_receipt)["dataset"]
+    dialogues = args.dataset_receipt.with_name("train.jsonl")
     lengths = {"zh": settings["zh_ngram"], "en": settings["en_ngram"]}
     index = contamination.Index(lengths)
     questions = {}
@@ -84,10 +90,10 @@ def find(args: argparse.Namespace) -> None:
     for question in (each for several in questions.values() for each in several):
         index.add(question)
 
-    size = args.dialogues.stat().st_size
-    progress = Progress(f"contamination {args.dataset}", size, "bytes")
+    size = dialogues.stat().st_size
+    progress = Progress(f"contamination {dataset}", size, "bytes")
     read = done = 0
-    for row in jsonio.read_jsonl(args.dialogues):
+    for row in jsonio.read_jsonl(dialogues):
         for message in row["messages"]:
             index.search(row["id"], message["content"])
             done += len(message["content"].encode())
@@ -95,8 +101,9 @@ def find(args: argparse.Namespace) -> None:
         progress.update(min(done, size - 1))
     record = {
         "schema": 1,
-        "dataset": args.dataset,
-        "settings": settings,
+        "dataset": dataset,
+        "settings": {key: settings[key] for key in ("zh_ngram", "en_ngram", "threshold")},
+        "made_with": settings.get("made_with", {}),
         "dialogues": read,
         "benchmarks": {
             name: contamination.summarise(several, index, settings["threshold"], EXAMPLES)
@@ -107,7 +114,7 @@ def find(args: argparse.Namespace) -> None:
     found = {name: entry["overlapping"] for name, entry in record["benchmarks"].items()}
     text = ", ".join(f"{name} {n}" for name, n in found.items() if n)
     cli.note(
-        f"contamination {args.dataset}: {sum(found.values())} of "
+        f"contamination {dataset}: {sum(found.values())} of "
         f"{sum(map(len, questions.values()))} questions overlap{f' ({text})' if text else ''}"
     )
 

@@ -1,10 +1,11 @@
 """Make one tool environment ready and record what is in it.
 
-in:   --project   envs/<env>/ with pyproject.toml and uv.lock
-      --software  managed: `uv sync` the environment beside the lock, exactly as locked
-                  active:  inspect the Python that is active (container, module, conda) as it is
-out:  --output    <results>/environments/<env>.json: {schema, env, software, python,
-                  packages {name: version}, lock (sha256 of uv.lock | null)}
+in:   envs/<env>/ with pyproject.toml and uv.lock
+      settings  {"software"}: managed (default): `uv sync` the environment, exactly as locked;
+                active: inspect the Python that is active (container, module, conda) as it is
+out:  --output  <results>/environments/<env>.json: {schema, env, software, made_with, python,
+                packages {name: version}, lock (sha256 of uv.lock | null)}; without it, the
+                environment is synced and nothing written down
 env:  the workflow's own; standard library alone.
 net:  only where uv's cache does not hold a package yet.
 """
@@ -17,7 +18,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from sftflow.core import cli, jsonio
+from sftflow.core import cli, environments, jsonio
 from sftflow.core.cli import UserError
 
 INSPECT = """
@@ -28,8 +29,8 @@ print(json.dumps({"python": platform.python_version(), "packages": dict(sorted(p
 """
 
 
-def sync(project: Path) -> Path:
-    """Bring the environment beside the lock to the lock; give its interpreter."""
+def sync(project: Path, folder: Path) -> Path:
+    """Bring the environment in `folder` to the project's lock; give its interpreter."""
     if shutil.which("uv") is None:
         raise UserError(
             "uv is not installed, and it builds the tool environments: `pip install uv`, "
@@ -39,13 +40,14 @@ def sync(project: Path) -> Path:
     check_lock(project)
     # A virtual environment that is active (the workflow's own) is not the one to sync.
     environment = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
+    environment["UV_PROJECT_ENVIRONMENT"] = str(folder.resolve())
     done = subprocess.run(command, stdout=sys.stderr, env=environment)
     if done.returncode:
         raise UserError(
             f"`{' '.join(command)}` failed; its output is above. Without network, fill uv's cache "
             "first on a machine that has it (UV_CACHE_DIR), or set `software: active`"
         )
-    return project / ".venv/bin/python"
+    return folder / "bin/python"
 
 
 def check_lock(project: Path) -> None:
@@ -77,18 +79,27 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--env", required=True, help="its name: the folder below envs/")
-    parser.add_argument("--project", type=Path, required=True)
-    parser.add_argument("--software", choices=("managed", "active"), default="managed")
-    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument(
+        "--settings", type=cli.settings, default={"software": "managed"}, help="file with JSON"
+    )
+    parser.add_argument("--project", type=Path, help="default: envs/<env>")
+    parser.add_argument("--output", type=Path)
     args = parser.parse_args()
-    managed = args.software == "managed"
-    python = sync(args.project) if managed else shutil.which("python") or sys.executable
+    project = args.project or environments.project(args.env)
+    managed = args.settings["software"] == "managed"
+    if managed:
+        python = sync(project, environments.folder(project))
+    else:
+        python = environments.interpreter(args.env, "active")
+    if args.output is None:
+        return
     record = {
         "schema": 1,
         "env": args.env,
-        "software": args.software,
+        "software": args.settings["software"],
+        "made_with": args.settings.get("made_with", {}),
         **inspect(python),
-        "lock": jsonio.file_digest(args.project / "uv.lock") if managed else None,
+        "lock": jsonio.file_digest(project / "uv.lock") if managed else None,
     }
     jsonio.write_json(args.output, record)
     cli.note(

@@ -115,7 +115,7 @@ def make_plans(args: argparse.Namespace) -> list[Plan]:
             "weights": weights,
             "data": data["digest"],
             "settings": identity.settings(benchmark, system, version("evalscope")),
-            "generation": identity.generation(settings["generation"], benchmark),
+            "generation": identity.generation(settings.get("generation", {}), benchmark),
             "backend": backend,
         }
         home = args.output.parent / identity.identity(parts)[:16]

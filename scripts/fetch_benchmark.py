@@ -3,10 +3,10 @@
 in:   settings  the benchmark with its preset: {"dataset" (evalscope's name), "source", "hub",
                 "revision", "config", "subset_field", "eval_split", "few_shot_split", "shots",
                 "fields", "subsets" [asked] | {published: count} | null}; other keys are not read
-out:  --folder  <results>/benchmarks/<benchmark>/: data/ (evalscope's local_path), source/
-      --output  <results>/benchmarks/<benchmark>/manifest.json: {schema, benchmark, dataset, source,
-                hub, revision (the commit that was taken), subsets {name: n}, shots,
-                files [{path, size, sha256}], digest}
+out:  --output  <results>/benchmarks/<benchmark>/manifest.json: {schema, benchmark, dataset, source,
+                hub, revision (the commit that was taken), made_with, subsets {name: n}, shots,
+                files [{path, size, sha256}], digest}; beside it data/ (evalscope's local_path) and
+                source/
 env:  envs/evalscope (datasets, the hub clients). Local JSON lines, CSV and CMMLU's .zip need no
       library.
 net:  only for hub sources. No later step of a benchmark needs the network.
@@ -223,14 +223,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--benchmark", required=True, help="its name in the config")
-    parser.add_argument("--settings", type=cli.settings, required=True, help="JSON, or @FILE")
-    parser.add_argument("--folder", type=Path, required=True, help="holds data/ and source/")
+    parser.add_argument("--settings", type=cli.settings, required=True, help="file with JSON")
     parser.add_argument("--output", type=Path, required=True, help="manifest.json")
     args = parser.parse_args()
-    settings, data = args.settings, args.folder / "data"
+    settings, folder = args.settings, args.output.parent
+    data = folder / "data"
     source = settings["source"]
     origin = hubs.fetch(
-        args.folder / "source",
+        folder / "source",
         source,
         settings.get("hub"),
         settings.get("revision"),
@@ -241,10 +241,10 @@ def main() -> None:
     data.mkdir(parents=True)
     try:
         if settings.get("config") is None:
-            subsets = copy_plain(args.folder / "source", data, settings)
+            subsets = copy_plain(folder / "source", data, settings)
         else:
             with tempfile.TemporaryDirectory() as cache:
-                subsets = copy_published(opened(args.folder / "source", cache), data, settings)
+                subsets = copy_published(opened(folder / "source", cache), data, settings)
     except UserError as error:
         raise UserError(f"benchmark {args.benchmark} ({source}): {error}") from None
     files = jsonio.tree_files(data)
@@ -255,6 +255,7 @@ def main() -> None:
             "benchmark": args.benchmark,
             "dataset": settings["dataset"],
             **origin,
+            "made_with": settings.get("made_with", {}),
             "subsets": subsets,
             "shots": settings["shots"],
             "files": files,

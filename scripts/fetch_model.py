@@ -2,9 +2,9 @@
 
 in:   settings  {"source", "hub": local|modelscope|huggingface|null, "revision",
                  "allow_remote_code": false}
-out:  --folder  <results>/models/<model>/source/  (links to local files, or the download)
-      --output  <results>/models/<model>/source.json: {schema, model, source, hub,
-                revision (a commit), files [{path, size, sha256}], digest}
+out:  --output  <results>/models/<model>/source.json: {schema, model, source, hub,
+                revision (a commit), made_with, files [{path, size, sha256}], digest};
+                source/ beside it holds links to local files, or the download
 env:  envs/evalscope for hub sources (its hub clients); a local source needs no library.
 net:  only for hub sources. No later step of a model needs the network.
 
@@ -30,12 +30,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", required=True, help="its name in the config")
-    parser.add_argument("--settings", type=cli.settings, required=True, help="JSON, or @FILE")
-    parser.add_argument("--folder", type=Path, required=True, help="where the files go")
+    parser.add_argument("--settings", type=cli.settings, required=True, help="file with JSON")
     parser.add_argument("--output", type=Path, required=True, help="source.json")
     args = parser.parse_args()
+    folder = args.output.with_name("source")
     origin = hubs.fetch(
-        args.folder,
+        folder,
         args.settings["source"],
         args.settings.get("hub"),
         args.settings.get("revision"),
@@ -43,13 +43,14 @@ def main() -> None:
         keep=KEEP + CODE * bool(args.settings.get("allow_remote_code")),
         leave=LEAVE,
     )
-    files = hubs.files(args.folder)
+    files = hubs.files(folder)
     jsonio.write_json(
         args.output,
         {
             "schema": 1,
             "model": args.model,
             **origin,
+            "made_with": args.settings.get("made_with", {}),
             "files": files,
             "digest": jsonio.tree_digest(files),
         },

@@ -14,9 +14,9 @@ fine-tuning there is nothing to merge: the trained weights are taken as they are
 
 SETTINGS is one JSON object:
     run          the run's name
-    torch_dtype  of the merged weights: float32, float16 or bfloat16 (the training's)
+    training     {"torch_dtype": of the merged weights (float32, float16 or bfloat16),
+                 "device": auto (default), cpu or cuda}
     model        {"name", "model_type", "template"} of the base model
-    device       auto (default), cpu or cuda
     prompts      texts for the check (default: the script's own)
 """
 
@@ -27,7 +27,7 @@ import sys
 import time
 from pathlib import Path
 
-from sftflow.core import cli, gpu, process
+from sftflow.core import cli, gpu, layout, process
 from sftflow.core.cli import UserError, note
 from sftflow.core.jsonio import read_json, tree_digest, tree_files, write_json
 
@@ -130,15 +130,15 @@ def main() -> None:
     )
     parser.add_argument("--adapter", type=Path, required=True, help="the run's adapter.json")
     parser.add_argument("--manifest", type=Path, required=True, help="of the base model")
-    parser.add_argument("--weights", type=Path, required=True, help="folder, of the base model")
-    parser.add_argument("--settings", type=cli.settings, required=True, help="JSON or @file")
+    parser.add_argument("--settings", type=cli.settings, required=True, help="file with JSON")
     parser.add_argument("--output", type=Path, required=True, help="results/runs/<run>")
     args = parser.parse_args()
     process.follow_snakemake()
     begun = time.time()
 
     settings, adapter, manifest = args.settings, read_json(args.adapter), read_json(args.manifest)
-    run, dtype = settings["run"], settings["torch_dtype"]
+    run, dtype = settings["run"], settings["training"]["torch_dtype"]
+    weights = layout.beside(args.manifest)
     if adapter["base"]["digest"] != manifest["digest"]:
         raise UserError(f"the adapter of {run} was trained on other weights of {manifest['model']}")
     trained = args.adapter.parent / "adapter"
@@ -148,16 +148,16 @@ def main() -> None:
     fresh, target = args.output / "merged.new", args.output / "merged"
     shutil.rmtree(fresh, ignore_errors=True)
     full = adapter["form"] == "full"
-    with gpu.claim(0 if settings.get("device", "auto") == "cpu" else 1) as gpus:
+    with gpu.claim(0 if settings["training"].get("device", "auto") == "cpu" else 1) as gpus:
         device = "cuda:0" if gpus else "cpu"
         with contextlib.redirect_stdout(sys.stderr):
             if full:
                 shutil.copytree(trained, fresh, copy_function=shutil.copyfile)
             else:
-                export(args.weights.resolve(), trained.resolve(), fresh.resolve(), dtype,
+                export(weights.resolve(), trained.resolve(), fresh.resolve(), dtype,
                        settings["model"], device)  # fmt: skip
             check = compare(
-                args.weights, None if full else trained, fresh, dtype, device,
+                weights, None if full else trained, fresh, dtype, device,
                 settings.get("prompts") or PROMPTS,
             )  # fmt: skip
     if "problem" in check:
@@ -175,6 +175,7 @@ def main() -> None:
             "schema": 1,
             "run": run,
             "form": "full" if full else "merged",
+            "made_with": settings.get("made_with", {}),
             "files": files,
             "digest": tree_digest(files),
             "base": adapter["base"],

@@ -226,7 +226,7 @@ def main() -> None:
     )
     parser.add_argument("--model", required=True, help="its name in the config")
     parser.add_argument("--source", type=Path, required=True, help="source.json")
-    parser.add_argument("--settings", type=cli.settings, required=True, help="JSON, or @FILE")
+    parser.add_argument("--settings", type=cli.settings, required=True, help="file with JSON")
     parser.add_argument("--weights", type=Path, required=True, help="folder")
     parser.add_argument("--manifest", type=Path, required=True)
     args = parser.parse_args()
@@ -257,6 +257,7 @@ def main() -> None:
         "hub": origin["hub"],
         "revision": origin["revision"],
         "native_form": form,
+        "made_with": settings.get("made_with", {}),
         "license": license_of(source),
         "parameters": sum(prod(tensor.shape) for tensor in tensors.values()) or None,
         "torch_dtype": dtype_of(tensors) if tensors else config.get("torch_dtype"),

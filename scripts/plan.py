@@ -25,8 +25,9 @@ def main() -> None:
         help="estimate hours for this card",
     )
     args = parser.parse_args()
-    table = plan_table(args.settings, Results(args.results), args.gpu)
-    path = args.results / "tables/plan"
+    study, folder = cli.study(args)
+    table = plan_table(study, Results(folder), args.gpu)
+    path = folder / "tables/plan"
     write_text(f"{path}.md", text.render(table))
     write_text(f"{path}.csv", table.data.to_csv(index=False))
     cli.note(text.render(table))

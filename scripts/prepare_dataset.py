@@ -136,7 +136,7 @@ def main() -> None:
     )
     parser.add_argument("--dataset", required=True, help="its name in the config")
     parser.add_argument("--source", type=Path, required=True, help="source.json")
-    parser.add_argument("--settings", type=cli.settings, required=True, help="JSON, or @FILE")
+    parser.add_argument("--settings", type=cli.settings, required=True, help="file with JSON")
     parser.add_argument("--train", type=Path, required=True)
     parser.add_argument("--validation", type=Path, required=True)
     parser.add_argument("--receipt", type=Path, required=True)
@@ -150,6 +150,7 @@ def main() -> None:
         "dataset": args.dataset,
         "source": origin["source"],
         "revision": origin["revision"],
+        "made_with": args.settings.get("made_with", {}),
         **counts,
     }
     jsonio.write_json(args.receipt, receipt)

@@ -15,17 +15,17 @@ from sftflow.reporting.report import collect, draw, html, page
 
 def main() -> None:
     parser = cli.study_parser(__doc__)
-    args = parser.parse_args()
-    study, results = args.settings, Results(args.results)
+    study, folder = cli.study(parser.parse_args())
+    results = Results(folder)
     found = collect(study, results)
     pictures = draw(study, found)
     for name, svg in pictures.items():
-        write_text(args.results / f"figures/{name}.svg", svg)
+        write_text(folder / f"figures/{name}.svg", svg)
     pages = {language: page(language, found) for language in study["languages"]}
     for language, text in pages.items():
-        write_text(args.results / f"report/report.{language}.md", text)
-    write_text(args.results / "report/report.html", html(pages, pictures))
-    cli.note(f"report in {', '.join(pages)}: {args.results / 'report/report.html'}")
+        write_text(folder / f"report/report.{language}.md", text)
+    write_text(folder / "report/report.html", html(pages, pictures))
+    cli.note(f"report in {', '.join(pages)}: {folder / 'report/report.html'}")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--contamination", type=Path, help="overlap of the subject's training data with benchmarks"
     )
-    parser.add_argument("--confidence", type=float, default=0.95, help="of the intervals")
+    parser.add_argument(
+        "--settings", type=cli.settings, required=True, help="file: {confidence} of the intervals"
+    )
     return parser.parse_args()
 
 
@@ -34,9 +36,9 @@ def main() -> None:
     args = arguments()
     results = args.evaluation.parents[2]
     evaluation = read_json(args.evaluation)
-    overlaps = read_json(args.contamination)["benchmarks"] if args.contamination else {}
+    contamination = read_json(args.contamination) if args.contamination else {"benchmarks": {}}
     scores = [
-        score_file(results, evaluation, benchmark, overlaps.get(benchmark), args.confidence)
+        score_file(results, evaluation, benchmark, contamination, args.settings)
         for benchmark in args.benchmark or evaluation["benchmarks"]
     ]
     for result in scores:

@@ -16,10 +16,10 @@ def main() -> None:
     parser = cli.study_parser(__doc__)
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these tables; default: all")
     args = parser.parse_args()
-    results = layout.Results(args.results)
-    names = args.only or tables.names(args.settings)
-    for table in tables.build(args.settings, results, schema.references(), names):
-        path = args.results / "tables" / table.name
+    study, folder = cli.study(args)
+    names = args.only or tables.names(study)
+    for table in tables.build(study, layout.Results(folder), schema.references(), names):
+        path = folder / "tables" / table.name
         write_text(f"{path}.md", text.render(table))
         write_text(f"{path}.csv", table.data.to_csv(index=False))
         cli.note(f"table {table.name}  {len(table.data)} rows")

@@ -1,13 +1,15 @@
 """Fit a dataset's dialogues to one run: count tokens, and deal with what exceeds max_length.
 
-in:   --train, --validation, --dataset-receipt    of results/datasets/<dataset>
-      --weights   <results>/models/<model>/weights (its tokenizer and config.json are read)
+in:   --dataset-receipt  <results>/datasets/<dataset>/receipt.json, its rows beside it
+      --manifest  <results>/models/<model>/manifest.json (of the weights beside it, tokenizer and
+                  config.json are read)
       settings    {"run", "training": {"max_length", "too_long": drop|truncate|split, "seed",
                    "per_device_train_batch_size", "gradient_accumulation_steps"},
                    "model": {"model_type", "template", "system"}}
-out:  --output    <results>/runs/<run>/: train.jsonl, validation.jsonl, receipt.json
-                  {schema, run, dataset, template, max_length, too_long, rows_read, rows_kept,
-                   dropped {reason: {count, lines}}, truncated, split, train_rows, validation_rows,
+out:  --receipt   <results>/runs/<run>/receipt.json, train.jsonl and validation.jsonl beside it:
+                  {schema, run, dataset, made_with, template, max_length, too_long,
+                   rows_read, rows_kept, dropped {reason: {count, lines}}, truncated, split,
+                   train_rows, validation_rows,
                    tokens {train, validation, loss, mean, min, max, histogram}, loss_share,
                    padded_share, padded_share_grouped, steps_per_epoch, digest}
 env:  envs/swift. ms-swift's own template counts, so the trainer keeps exactly these rows.
@@ -29,7 +31,7 @@ from json import dumps
 from math import ceil
 from pathlib import Path
 
-from sftflow.core import cli, jsonio
+from sftflow.core import cli, jsonio, layout
 from sftflow.core.cli import UserError
 from sftflow.core.progress import Progress
 from sftflow.inputs import lengths
@@ -100,18 +102,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--train", type=Path, required=True, help="the dataset's train.jsonl")
-    parser.add_argument("--validation", type=Path, required=True)
-    parser.add_argument("--dataset-receipt", type=Path, required=True)
-    parser.add_argument("--weights", type=Path, required=True, help="folder")
-    parser.add_argument("--settings", type=cli.settings, required=True, help="JSON, or @FILE")
-    parser.add_argument("--output", type=Path, required=True, help="results/runs/<run>")
+    parser.add_argument(
+        "--dataset-receipt", type=Path, required=True, help="receipt.json; its rows lie beside it"
+    )
+    parser.add_argument("--manifest", type=Path, required=True, help="of the base model")
+    parser.add_argument("--settings", type=cli.settings, required=True, help="file with JSON")
+    parser.add_argument("--receipt", type=Path, required=True, help="output; the rows go beside it")
     parser.add_argument("--workers", type=int, default=1, help="processes that tokenize")
     args = parser.parse_args()
     run, training, model = (args.settings[key] for key in ("run", "training", "model"))
     dataset = jsonio.read_json(args.dataset_receipt)
     total = dataset["train_rows"] + dataset["validation_rows"]
-    encode = swift_encoder(args.weights, model)
+    encode = swift_encoder(layout.beside(args.manifest), model)
     fitter = Fitter(encode, training["max_length"], training["too_long"])
     workers = args.workers if total > 2000 else 1  # a pool costs more than it saves on few rows
     progress = Progress(f"tokenize {run}", total, "dialogues")
@@ -121,8 +123,9 @@ def main() -> None:
     dropped: dict[str, Lines] = {}
     altered = {"truncated": Lines(), "split": Lines()}
     kept_digest, loss, read, pieces, lost = sha256(), 0, 0, 0, 0
-    for side, source in (("train", args.train), ("validation", args.validation)):
-        with jsonio.writing(args.output / f"{side}.jsonl") as file:
+    for side in ("train", "validation"):
+        source = args.dataset_receipt.with_name(f"{side}.jsonl")
+        with jsonio.writing(args.receipt.with_name(f"{side}.jsonl")) as file:
             made = outcomes(jsonio.read_jsonl(source), fitter, workers)
             for number, outcome in enumerate(made, start=1):
                 where = f"{side}.jsonl:{number}"
@@ -141,7 +144,9 @@ def main() -> None:
                         loss += with_loss
                 progress.update(read := read + 1)
     if read != total:
-        raise UserError(f"{args.train.parent}: {read} rows, but its receipt counts {total}")
+        raise UserError(
+            f"{args.dataset_receipt.parent}: {read} rows, but its receipt counts {total}"
+        )
     if not sizes:
         raise UserError(f"run {run}: no dialogue fits max_length {training['max_length']}")
     if dataset["validation_rows"] and not found["validation"].values:
@@ -155,6 +160,7 @@ def main() -> None:
         "schema": 1,
         "run": run,
         "dataset": dataset["dataset"],
+        "made_with": args.settings.get("made_with", {}),
         "template": model["template"],
         "max_length": training["max_length"],
         "too_long": training["too_long"],
@@ -177,7 +183,7 @@ def main() -> None:
         "steps_per_epoch": ceil(len(sizes) / (batch * training["gradient_accumulation_steps"])),
         "digest": jsonio.digest([model["template"], model.get("system"), kept_digest.hexdigest()]),
     }
-    jsonio.write_json(args.output / "receipt.json", receipt)
+    jsonio.write_json(args.receipt, receipt)
     left_out = sum(lines.count for lines in dropped.values())
     cli.note(
         f"run {run}: {len(sizes)} dialogues to train, {tokens['mean']:.0f} tokens each "

@@ -17,7 +17,6 @@ from pathlib import Path
 from sftflow.core import cli, identity
 from sftflow.core.cli import UserError
 from sftflow.core.jsonio import file_digest, read_json, read_jsonl
-from sftflow.reporting import stale
 
 
 def main() -> None:
@@ -189,7 +188,7 @@ def environments(results: Path, was: dict) -> list[tuple[str, object]]:
     backend = was["backend"]
     then = {
         "evalscope": was["software"],
-        stale.ENVIRONMENTS.get(backend["name"]): backend.get("versions", {}),
+        identity.BACKENDS[backend["name"]].environment: backend.get("versions", {}),
     }
     lines = []
     for path in sorted(results.glob("environments/*.json")):

@@ -105,7 +105,7 @@ def main() -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--events", type=Path, help="of a training that goes on")
     source.add_argument("--training", type=Path, help="training.json of a finished one")
-    parser.add_argument("--settings", type=cli.settings, required=True, help="JSON or @file")
+    parser.add_argument("--settings", type=cli.settings, required=True, help="file with JSON")
     parser.add_argument("--scores", type=Path, nargs="*", default=[], help="score files of the run")
     parser.add_argument("--output", type=Path, required=True, help="results/runs/<run>/swanlab")
     parser.add_argument("--record", type=Path, help="file that says how it went; no failure then")
@@ -116,7 +116,7 @@ def main() -> None:
     if args.training:
         found = read_json(args.training)
         settings |= experiment(found)
-        events = args.training.parent / "checkpoints" / found["identity"][:16] / "events.jsonl"
+        events = args.training.parent / "trainings" / found["identity"][:16] / "events.jsonl"
     outcome = {"schema": 1, "mode": settings["mode"], "status": "recorded"}
     if settings["mode"] != "disabled":
         outcome |= {"run": settings["run"], "id": settings["id"], "scores": len(args.scores)}

@@ -7,13 +7,16 @@ Reads the run's rows and receipt, the base model's manifest and weights. Writes,
     training.json               what happened: steps, losses, tokens, time, memory, speed, choices
     command.yaml                the exact ms-swift file: `swift sft command.yaml` does it again
     checkpoints/<identity>/     outlives kills and failures; only ever resumed for this identity
+    trainings/<identity>/       all of the above, and the events: a finished training whose files
+                                are what they were is taken from here, never done again
 
 SETTINGS is one JSON object:
-    run       the run's name
-    training  every key of the config's `training`, resolved (see config/README.md)
-    model     {"name", "model_type", "template", "system"} of the base model
-    swanlab   {"mode": disabled|offline|local|cloud, "project", "workspace"}; the key comes from the
-              environment variable SWANLAB_API_KEY only
+    run        the run's name
+    training   every key of the config's `training`, resolved (see config/README.md)
+    model      {"name", "model_type", "template", "system"} of the base model
+    swanlab    {"mode": disabled|offline|local|cloud, "project", "workspace"}; the key comes from
+               the environment variable SWANLAB_API_KEY only
+    made_with  what of this decides about the weights, {key: value}; by default all of it
 """
 
 import argparse
@@ -31,7 +34,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-from sftflow.core import cli, gpu, process
+from sftflow.core import cli, gpu, layout, process
 from sftflow.core.cli import UserError, note
 from sftflow.core.jsonio import (
     file_digest,
@@ -48,17 +51,13 @@ from sftflow.training.cost import split_batch
 
 HERE = Path(__file__).resolve().parent
 PLUGIN, TRACK = HERE / "sftflow" / "training" / "plugin.py", HERE / "track.py"
-PACKAGES = (
-    "ms-swift", "transformers", "peft", "torch", "accelerate", "liger-kernel", "triton",
-    "nvidia-cudnn-frontend",
-)  # fmt: skip
 MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt")
 NOT_WEIGHTS = {"args.json", "trainer_state.json", checkpoints.COMPLETE}
 
 
 def versions() -> dict[str, str]:
     out = {"python": sys.version.split()[0]}
-    for name in PACKAGES:
+    for name in decide.PACKAGES:
         try:
             out[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -148,9 +147,11 @@ def recorder(settings: dict, folder: Path, output: Path) -> Iterator[dict]:
         yield {"mode": "disabled"}
         return
     record = {"mode": settings["mode"], "id": settings["id"], "status": "failed"}
+    file = folder / "swanlab.json"
+    write_json(file, settings)
     child = process.start(
         [sys.executable, str(TRACK), "--events", str(folder / "events.jsonl"),
-         "--settings", json.dumps(settings), "--output", str(output)]
+         "--settings", str(file), "--output", str(output)]
     )  # fmt: skip
     try:
         yield record
@@ -211,10 +212,7 @@ def take_weights(checkpoint: Path, target: Path, base: str, full: bool) -> None:
     for path in {p for pattern in patterns for p in checkpoint.glob(pattern)}:
         if path.name in NOT_WEIGHTS:
             continue
-        try:
-            os.link(path, fresh / path.name)
-        except OSError:
-            shutil.copyfile(path, fresh / path.name)
+        link(str(path), str(fresh / path.name))
     config = fresh / "adapter_config.json"
     if config.exists():  # PEFT writes the path of this machine; the name says as much
         write_json(config, read_json(config) | {"base_model_name_or_path": base})
@@ -222,16 +220,49 @@ def take_weights(checkpoint: Path, target: Path, base: str, full: bool) -> None:
     fresh.rename(target)
 
 
+def stored(output: Path, key: str) -> Path:
+    return output / "trainings" / key[:16]
+
+
+def publish(output: Path, key: str) -> bool:
+    """Put a finished training of this identity in its place; False if there is none, or not whole.
+
+    What Snakemake deletes before a job, or what another training left, is made good from there.
+    """
+    store = stored(output, key)
+    if not (store / "adapter.json").exists():  # written last
+        return False
+    manifest = read_json(store / "adapter.json")
+    if (
+        manifest["training"] != key
+        or tree_digest(tree_files(store / "adapter")) != manifest["digest"]
+    ):
+        return False
+    shutil.rmtree(output / "adapter", ignore_errors=True)
+    shutil.copytree(store / "adapter", output / "adapter", copy_function=link)
+    for name in ("command.yaml", "training.json", "adapter.json"):
+        write_text(output / name, (store / name).read_text(encoding="utf-8"))
+    return True
+
+
+def link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another disk, or one without links
+        shutil.copyfile(source, target)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--train", type=Path, required=True, help="the run's train.jsonl")
-    parser.add_argument("--validation", type=Path, required=True, help="the run's validation.jsonl")
-    parser.add_argument("--receipt", type=Path, required=True, help="the run's receipt.json")
-    parser.add_argument("--manifest", type=Path, required=True, help="of the base model")
-    parser.add_argument("--weights", type=Path, required=True, help="folder, of the base model")
-    parser.add_argument("--settings", type=cli.settings, required=True, help="JSON or @file")
+    parser.add_argument(
+        "--receipt", type=Path, required=True, help="the run's receipt.json; its rows lie beside it"
+    )
+    parser.add_argument(
+        "--manifest", type=Path, required=True, help="of the base model; its weights lie beside it"
+    )
+    parser.add_argument("--settings", type=cli.settings, required=True, help="file with JSON")
     parser.add_argument("--output", type=Path, required=True, help="results/runs/<run>")
     args = parser.parse_args()
     process.follow_snakemake()
@@ -240,7 +271,8 @@ def main() -> None:
     run, settings = args.settings["run"], args.settings["training"]
     model = args.settings["model"]
     receipt, manifest = read_json(args.receipt), read_json(args.manifest)
-    shape = read_json(args.weights / "config.json")
+    weights = layout.beside(args.manifest).resolve()
+    shape = read_json(weights / "config.json")
     wanted = 0 if settings["device"] == "cpu" else settings.get("gpus", 1)
     with gpu.claim(wanted) as gpus:
         if settings["device"] == "cuda" and not gpus:
@@ -255,16 +287,23 @@ def main() -> None:
             hardware["name"] = gpus[0]["name"]
         choices = decide.choose(settings, shape, manifest["parameters"], receipt, hardware)
         predicted = estimate.estimate(settings, receipt, shape, manifest["parameters"], hardware)
+        made_with = args.settings.get("made_with") or {"training": settings, "model": model}
+        key = decide.identity(made_with, manifest, receipt, hardware["kind"], versions())
+        if publish(args.output, key):
+            note(f"train {run}  trained before, and its files are what they were: nothing to do")
+            return
         note(f"train {run}  {estimate.describe(predicted)}")
-        key = decide.identity(settings, model, manifest, receipt, hardware["kind"], versions())
         folder = args.output.resolve() / "checkpoints" / key[:16]
         folder.mkdir(parents=True, exist_ok=True)
 
+        def rows(side: str) -> str:
+            return str(args.receipt.with_name(f"{side}.jsonl").resolve())
+
         def command(micro: int, checkpoint: Path | None) -> dict:
             flags = decide.command(
-                settings, choices, model=model, weights=str(args.weights.resolve()),
-                train=str(args.train.resolve()), output=str(folder), plugin=str(PLUGIN),
-                validation=str(args.validation.resolve()) if receipt["validation_rows"] else None,
+                settings, choices, model=model, weights=str(weights),
+                train=rows("train"), output=str(folder), plugin=str(PLUGIN),
+                validation=rows("validation") if receipt["validation_rows"] else None,
                 gpus=max(1, len(gpus)), hardware=hardware, micro_batch=micro,
             )  # fmt: skip
             return flags | ({"resume_from_checkpoint": str(checkpoint)} if checkpoint else {})
@@ -290,22 +329,24 @@ def main() -> None:
     step, checkpoint = checkpoints.checkpoints(folder)[-1]
     events = record.Events(folder / "events.jsonl").new()
     full = settings["tuner_type"] == "full"
-    take_weights(checkpoint, args.output / "adapter", manifest["model"], full)
-    files = tree_files(args.output / "adapter")
+    store = stored(args.output, key)
+    shutil.rmtree(store, ignore_errors=True)
+    take_weights(checkpoint, store / "adapter", manifest["model"], full)
+    shutil.copyfile(folder / "events.jsonl", store / "events.jsonl")
+    files = tree_files(store / "adapter")
     if lowered:
         micro = lowered[-1]["micro_batch"]
     flags = command(micro, None)
     flags["ENV"] = {"SFTFLOW_PLUGIN": json.dumps(ours)}  # so that the file alone does it again
-    write_text(
-        args.output / "command.yaml", yaml.safe_dump(flags, allow_unicode=True, sort_keys=True)
-    )
+    write_text(store / "command.yaml", yaml.safe_dump(flags, allow_unicode=True, sort_keys=True))
     write_json(
-        args.output / "training.json",
+        store / "training.json",
         {
             "schema": 1,
             "run": run,
             "model": manifest["model"],
             "identity": key,
+            "made_with": made_with,
             "settings": settings,
             "choices": choices,
             "micro_batch": flags["per_device_train_batch_size"],
@@ -326,7 +367,7 @@ def main() -> None:
         },
     )
     write_json(
-        args.output / "adapter.json",
+        store / "adapter.json",
         {
             "schema": 1,
             "run": run,
@@ -336,9 +377,10 @@ def main() -> None:
             "training": key,
             "step": step,
             "base": {"model": manifest["model"], "digest": manifest["digest"]},
-            "command_sha256": file_digest(args.output / "command.yaml"),
+            "command_sha256": file_digest(store / "command.yaml"),
         },
     )
+    publish(args.output, key)
 
 
 if __name__ == "__main__":

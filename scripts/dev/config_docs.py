@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from sftflow.config.schema import FOLDER, follow, presets, schema, types
 from sftflow.core import cli
 from sftflow.core.jsonio import write_text

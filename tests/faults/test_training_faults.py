@@ -58,9 +58,8 @@ def start(tiny: Path, output: Path, chosen: dict, **kwargs) -> subprocess.Popen:
     return subprocess.Popen(
         [
             SWIFT, ROOT / "scripts" / "train.py",
-            "--train", tiny / "train.jsonl", "--validation", tiny / "validation.jsonl",
             "--receipt", tiny / "receipt.json", "--manifest", tiny / "manifest.json",
-            "--weights", tiny / "weights", "--settings", json.dumps(chosen), "--output", output,
+            "--settings", json.dumps(chosen), "--output", output,
         ],
         stdout=subprocess.PIPE,
         stderr=open(output / "log", "a"),
@@ -85,7 +84,7 @@ def merge(tiny: Path, output: Path) -> subprocess.CompletedProcess:
     return subprocess.run(
         [
             SWIFT, ROOT / "scripts" / "merge.py", "--adapter", output / "adapter.json",
-            "--manifest", tiny / "manifest.json", "--weights", tiny / "weights",
+            "--manifest", tiny / "manifest.json",
             "--settings", json.dumps(chosen), "--output", output,
         ],
         capture_output=True, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"},

@@ -20,9 +20,13 @@ ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests/unit")]
 
 import made_up
-import score
 from sftflow.config import resolve
-from sftflow.core.jsonio import digest, write_json
+from sftflow.core.jsonio import (
+    digest,
+    read_json,
+    write_json,
+)
+from sftflow.scoring import scores
 
 SUITES = {
     "general": ["gsm8k", "ceval", "cmmlu", "social"],
@@ -68,7 +72,9 @@ def write_scores(results: Path, settings: dict) -> None:
                 session = made_up.write_session(
                     results, settings, subject, suite, {benchmark: records}
                 )
-                made = score.score_file(results, score.read_json(session), benchmark, None, 0.95)
+                made = scores.score_file(
+                    results, read_json(session), benchmark, {"benchmarks": {}}, {"confidence": 0.95}
+                )
             n = made["n"]
             right = "".join(chance.choices("01", weights=(45, 55), k=n))
             share = right.count("1") / n
@@ -96,7 +102,7 @@ def main() -> None:
         subprocess.run(
             [
                 sys.executable, ROOT / "scripts/tables.py",
-                "--results", results, "--settings", f"@{results / 'study.json'}",
+                "--results", results, "--settings", str(results / "study.json"),
             ],
             check=True,
         )  # fmt: skip

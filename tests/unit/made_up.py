@@ -3,9 +3,10 @@
 import random
 from pathlib import Path
 
-from sftflow.config import resolve
+from sftflow.config import jobs, resolve
 from sftflow.core import identity
 from sftflow.core.jsonio import digest, file_digest, read_json, write_json, write_jsonl
+from sftflow.core.layout import PATHS
 from sftflow.scoring import scores
 
 RAW = {
@@ -114,9 +115,10 @@ def write_session(results: Path, study: dict, subject: str, suite: str, answers:
 
 def write_scores(results: Path, session: Path, overlaps: dict | None = None) -> None:
     evaluation = read_json(session)
+    settings = {"confidence": 0.95, "made_with": {"statistics.confidence": 0.95}}
     for benchmark in evaluation["benchmarks"]:
         made = scores.score_file(
-            results, evaluation, benchmark, (overlaps or {}).get(benchmark), 0.95
+            results, evaluation, benchmark, {"benchmarks": overlaps or {}}, settings
         )
         write_json(results / f"scores/{evaluation['subject']}/{benchmark}.json", made)
 
@@ -133,6 +135,22 @@ def write_study(results: Path, raw: dict = RAW, shares: dict | None = None) -> d
             }
             write_scores(results, write_session(results, study, subject, suite, answers))
     return study
+
+
+def say_with_what(results: Path, study: dict) -> None:
+    """Records say with what they were made, as the programs write it down."""
+    for rule, path, kind in (
+        ("native_model", PATHS.model, "models"),
+        ("prepare_dataset", PATHS.dataset_receipt, "datasets"),
+        ("tokenize_run", PATHS.run_receipt, "runs"),
+        ("train_run", PATHS.training, "runs"),
+        ("merge_run", PATHS.merged, "runs"),
+    ):
+        (wildcard,) = jobs.names(rule)
+        for name in study[kind]:
+            file = results / path.format(**{wildcard: name})
+            made_with = jobs.JOBS[rule](study, name)["made_with"]
+            write_json(file, read_json(file) | {"made_with": made_with})
 
 
 def write_records(results: Path, study: dict) -> None:
@@ -190,6 +208,7 @@ def write_records(results: Path, study: dict) -> None:
         record = {"schema": 1, "env": env, "software": "managed", "python": "3.11.7"}
         record |= {"packages": packages, "lock": digest(env)}
         write_json(results / f"environments/{env}.json", record)
+    say_with_what(results, study)
 
 
 def dataset_receipt(name: str) -> dict:

@@ -279,7 +279,7 @@ def test_own_questions_as_json_lines_or_tables(tmp_path):
 
 def run(folder: Path, monkeypatch, **changes) -> dict:
     arguments = ["--benchmark", "b", "--settings", json.dumps(changes)]
-    places = ["--folder", str(folder), "--output", str(folder / "manifest.json")]
+    places = ["--output", str(folder / "manifest.json")]
     monkeypatch.setattr(sys, "argv", ["fetch_benchmark.py", *arguments, *places])
     fetch_benchmark.main()
     return read_json(folder / "manifest.json")

@@ -33,7 +33,7 @@ def read(folder: Path) -> dict[str, np.ndarray]:
 def convert(results: Path, source: Path, **settings) -> dict:
     """Fetch and convert as the workflow does; gives the manifest. Weights in results/weights."""
     run = [sys.executable, ROOT / "scripts/fetch_model.py", "--model", "m"]
-    places = ["--folder", results / "source", "--output", results / "source.json"]
+    places = ["--output", results / "source.json"]
     wanted = {"source": str(source), "allow_remote_code": settings.get("allow_remote_code", False)}
     subprocess.run([*run, "--settings", json.dumps(wanted), *places], check=True)
     arguments = ["--model", "m", "--source", str(results / "source.json")]
@@ -386,7 +386,7 @@ def test_a_small_checkpoint_of_the_same_kind_converts(tmp_path):
     subprocess.run([SWIFT, program, tmp_path / "source"], check=True, capture_output=True)
     run = [SWIFT, ROOT / "scripts/fetch_model.py", "--model", "m"]
     settings = json.dumps({"source": str(tmp_path / "source")})
-    places = ["--folder", tmp_path / "out/source", "--output", tmp_path / "out/source.json"]
+    places = ["--output", tmp_path / "out/source.json"]
     subprocess.run([*run, "--settings", settings, *places], check=True)
     run = [SWIFT, ROOT / "scripts/native_model.py", "--model", "m", "--settings", "{}"]
     places = ["--source", tmp_path / "out/source.json", "--weights", tmp_path / "out/weights"]

@@ -130,7 +130,7 @@ def test_answers_that_wait_are_counted_by_identity(tmp_path):
 
 def test_the_program_writes_the_plan(tmp_path, monkeypatch, capsys):
     write_json(tmp_path / "study.json", resolve.load(made_up.RAW))
-    arguments = ["--results", str(tmp_path), "--settings", f"@{tmp_path / 'study.json'}"]
+    arguments = ["--results", str(tmp_path), "--settings", str(tmp_path / "study.json")]
     monkeypatch.setattr("sys.argv", ["plan.py", *arguments])
     assert cli.run(plan.main) == 0
     assert (tmp_path / "tables/plan.md").exists() and (tmp_path / "tables/plan.csv").exists()

@@ -19,6 +19,9 @@ def scored(records: list[dict], overlapping: set[str] | None = None) -> dict:
     return scores.score(records, overlapping, 0.95)
 
 
+SETTINGS = '{"confidence": 0.95}'
+
+
 @pytest.fixture
 def session(tmp_path: Path) -> Path:
     records = made_up.samples(0.55, 1, STUDY["benchmarks"]["mmlu"])
@@ -30,7 +33,10 @@ def run(session, monkeypatch, capsys):
     """Call the program as the rule does; gives (exit status, what it says on stderr)."""
 
     def call(*arguments: str) -> tuple[int, str]:
-        monkeypatch.setattr("sys.argv", ["score.py", "--evaluation", str(session), *arguments])
+        monkeypatch.setattr(
+            "sys.argv",
+            ["score.py", "--evaluation", str(session), "--settings", SETTINGS, *arguments],
+        )
         return cli.run(score.main), capsys.readouterr().err
 
     return call

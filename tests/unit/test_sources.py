@@ -204,7 +204,7 @@ def test_a_branch_is_resolved_to_its_commit(tmp_path, hub, handler, variable, re
         threading.Thread(target=server.serve_forever, daemon=True).start()
         settings = {"source": "own/data", "hub": hub, "revision": revision}
         command = [EVALSCOPE, ROOT / "scripts/fetch_dataset.py", "--dataset", "d"]
-        command += ["--settings", json.dumps(settings), "--folder", tmp_path / "source"]
+        command += ["--settings", json.dumps(settings)]
         environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "HF_HUB_DISABLE_XET": "1"}
         environment[variable] = f"http://127.0.0.1:{server.server_port}"
         done = subprocess.run(
@@ -234,7 +234,7 @@ def environment(tmp_path: Path, *arguments: str, **variables: str) -> subprocess
 
 
 def test_an_active_environment_is_recorded_as_it_is(tmp_path):
-    done = environment(tmp_path, "--project", str(tmp_path), "--software", "active")
+    done = environment(tmp_path, "--project", str(tmp_path), "--settings", '{"software": "active"}')
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "tool.json").read_text())
     assert record["lock"] is None and "." in record["python"] and record["packages"]

@@ -47,7 +47,7 @@ def section(table: tables_text.Table, heading: str) -> list[dict]:
 
 
 def test_the_program_writes_every_table_for_people_and_for_programs(results, monkeypatch):
-    arguments = ["--results", str(results), "--settings", f"@{results / 'study.json'}"]
+    arguments = ["--results", str(results), "--settings", str(results / "study.json")]
     monkeypatch.setattr("sys.argv", ["tables.py", *arguments])
     assert cli.run(program.main) == 0
     for name in (
@@ -400,7 +400,7 @@ def test_records_of_training_and_serving(results):
 
 
 def run_report(results: Path, monkeypatch) -> None:
-    arguments = ["--results", str(results), "--settings", f"@{results / 'study.json'}"]
+    arguments = ["--results", str(results), "--settings", str(results / "study.json")]
     monkeypatch.setattr("sys.argv", ["report.py", *arguments])
     assert cli.run(report.main) == 0
 

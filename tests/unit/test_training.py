@@ -2,7 +2,9 @@
 
 import json
 
+import made_up
 import pytest
+from sftflow.config import jobs, resolve
 from sftflow.core.cli import UserError
 from sftflow.core.jsonio import write_json
 from sftflow.training import checkpoints, cost, estimate, record
@@ -130,18 +132,18 @@ def test_full_tuning_has_no_lora_flag():
 
 
 def test_identity_changes_with_whatever_changes_weights():
-    def key(model=None, receipt=None, kind="cpu", **changes):
-        manifest = {"digest": "m"}
-        settings = SETTINGS | changes
+    def key(receipt="d", kind="cpu", versions=VERSIONS, weights="m", **changes):
+        raw = made_up.RAW | {"training": {key: changes.pop(key) for key in list(changes)}}
+        made_with = jobs.train_run(resolve.load(raw), "tuned")["made_with"]
         return training.identity(
-            settings, MODEL | (model or {}), manifest, RECEIPT | (receipt or {}), kind, VERSIONS
+            made_with, {"digest": weights}, {"digest": receipt}, kind, versions
         )
 
-    assert key() == key(dataloader_num_workers=1) == key(max_memory_gib=10)
-    assert key() == key(model={"label": "other"})
+    assert key() == key(dataloader_num_workers=1) == key(max_memory_gib=10) == key(save_steps=7)
+    assert key() == key(logging_steps=3) == key(eval_steps=9) == key(gpus=2) == key(device="cpu")
     different = [
-        key(), key(seed=1), key(lora_rank=4), key(extra={"x": 1}), key(receipt={"digest": "e"}),
-        key(model={"template": "llama"}), key(kind="cuda"),
+        key(), key(seed=1), key(lora_rank=4), key(extra={"neftune_noise_alpha": 5}), key("e"),
+        key(kind="cuda"), key(weights="n"), key(versions=VERSIONS | {"liger-kernel": "0.9"}),
     ]  # fmt: skip
     assert len(set(different)) == len(different)
 

@@ -23,9 +23,7 @@ from sftflow.config.schema import (
     types,
     validator,
 )
-
-# Tables that belong to no suite, so no suite may take their names.
-RESERVED_SUITES = ("training", "inference", "comparison", "chat", "data", "sweep", "plan")
+from sftflow.core.layout import TABLES
 
 # Names that users may know from older releases or from the tools' own flags.
 RENAMED = {
@@ -374,7 +372,7 @@ def _suites(config: dict) -> Iterator[str]:
     complete = {name for name, preset in presets().items() if any(preset["sources"].values())}
     home: dict[str, str] = {}
     for suite, names in config.get("suites", {}).items():
-        if suite in RESERVED_SUITES:
+        if suite in TABLES:
             yield f"suites.{suite}: results/tables/{suite}.md is another table; rename the suite"
         for name in names:
             if name not in defined and name not in complete:

@@ -6,10 +6,12 @@ Needs jsonschema and yaml, so it is for the workflow's own environment only.
 import re
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jsonschema
 import yaml
+
+if TYPE_CHECKING:
+    import jsonschema
 
 FOLDER = Path(__file__).resolve().parents[3] / "config"
 
@@ -45,7 +47,14 @@ def references() -> dict:
 
 
 @cache
-def validator() -> jsonschema.Draft202012Validator:
+def preset_schema() -> dict:
+    return read_yaml(FOLDER / "schemas" / "benchmarks.schema.yaml")
+
+
+@cache
+def validator() -> "jsonschema.Draft202012Validator":
+    import jsonschema  # takes as long to import as all else that a job's settings need
+
     return jsonschema.Draft202012Validator(schema())
 
 
@@ -55,12 +64,12 @@ def section(name: str) -> dict:
 
 
 def follow(node: dict) -> dict:
-    """The schema node itself, or the one its `$ref` points to."""
+    """The schema node itself, or the one its `$ref` points to with what stands beside that."""
     while "$ref" in node:
         target = schema()
         for part in node["$ref"].removeprefix("#/").split("/"):
             target = target[part]
-        node = target
+        node = target | {key: value for key, value in node.items() if key != "$ref"}
     return node
 
 

@@ -12,8 +12,9 @@ class UserError(Exception):
 
 
 def settings(text: str) -> dict:
-    """Argparse type: JSON given inline, or @FILE."""
-    return json.loads(Path(text[1:]).read_text(encoding="utf-8") if text.startswith("@") else text)
+    """Argparse type: a file with one JSON object; for a try by hand also the object itself."""
+    given = text if text.lstrip().startswith("{") else Path(text).read_text(encoding="utf-8")
+    return json.loads(given)
 
 
 def study_parser(description: str) -> argparse.ArgumentParser:
@@ -22,12 +23,21 @@ def study_parser(description: str) -> argparse.ArgumentParser:
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--results", type=Path, default=Path("results"), help="folder of all outputs"
+        "--settings",
+        type=Path,
+        required=True,
+        metavar="STUDY",
+        help="the resolved config: study.json",
     )
     parser.add_argument(
-        "--settings", type=settings, required=True, help="resolved config: JSON, or @FILE"
+        "--results", type=Path, help="folder of all outputs (default: where the study lies)"
     )
     return parser
+
+
+def study(args: argparse.Namespace) -> tuple[dict, Path]:
+    """(the study, its results folder) from the arguments of `study_parser`."""
+    return settings(str(args.settings)), args.results or args.settings.parent
 
 
 def note(text: str) -> None:

@@ -4,13 +4,23 @@ No ports, hosts, paths, labels, resources or dates. An identity is computed befo
 asked; two evaluations with the same one would give the same answers.
 """
 
+from dataclasses import dataclass
+
 from sftflow.core.jsonio import digest
 
-# The packages that compute an answer, by backend; their versions belong to the identity.
-PACKAGES = {
-    "transformers": ("ms-swift", "torch", "transformers"),
-    "vllm": ("torch", "transformers", "vllm"),
-    "endpoint": (),
+
+@dataclass(frozen=True)
+class Backend:
+    """Which tool environment a backend runs in, and the packages there that compute an answer."""
+
+    environment: str | None
+    packages: tuple[str, ...]
+
+
+BACKENDS = {
+    "transformers": Backend("swift", ("ms-swift", "torch", "transformers")),
+    "vllm": Backend("vllm", ("torch", "transformers", "vllm")),
+    "endpoint": Backend(None, ()),
 }
 
 
@@ -36,7 +46,10 @@ def backend(serving: dict, model: dict | None, packages: dict) -> dict:
     backend's environment. vLLM takes the chat template from the tokenizer, so from the weights.
     """
     name = serving["backend"]
-    part = {"name": name, "versions": {package: packages[package] for package in PACKAGES[name]}}
+    part = {
+        "name": name,
+        "versions": {package: packages[package] for package in BACKENDS[name].packages},
+    }
     if model is None:
         return part
     part["dtype"] = serving.get("torch_dtype") or "auto"  # auto: that of the weights

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+STAMP = ".snakemake_timestamp"  # Snakemake leaves it in every folder that is an output
+
 
 def read_json(path: str | Path) -> Any:
     with open(path, encoding="utf-8") as file:
@@ -77,7 +79,7 @@ def tree_files(folder: str | Path) -> list[dict]:
     """Every file below `folder`, links followed: {path, size (bytes), sha256}, sorted by path."""
     folder = Path(folder)
     walk = os.walk(folder, followlinks=True)
-    paths = (Path(base) / name for base, _, names in walk for name in names)
+    paths = (Path(base) / name for base, _, names in walk for name in names if name != STAMP)
     return [
         {
             "path": path.relative_to(folder).as_posix(),

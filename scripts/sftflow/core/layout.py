@@ -1,9 +1,64 @@
-"""Where everything lies below results/, and how it is read."""
+"""Where everything lies below results/: each path once, as a template; and how it is read."""
 
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from sftflow.core.cli import UserError
 from sftflow.core.jsonio import read_json
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Templates of all outputs, relative to the results folder; `under` puts it before them."""
+
+    environment: str = "environments/{env}.json"
+    dataset_source: str = "datasets/{dataset}/source.json"
+    dataset_rows: str = "datasets/{dataset}/{side}.jsonl"  # side: train or validation
+    dataset_receipt: str = "datasets/{dataset}/receipt.json"
+    contamination: str = "datasets/{dataset}/contamination.json"
+    model_source: str = "models/{model}/source.json"
+    model: str = "models/{model}/manifest.json"
+    weights: str = "models/{model}/weights"
+    benchmark: str = "benchmarks/{benchmark}/manifest.json"
+    questions: str = "benchmarks/{benchmark}/data"
+    run_rows: str = "runs/{run}/{side}.jsonl"
+    run_receipt: str = "runs/{run}/receipt.json"
+    training: str = "runs/{run}/training.json"
+    adapter: str = "runs/{run}/adapter.json"
+    adapter_weights: str = "runs/{run}/adapter"
+    merged: str = "runs/{run}/merged.json"
+    merged_weights: str = "runs/{run}/merged"
+    command: str = "runs/{run}/command.yaml"
+    tracked: str = "runs/{run}/swanlab.json"
+    readiness: str = "subjects/{subject}/readiness.json"
+    chat: str = "subjects/{subject}/chat.json"
+    evaluation: str = "evaluations/{subject}/{suite}.json"
+    score: str = "scores/{subject}/{benchmark}.json"
+    table: str = "tables/{table}.{form}"  # form: md or csv
+    figure: str = "figures/{figure}.svg"
+    page: str = "report/report.{language}.md"
+    html: str = "report/report.html"
+    settings: str = "settings/{rule}/{name}.json"
+    study: str = "study.json"
+
+    @classmethod
+    def under(cls, folder: str) -> "Paths":
+        return cls(**{field.name: f"{folder}/{field.default}" for field in fields(cls)})
+
+
+PATHS = Paths()
+
+# Tables beside those of the suites, in the order of the report, and the figures of the report.
+TABLES = ("training", "inference", "comparison", "chat", "data", "sweep", "plan")
+FIGURES = ("loss", "learning_rate", "scores", "token_lengths")
+
+
+def beside(manifest: str | Path) -> Path:
+    """The folder that a manifest describes: weights/, data/, source/, adapter/ or merged/."""
+    manifest = Path(manifest)
+    if manifest.name == "manifest.json":
+        return manifest.with_name("data" if manifest.parts[-3] == "benchmarks" else "weights")
+    return manifest.with_suffix("")
 
 
 class Results:

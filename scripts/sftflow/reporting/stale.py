@@ -8,8 +8,9 @@ does not make a score stale.
 from collections.abc import Callable
 from functools import cache
 
+from sftflow.config import jobs
 from sftflow.core import identity
-from sftflow.training.settings import NEUTRAL
+from sftflow.core.layout import PATHS
 
 Read = Callable[[str], dict | None]
 
@@ -30,8 +31,8 @@ def checker(study: dict, read: Read) -> Callable[[str, str, dict], list[str]]:
         was = score["provenance"]
         weights, training = of_subject(subject)
         now = {"weights": weights, **asking(study, read, subject, benchmark)}
-        confidence = study["statistics"]["confidence"]
-        found = training + differences("confidence", score["confidence"], confidence)
+        found = training + since(study, read, "fetch_benchmark", PATHS.benchmark, benchmark)
+        found += otherwise(score, scoring(study, subject, benchmark))
         if "evalscope" not in now["settings"]:  # its version is not known here
             now["settings"] = {"evalscope": was["settings"].get("evalscope"), **now["settings"]}
         for part, value in now.items():
@@ -59,22 +60,55 @@ def current_weights(study: dict, read: Read, subject: str) -> str | None:
 
 
 def training_changes(study: dict, read: Read, subject: str) -> list[str]:
-    """What of a run's settings has changed since it was trained."""
-    name = study["subjects"][subject]["run"]
-    record = read(f"runs/{name}/training.json") if name else None
-    if record is None:
-        return []
-    run = study["runs"][name]
-    was = {key: value for key, value in record["settings"].items() if key not in NEUTRAL}
-    now = {key: value for key, value in run["training"].items() if key not in NEUTRAL}
-    found = differences("training", was, now) + differences("model", record["model"], run["model"])
-    adapter, merged = read(f"runs/{name}/adapter.json"), read(f"runs/{name}/merged.json")
+    """What of a subject's model, data or training the config now states otherwise than its records.
+
+    Looks at every step that made the weights: each record says with what it was made.
+    """
+    entry = study["subjects"][subject]
+    found: list[str] = []
+    if entry["model"]:
+        found += since(study, read, "fetch_model", PATHS.model_source, entry["model"])
+        found += since(study, read, "native_model", PATHS.model, entry["model"])
+    if (name := entry["run"]) is None:
+        return found
+    dataset = study["runs"][name]["dataset"]
+    found += since(study, read, "fetch_dataset", PATHS.dataset_source, dataset)
+    found += since(study, read, "prepare_dataset", PATHS.dataset_receipt, dataset)
+    found += since(study, read, "tokenize_run", PATHS.run_receipt, name)
+    found += since(study, read, "train_run", PATHS.training, name)
+    adapter, merged = (read(path.format(run=name)) for path in (PATHS.adapter, PATHS.merged))
     if adapter and merged:
+        found += since(study, read, "merge_run", PATHS.merged, name)
         found += differences("adapter", merged["adapter"], adapter["digest"])
-    return found
+    return list(dict.fromkeys(found))
 
 
-ENVIRONMENTS = {"transformers": "swift", "vllm": "vllm"}
+def since(study: dict, read: Read, rule: str, path: str, name: str) -> list[str]:
+    """What has changed since a record of this rule was made, of the keys that decide about it."""
+    (wildcard,) = jobs.names(rule)
+    record = read(path.format(**{wildcard: name}))
+    return otherwise(record or {}, jobs.JOBS[rule](study, name)["made_with"])
+
+
+def otherwise(record: dict, now: dict) -> list[str]:
+    """What a record was made with that is something else now, of the keys that both know."""
+    was = record.get("made_with", {})
+    return [
+        change
+        for key, value in now.items()
+        if key in was
+        for change in differences(key, was[key], value)
+    ]
+
+
+def scoring(study: dict, subject: str, benchmark: str) -> dict:
+    """What decides about a score beside its answers: as score.py writes it down."""
+    made_with = jobs.score_benchmark(study, subject, benchmark)["made_with"]
+    run = study["subjects"][subject]["run"]
+    if run is None:
+        return made_with
+    dataset = study["runs"][run]["dataset"]
+    return made_with | jobs.find_contamination(study, dataset)["made_with"]
 
 
 def asking(study: dict, read: Read, subject: str, benchmark: str) -> dict:
@@ -92,8 +126,8 @@ def asking(study: dict, read: Read, subject: str, benchmark: str) -> dict:
     if evalscope is None:
         del settings["evalscope"]
     backend, packages = entry["serving"]["backend"], {}
-    if backend in ENVIRONMENTS:
-        environment = read(f"environments/{ENVIRONMENTS[backend]}.json")
+    if env := identity.BACKENDS[backend].environment:
+        environment = read(f"environments/{env}.json")
         packages = environment and environment["packages"]
     return {
         "data": data and data["digest"],

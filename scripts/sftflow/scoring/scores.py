@@ -11,9 +11,14 @@ DECIMALS = 5e-5 + 1e-9  # half a unit of the fourth decimal, to which evalscope 
 
 
 def score_file(
-    results: Path, evaluation: dict, benchmark: str, overlap: dict | None, confidence: float
+    results: Path, evaluation: dict, benchmark: str, contamination: dict, settings: dict
 ) -> dict:
-    """Content of scores/<subject>/<benchmark>.json, proven against evalscope's own figure."""
+    """Content of scores/<subject>/<benchmark>.json, proven against evalscope's own figure.
+
+    contamination: content of contamination.json, or {"benchmarks": {}} where nothing is known;
+    settings: {confidence, made_with}.
+    """
+    overlap, confidence = contamination["benchmarks"].get(benchmark), settings["confidence"]
     entry = evaluation["benchmarks"].get(benchmark)
     if entry is None:
         raise UserError(
@@ -29,6 +34,7 @@ def score_file(
         "suite": evaluation["suite"],
         "metric": entry["metric"],
         "confidence": confidence,
+        "made_with": settings.get("made_with", {}) | contamination.get("made_with", {}),
         **score(samples, overlap and set(overlap["ids"]), confidence),
         "evalscope": entry["evalscope"]["score"],
         "samples": entry["samples"],

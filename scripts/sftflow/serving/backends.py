@@ -8,6 +8,8 @@ import socket
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sftflow.core import environments
+from sftflow.core.jsonio import read_json
 from sftflow.serving.client import LOCAL, Server
 
 
@@ -30,14 +32,21 @@ class Spec:
 
     @classmethod
     def of(cls, settings: dict, args: argparse.Namespace) -> "Spec":
-        """From a program's settings and its arguments --weights --adapter --python --threads."""
+        """From a program's settings and its arguments --weights --adapter --environment --threads.
+
+        --python names another interpreter than that of the backend's recorded environment.
+        """
+        python = args.python
+        if python is None and args.environment is not None:
+            record = read_json(args.environment)
+            python = environments.interpreter(record["env"], record["software"])
         return cls(
             serving=settings["serving"],
             model=settings.get("model") or {},
             endpoint=settings.get("endpoint") or {},
             weights=args.weights,
             adapter=args.adapter,
-            python=args.python,
+            python=python,
             threads=args.threads,
         )
 

@@ -29,13 +29,13 @@ PROBE_TOKENS = 16
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What serve.py and evaluate.py must both be told: the weights, and what serves them."""
-    parser.add_argument("--settings", type=cli.settings, required=True, help="JSON, or @FILE")
+    parser.add_argument("--settings", type=cli.settings, required=True, help="file with JSON")
     parser.add_argument("--weights", type=Path, help="folder of a base model or a merged run")
     parser.add_argument("--manifest", type=Path, help="manifest.json or merged.json of --weights")
     parser.add_argument("--adapter", type=Path, help="adapter to put on --weights")
     parser.add_argument("--adapter-manifest", type=Path, help="adapter.json of --adapter")
     parser.add_argument("--environment", type=Path, help="environments/<env>.json of the backend")
-    parser.add_argument("--python", help="interpreter of the backend's environment")
+    parser.add_argument("--python", help="interpreter; default: that of --environment")
     parser.add_argument("--server-log", type=Path, required=True, help="what the server says")
     parser.add_argument("--threads", type=int, help="CPU threads of the server")
 

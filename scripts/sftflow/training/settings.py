@@ -5,6 +5,7 @@ always holds the same dialogues, however they are cut into micro-batches. *Token
 *positions* also count padding.
 """
 
+from sftflow.core import code
 from sftflow.core.cli import UserError
 from sftflow.core.jsonio import digest
 from sftflow.kernels.limits import FUSED_RANK, LIGER_TYPES, PACKED_TYPES, PACKING
@@ -24,6 +25,13 @@ RENAMED = {  # flags of older ms-swift versions → today's
     "swanlab_token": "the environment variable SWANLAB_API_KEY",
 }
 
+# Packages, and code of ours, that compute weights.
+PACKAGES = (
+    "ms-swift", "transformers", "peft", "torch", "accelerate", "liger-kernel", "triton",
+    "nvidia-cudnn-frontend",
+)  # fmt: skip
+KERNELS = ("scripts/sftflow/kernels", "scripts/sftflow/training/patches.py")
+
 # Settings that are ours; every other key of `training` is a flag of ms-swift under its own name.
 OURS = {
     "too_long", "device", "gpus", "max_memory_gib", "fused_lora", "checkpointed_layers", "extra",
@@ -33,9 +41,6 @@ RESERVED = {
     "model", "dataset", "val_dataset", "output_dir", "add_version", "resume_from_checkpoint",
     "report_to", "swanlab_token",
 }  # fmt: skip
-# Settings that cannot change a weight: they are no part of a training's identity.
-NEUTRAL = {"dataloader_num_workers", "max_memory_gib"}
-
 
 # --- sizes ---------------------------------------------------------------------------------------
 
@@ -178,18 +183,21 @@ def command(
     return {name: value for name, value in flags.items() if value is not None}
 
 
-def identity(
-    training: dict, model: dict, manifest: dict, receipt: dict, kind: str, versions: dict
-) -> str:
-    """What a checkpoint may be resumed for: everything that can change a weight, nothing else."""
+def identity(made_with: dict, manifest: dict, receipt: dict, kind: str, versions: dict) -> str:
+    """What a checkpoint may be resumed for, or a finished training taken for: everything that can
+    change a weight, nothing else.
+
+    made_with: the deciding keys (config/jobs.py); names of runs, models and datasets among them are
+    left out, since digests stand for them. kind: cuda or cpu. The kernels' own code counts.
+    """
     return digest(
         {
-            "training": {k: v for k, v in training.items() if k not in NEUTRAL},
-            "model": {k: model.get(k) for k in ("model_type", "template", "system")},
+            "config": {k: v for k, v in made_with.items() if not k.startswith("runs.")},
             "weights": manifest["digest"],
             "data": receipt["digest"],
             "device": kind,
-            "versions": {k: versions[k] for k in ("ms-swift", "transformers", "peft", "torch")},
+            "versions": {k: versions[k] for k in PACKAGES if k in versions},
+            "kernels": code.files_digest(*KERNELS),
         }
     )
 

@@ -1,0 +1,54 @@
+"""Start a program of the workflow in its environment, with the settings of its job as a file.
+
+    run ENVIRONMENT PROGRAM [ARGUMENT...]
+
+    run swift train.py --settings results/settings/train_run/tiny-sft.json --train …
+
+ENVIRONMENT is workflow, swift, evalscope or vllm. Of an argument RESULTS/settings/RULE/NAME….json
+the file is written first: what config/jobs.py says that this job is told. RESULTS/study.json is the
+whole study. With `software: active` every tool is in the Python that is active.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from sftflow.config import jobs
+from sftflow.core import cli, environments
+from sftflow.core.handover import HOME, study_of
+from sftflow.core.jsonio import read_json, write_json
+
+
+def main() -> None:
+    env, program, *arguments = sys.argv[1:]
+    python = sys.executable
+    if "--settings" in arguments:
+        path = Path(arguments[arguments.index("--settings") + 1])
+        results, rule, names = address(path)
+        study = study_of(results)
+        write_if_other(path, jobs.settings(study, rule, *names))
+        if env != "workflow":
+            python = environments.interpreter(env, study["software"])
+    os.execv(python, [python, str(HOME / "scripts" / program), *arguments])
+
+
+def address(path: Path) -> tuple[Path, str, list[str]]:
+    """results/settings/evaluate_suite/tiny/general.json -> (results, rule, [tiny, general])."""
+    if path.name == "study.json":
+        return path.parent, "study", []
+    parts = path.with_suffix("").parts
+    place = len(parts) - 1 - parts[::-1].index("settings")
+    return Path(*parts[:place]), parts[place + 1], list(parts[place + 2 :])
+
+
+def write_if_other(path: Path, settings: dict) -> None:
+    try:
+        same = read_json(path) == settings
+    except (OSError, ValueError):
+        same = False
+    if not same:
+        write_json(path, settings)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

@@ -1,0 +1,294 @@
+"""What the job of each rule is told, and what of it decides whether the job's result still stands.
+
+Every key of the schema states `affects` and `jobs`. A job is told the keys that name its rule, and
+nothing else: a key that it is not told can't make it run again. Of those, the ones that affect
+weights, answers or scores *decide*: their values are written into what the job makes, as
+`made_with`, they are what Snakemake compares (`params`), and what a stale mark names.
+"""
+
+import inspect
+import json
+from collections.abc import Callable, Iterable
+from functools import cache
+from typing import Any, NotRequired, TypedDict
+
+from sftflow.config.schema import follow, preset_schema, schema
+from sftflow.core import identity
+from sftflow.core.jsonio import digest
+
+DECIDING = {"weights", "answers", "scores"}
+# Jobs that are cheap and whose result is a record: for them, what is recorded decides, too.
+RECORDING = {"track_scores"}
+SHOWN = 60  # characters of a value that Snakemake shows as a reason
+
+
+class Model(TypedDict):
+    """What training, merging and serving must know about a base model besides its weights."""
+
+    name: str
+    model_type: str | None
+    template: str | None
+    system: NotRequired[str | None]
+
+
+class Told(TypedDict):
+    """Settings of a job: its own keys beside `made_with`, what of them decides: {key: value}."""
+
+    made_with: dict[str, Any]
+
+
+# --- from the annotations -------------------------------------------------------------------------
+
+SECTIONS = {
+    "models": lambda: schema()["properties"]["models"]["additionalProperties"],
+    "datasets": lambda: schema()["properties"]["datasets"]["additionalProperties"],
+    "runs": lambda: schema()["properties"]["runs"]["additionalProperties"],
+    "endpoints": lambda: schema()["properties"]["endpoints"]["additionalProperties"],
+    "benchmarks": lambda: schema()["properties"]["benchmarks"]["additionalProperties"],
+    "presets": lambda: preset_schema()["additionalProperties"],
+    "training": lambda: schema()["properties"]["training"],
+    "serving": lambda: schema()["properties"]["serving"],
+    "generation": lambda: schema()["properties"]["generation"],
+    "contamination": lambda: schema()["properties"]["contamination"],
+    "statistics": lambda: schema()["properties"]["statistics"],
+    "swanlab": lambda: schema()["properties"]["tracking"]["properties"]["swanlab"],
+    "": schema,  # keys at the top
+}
+
+
+@cache
+def annotations(section: str) -> dict[str, dict]:
+    """{key: its schema node} of a section, for the keys that carry a value of their own."""
+    nodes = {key: follow(node) for key, node in SECTIONS[section]()["properties"].items()}
+    return {key: node for key, node in nodes.items() if "jobs" in node}
+
+
+@cache
+def told(rule: str, section: str) -> tuple[str, ...]:
+    """Keys of a section that the jobs of a rule are told."""
+    return tuple(key for key, node in annotations(section).items() if rule in node["jobs"])
+
+
+@cache
+def deciding(rule: str, section: str) -> tuple[str, ...]:
+    """Those of the keys told that decide whether a job's result still stands."""
+    affects = DECIDING | ({"record"} if rule in RECORDING else set())
+    nodes = annotations(section)
+    return tuple(key for key in told(rule, section) if nodes[key]["affects"] in affects)
+
+
+def pick(rule: str, section: str, entry: dict) -> dict:
+    """What of an entry the rule is told."""
+    return {key: entry[key] for key in told(rule, section) if key in entry}
+
+
+def decisions(rule: str, entries: dict[str, dict]) -> dict[str, Any]:
+    """{"training.learning_rate": 0.0001, …} from {section: its entry}."""
+    return {
+        f"{section}.{key}" if section else key: entry[key]
+        for section, entry in entries.items()
+        for key in deciding(rule, section)
+        if key in entry
+    }
+
+
+# --- what each job is told ------------------------------------------------------------------------
+
+
+def fetch_dataset(study: dict, dataset: str) -> Told:
+    return _flat("fetch_dataset", "datasets", study["datasets"][dataset])
+
+
+def prepare_dataset(study: dict, dataset: str) -> Told:
+    return _flat("prepare_dataset", "datasets", study["datasets"][dataset])
+
+
+def fetch_model(study: dict, model: str) -> Told:
+    return _flat("fetch_model", "models", study["models"][model])
+
+
+def native_model(study: dict, model: str) -> Told:
+    return _flat("native_model", "models", study["models"][model])
+
+
+def fetch_benchmark(study: dict, benchmark: str) -> Told:
+    """Which questions are copied, not how they are asked; facts of the preset among them."""
+    rule, entry = "fetch_benchmark", study["benchmarks"][benchmark]
+    entries = {"presets": entry, "benchmarks": entry}
+    return {
+        **pick(rule, "presets", entry),
+        **pick(rule, "benchmarks", entry),
+        "made_with": decisions(rule, entries),
+    }
+
+
+def find_contamination(study: dict, dataset: str) -> Told:
+    return _flat("find_contamination", "contamination", study["contamination"])
+
+
+def tokenize_run(study: dict, run: str) -> Told:
+    return _of_run("tokenize_run", study, run)
+
+
+def train_run(study: dict, run: str) -> Told:
+    swanlab = pick("train_run", "swanlab", study["tracking"]["swanlab"])
+    return {**_of_run("train_run", study, run), "swanlab": swanlab}
+
+
+def merge_run(study: dict, run: str) -> Told:
+    return _of_run("merge_run", study, run)
+
+
+def serve_subject(study: dict, subject: str) -> Told:
+    rule = "serve_subject"
+    own = pick(rule, "", study)
+    return {
+        **_subject(rule, study, subject),
+        **own,
+        "made_with": {**_subject_decisions(rule, study, subject), **decisions(rule, {"": study})},
+    }
+
+
+def evaluate_suite(study: dict, subject: str, suite: str) -> Told:
+    """`benchmarks` has each with its own generation settings; `made_with` speaks for all."""
+    rule = "evaluate_suite"
+    names = study["suites"][suite]
+    made_with = _subject_decisions(rule, study, subject)
+    for name in names:
+        asked = benchmark_decisions(study, name)
+        made_with |= {f"{key} of {name}": value for key, value in asked.items()}
+    return {
+        **_subject(rule, study, subject),
+        "suite": suite,
+        "benchmarks": {name: asked_benchmark(study, name) for name in names},
+        "made_with": made_with,
+    }
+
+
+def score_benchmark(study: dict, subject: str, benchmark: str) -> Told:
+    return _flat("score_benchmark", "statistics", study["statistics"])
+
+
+def track_scores(study: dict, run: str) -> Told:
+    return _flat("track_scores", "swanlab", study["tracking"]["swanlab"])
+
+
+def sync_environment(study: dict, env: str) -> Told:
+    return _flat("sync_environment", "", study)
+
+
+JOBS: dict[str, Callable[..., Told]] = {
+    made.__name__: made
+    for made in (
+        fetch_dataset, prepare_dataset, fetch_model, native_model, fetch_benchmark,
+        find_contamination, tokenize_run, train_run, merge_run, serve_subject, evaluate_suite,
+        score_benchmark, track_scores, sync_environment,
+    )
+}  # fmt: skip
+
+
+def asked_benchmark(study: dict, benchmark: str) -> dict:
+    """How it is asked: {dataset, subsets, shots, prompt, limit, repeats, generation}."""
+    entry = study["benchmarks"][benchmark]
+    rule = "evaluate_suite"
+    return {
+        **pick(rule, "presets", entry),
+        **pick(rule, "benchmarks", entry),
+        "generation": pick(rule, "generation", entry["generation"]),
+    }
+
+
+def benchmark_decisions(study: dict, benchmark: str) -> dict[str, Any]:
+    """What decides about the answers to one benchmark, its subject apart."""
+    entry = study["benchmarks"][benchmark]
+    generation = identity.generation({}, entry)
+    entries = {"presets": entry, "benchmarks": entry, "generation": generation}
+    return decisions("evaluate_suite", entries)
+
+
+def names(rule: str) -> list[str]:
+    """The wildcards of a rule, in the order of its function's arguments."""
+    return list(inspect.signature(JOBS[rule]).parameters)[1:]
+
+
+def settings(study: dict, rule: str, *names: str) -> dict:
+    """The settings file of one job; of a rule that reads the whole study, the study."""
+    return dict(JOBS[rule](study, *names)) if rule in JOBS else study
+
+
+def reasons(rule: str) -> list[str]:
+    """Every key that can decide about a job of this rule: one param each."""
+    return sorted({key for key, _ in _keys(rule)})
+
+
+def reason(key: str, made_with: dict[str, Any]) -> str:
+    """`key: value` as Snakemake shows it when it has changed; long values by their beginning.
+
+    Where the benchmarks of a suite differ, with their names; where a key has no meaning, "-".
+    """
+    if key in made_with:
+        return f"{key}: {_brief(made_with[key])}"
+    several = {
+        name.removeprefix(f"{key} of "): _brief(value)
+        for name, value in made_with.items()
+        if name.startswith(f"{key} of ")
+    }
+    if len(set(several.values())) == 1:
+        return f"{key}: {next(iter(several.values()))}"
+    return f"{key}: " + (", ".join(f"{value} ({name})" for name, value in several.items()) or "-")
+
+
+# --- parts ----------------------------------------------------------------------------------------
+
+
+def _flat(rule: str, section: str, entry: dict) -> Any:
+    return {**pick(rule, section, entry), "made_with": decisions(rule, {section: entry})}
+
+
+def _of_run(rule: str, study: dict, name: str) -> Any:
+    """{run, training, model, made_with} for the jobs of a run."""
+    run = study["runs"][name]
+    model = study["models"][run["model"]]
+    entries = {"runs": run, "training": run["training"], "models": model}
+    return {
+        "run": name,
+        "training": pick(rule, "training", run["training"]),
+        "model": {"name": run["model"], **pick(rule, "models", model)},
+        "made_with": decisions(rule, entries),
+    }
+
+
+def _subject(rule: str, study: dict, subject: str) -> dict:
+    """{subject, form, serving, model | endpoint} for the jobs that ask a subject something."""
+    entry = study["subjects"][subject]
+    serving = pick(rule, "serving", entry["serving"])
+    shared = {"subject": subject, "form": entry["form"], "serving": serving}
+    if entry["kind"] == "endpoint":
+        return shared | {"endpoint": pick(rule, "endpoints", study["endpoints"][subject])}
+    model = study["models"][entry["model"]]
+    return shared | {"model": {"name": entry["model"], **pick(rule, "models", model)}}
+
+
+def _subject_decisions(rule: str, study: dict, subject: str) -> dict[str, Any]:
+    entry = study["subjects"][subject]
+    entries = {"serving": entry["serving"]}
+    if entry["kind"] == "endpoint":
+        entries["endpoints"] = study["endpoints"][subject]
+    else:
+        entries["models"] = study["models"][entry["model"]]
+    if entry["kind"] == "run":
+        entries["runs"] = {"serve": entry["form"]}
+    return decisions(rule, entries)
+
+
+def _keys(rule: str) -> Iterable[tuple[str, str]]:
+    for section in SECTIONS:
+        for key in deciding(rule, section):
+            yield (f"{section}.{key}" if section else key), section
+
+
+def _brief(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if len(text) <= SHOWN:
+        return text
+    return f"{text[:SHOWN]}… ({digest(value)[:8]})"

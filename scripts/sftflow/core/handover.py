@@ -1,0 +1,42 @@
+"""How the study gets from Snakemake to the jobs: by file, and never by a command line.
+
+Snakemake resolves the config once and puts the study into .snakemake/sftflow/<digest>.json, a file
+that never changes. Which one belongs to which results folder is told to the jobs by the environment
+variable SFTFLOW_STUDIES, since whatever stands in a rule would make all jobs run again when it
+changes. A second Snakemake with another config can't disturb the jobs of the first.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from sftflow.core.cli import UserError
+from sftflow.core.jsonio import digest, read_json, write_json
+
+SCRATCH = Path(".snakemake/sftflow")
+STUDIES = "SFTFLOW_STUDIES"
+HOME = Path(__file__).resolve().parents[3]  # the checkout
+
+
+def announce(study: dict, results: str) -> None:
+    """Tell the jobs of this process (and the rules' shell commands: $SFTFLOW) what the study is."""
+    path = SCRATCH.resolve() / f"study-{digest(study)[:16]}.json"
+    if not path.exists():
+        write_json(path, study)
+    studies = json.loads(os.environ.get(STUDIES, "{}"))
+    os.environ[STUDIES] = json.dumps(studies | {str(Path(results).resolve()): str(path)})
+    os.environ["SFTFLOW"] = str(HOME / "scripts/run")
+    os.environ["SFTFLOW_PYTHON"] = sys.executable
+
+
+def study_of(results: Path) -> dict:
+    """The study that belongs to a results folder. Raises UserError outside Snakemake."""
+    studies = json.loads(os.environ.get(STUDIES, "{}"))
+    try:
+        return read_json(studies[str(results.resolve())])
+    except KeyError:
+        raise UserError(
+            f"no study is known for {results}: this command is for Snakemake's jobs; "
+            "give --settings a file of your own to run a program by hand"
+        ) from None
