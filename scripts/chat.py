@@ -11,10 +11,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from serve import chat
 from sftflow.core import cli, process
 from sftflow.core.jsonio import write_json
 from sftflow.serving import backends, server
+from sftflow.serving.measure import chat
 
 
 def arguments() -> argparse.Namespace:
