@@ -201,6 +201,13 @@ def test_device_that_is_not_there(spec, tmp_path, monkeypatch):
             pass
 
 
+@pytest.mark.parametrize("backend", ["transformers", "vllm"])
+def test_a_server_of_ours_needs_weights_and_an_interpreter(backend):
+    lacking = backends.Spec(serving={"backend": backend}, python="py")
+    with pytest.raises(client.ServerError, match="--weights"):
+        backends.COMMANDS[backend](lacking, client.Server("", "sftflow-1", "secret"), 1)
+
+
 def test_flags():
     flags = backends._flags({"a": 1, "b": "", "c": None, "d": ["x", 2], "e": {"f": 3}})
     assert flags == ["--a", "1", "--b", "--d", "x", "2", "--e", '{"f": 3}']

@@ -95,11 +95,12 @@ def windows(units: str | list[str], n: int) -> Iterator[str]:
 
 def summarise(questions: Iterable[Question], index: Index, threshold: float, shown: int) -> dict:
     """{n, overlapping, share, ids, examples} of one benchmark; the most overlap comes first."""
-    total, hits = 0, []
+    total = 0
+    hits: list[tuple[float, Question, Found]] = []
     for question in questions:
         total += 1
         share, found = index.coverage(question) if question.grams else (0.0, None)
-        if share >= threshold:
+        if found and share >= threshold:
             hits.append((share, question, found))
     hits.sort(key=lambda hit: (-hit[0], hit[1].identity))
     return {

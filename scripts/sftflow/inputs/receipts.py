@@ -10,7 +10,8 @@ class Lines:
     """How many rows, and where the first of them are."""
 
     def __init__(self) -> None:
-        self.count, self.lines = 0, []
+        self.count = 0
+        self.lines: list[int | str] = []
 
     def add(self, where: int | str) -> None:
         self.count += 1

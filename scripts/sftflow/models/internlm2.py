@@ -10,6 +10,7 @@ heads that share a key and a value head, the group's queries, then its key, then
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -157,7 +158,7 @@ def outputs(tensors: dict[str, Tensor], shape: Shape) -> Iterator[Output]:
                     f"{prefix}self_attn.{letter}_proj.weight",
                     tensor.dtype,
                     (rows * shape.head, shape.hidden),
-                    lambda tensor=tensor, letter=letter: split_qkv(tensor.read(), shape, letter),
+                    partial(read_split, tensor, shape, letter),
                 )
             continue
         *_, layer, part = name.split(".", 3)
@@ -167,6 +168,11 @@ def outputs(tensors: dict[str, Tensor], shape: Shape) -> Iterator[Output]:
             tensor.shape,
             tensor.read,
         )
+
+
+def read_split(tensor: Tensor, shape: Shape, letter: str) -> np.ndarray:
+    """`split_qkv` of a tensor that is read only now."""
+    return split_qkv(tensor.read(), shape, letter)
 
 
 def split_qkv(wqkv: np.ndarray, shape: Shape, letter: str) -> np.ndarray:

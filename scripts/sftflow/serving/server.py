@@ -21,7 +21,7 @@ from pathlib import Path
 
 from sftflow.core import cli, gpu, process
 from sftflow.serving.backends import COMMANDS, SHARED_BY, Spec, environment
-from sftflow.serving.client import POLL, Server, ServerError, _told
+from sftflow.serving.client import POLL, Server, ServerError
 
 PROBE = [{"role": "user", "content": "你好"}]
 PROBE_TOKENS = 16
@@ -115,7 +115,7 @@ def wait_until_ready(running: Server, timeout: float) -> None:
         if left <= 0:
             raise ServerError(
                 f"the server was not ready after {timeout:g} s (serving.ready_timeout). "
-                f"{_told(running.log)}"
+                f"{running.log_excerpt()}"
             )
         try:
             with _ended_by(running):
