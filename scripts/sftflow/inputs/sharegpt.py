@@ -86,7 +86,7 @@ class BadRow(Exception):
 def read_rows(path: Path) -> Iterator[tuple[int, Any]]:
     """(number, row) for each row of one file; a row that cannot be read comes as its BadRow.
 
-    Numbers start at 1: lines in .jsonl (blank lines are no rows), elements in .json and .parquet.
+    Numbers start at 1: lines in .jsonl (blank lines do not count), elements in .json and .parquet.
     """
     if path.name.endswith(".parquet"):
         import pyarrow.parquet

@@ -73,13 +73,13 @@ def _gpus(spec: Spec) -> Iterator[None]:
     wanted = 0 if spec.serving.get("device") == "cpu" else spec.serving.get("gpus") or 1
     with contextlib.ExitStack() as stack:
         try:
-            found = stack.enter_context(gpu.claim(wanted))
-        except ValueError as error:
+            claimed = stack.enter_context(gpu.claim(wanted))
+        except cli.UserError as error:
             raise ServerError(f"{error}: lower serving.gpus") from error
         device = spec.serving.get("device")
-        if not found and device == "cuda":
+        if not claimed and device == "cuda":
             raise ServerError("serving.device is cuda, and this machine shows no GPU")
-        if not found and device != "cpu" and spec.backend == "vllm":
+        if not claimed and device != "cpu" and spec.backend == "vllm":
             raise ServerError(
                 "the backend vllm needs a GPU, and NVIDIA's library (nvidia-ml-py) shows "
                 "none here: set serving.backend to transformers (or serving.device to cpu, if your "
