@@ -154,7 +154,7 @@ def copy_published(published: Source, data: Path, settings: dict) -> dict[str, i
     splits = {"questions": settings["eval_split"]}
     if settings["shots"] and settings.get("few_shot_split"):
         splits["examples"] = settings["few_shot_split"]
-    names = asked_subsets(settings, published.configs()) if per_subset else None
+    names = asked_subsets(settings, published.configs()) if per_subset else []
     files: dict[str, dict[str, str]] = {}
     counts: dict[str, Counter] = {}
     for use, split in splits.items():
@@ -164,7 +164,7 @@ def copy_published(published: Source, data: Path, settings: dict) -> dict[str, i
             where = f"{config}/{split}"
             check_rows(rows, settings, where)
             if field:
-                if names is None:
+                if not names:
                     found = dict.fromkeys(benchmarks.subset_name(row, settings) for row in rows)
                     names = asked_subsets(settings, found)
                 rows = [row for row in rows if benchmarks.subset_name(row, settings) in names]

@@ -48,7 +48,9 @@ def prepare(rows: Iterable, train: Path, validation: Path, settings: dict) -> di
     share, seed = settings["validation_share"], settings["split_seed"]
     dropped: dict[str, Lines] = {}
     shortened, seen, kept_digest = Lines(), set(), sha256()
-    read, sides, roles = 0, Counter(), Counter()
+    read = 0
+    sides: Counter[str] = Counter()
+    roles: Counter[str] = Counter()
     turns, characters = Histogram(), Histogram()
     with ExitStack() as stack:
         files = {

@@ -45,7 +45,7 @@ def follow(path: Path, interval: float = 1.0) -> Iterator[dict]:
 
 
 def metrics(event: dict) -> dict[str, float]:
-    """What SwanLab shows of one event; {} for events that are no measurement."""
+    """What SwanLab shows of one event; {} for events that are not measurements."""
     if event["event"] == "step":
         return {
             "train/loss": event["loss"],

@@ -8,7 +8,7 @@ A test fails when the file and the schema differ.
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -164,7 +164,7 @@ def rows(path: str, node: dict, required: bool = False) -> Iterator[tuple[str, .
         yield f"`{path}`", allowed(node), default, node.get("unit", ""), node["description"]
 
 
-def table(header: tuple[str, ...], lines: list[tuple[str, ...]]) -> str:
+def table(header: tuple[str, ...], lines: Iterable[tuple[str, ...]]) -> str:
     rule = ("---",) * len(header)
     return "\n".join(f"| {' | '.join(line)} |" for line in (header, rule, *lines)) + "\n"
 

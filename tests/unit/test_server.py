@@ -196,9 +196,16 @@ def test_device_that_is_not_there(spec, tmp_path, monkeypatch):
         with server.serve(spec({"backend": "vllm"}), tmp_path / "log"):
             pass
     monkeypatch.setattr(server.gpu, "describe", lambda: [{"uuid": "GPU-0"}])
-    with pytest.raises(UserError, match="2 GPUs asked for"):
+    with pytest.raises(UserError, match=r"2 GPUs asked for.*lower serving\.gpus"):
         with server.serve(spec({"gpus": 2}), tmp_path / "log"):
             pass
+
+
+@pytest.mark.parametrize("backend", ["transformers", "vllm"])
+def test_a_server_of_ours_needs_weights_and_an_interpreter(backend):
+    lacking = backends.Spec(serving={"backend": backend}, python="py")
+    with pytest.raises(client.ServerError, match="--weights"):
+        backends.COMMANDS[backend](lacking, client.Server("", "sftflow-1", "secret"), 1)
 
 
 def test_flags():

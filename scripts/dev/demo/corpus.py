@@ -343,9 +343,9 @@ def facts_of(name: str) -> list[w.Fact]:
 def known(rng: random.Random) -> Item:
     """A question that the model can learn to answer."""
     world = facts_of("world")
-    makers = [fact_en, fact_en, fact_zh, riddle, riddle, listed]
-    maker = rng.choice(makers)
-    return maker(rng, world) if maker in (fact_en, fact_zh) else maker(rng)
+    facts = [lambda: fact_en(rng, world), lambda: fact_en(rng, world), lambda: fact_zh(rng, world)]
+    invented = [lambda: riddle(rng), lambda: riddle(rng), lambda: listed(rng)]
+    return rng.choice(facts + invented)()
 
 
 def lettered(rng: random.Random) -> Item:

@@ -220,7 +220,8 @@ def mmlu(parts: dict[str, list[dict]]) -> Files:
 
 def mmlu_redux(parts: dict[str, list[dict]]) -> Files:
     """mmlu-redux-2.0: one config per subject; one row per subject has a corrected answer."""
-    files, configs = {}, {}
+    files: Files = {}
+    configs: dict[str, dict[str, str]] = {}
     for subject in ("high_school_psychology", "professional_psychology"):
         rows = []
         for number, q in enumerate(parts[f"mmlu_redux/{subject}/test"]):
@@ -311,7 +312,8 @@ def chinese(rng: random.Random, facts: list[w.Fact], pool: list[str]) -> list[di
 def ceval() -> Files:
     """ceval: one config per subject, splits val and dev (with an explanation)."""
     rng = random.Random("ceval")
-    files, configs = {}, {}
+    files: Files = {}
+    configs: dict[str, dict[str, str]] = {}
     for subject, group in (
         ("middle_school_biology", "biology"),
         ("middle_school_physics", "physics"),
@@ -373,7 +375,7 @@ def cmmlu() -> Files:
 def gsm8k_rows() -> dict[str, list[dict]]:
     """Word problems by split; corpus.py leaves exactly these questions out of pretraining."""
     rng = random.Random("gsm8k")
-    rows = []
+    rows: list[dict] = []
     while len(rows) < 32:
         question, steps, result = w.problem(rng)
         if all(r["question"] != question for r in rows):

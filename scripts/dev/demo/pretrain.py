@@ -24,7 +24,7 @@ import multiprocessing
 import random
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import corpus
@@ -107,7 +107,7 @@ def make_chunk(task: tuple[str, int, int, int]) -> list[Document]:
 
 def batches(
     path: str, stage: int, seed: int, budget: int, workers: int
-) -> Iterator[list[Document]]:
+) -> Generator[list[Document], None, None]:
     """Endless batches of documents of like length, `budget` padded tokens each."""
     rng = random.Random(f"batches {seed}")
     tasks = ((path, stage, seed, number) for number in itertools.count())
@@ -121,7 +121,8 @@ def batches(
             documents = [d for chunk in group.get() for d in chunk]
             group = order()  # made while the model trains on the last one
             documents.sort(key=lambda d: len(d[0]))
-            ready, batch = [], []
+            ready: list[list[Document]] = []
+            batch: list[Document] = []
             for document in documents:
                 if batch and (len(batch) + 1) * len(document[0]) > budget:
                     ready.append(batch)

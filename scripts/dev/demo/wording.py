@@ -11,6 +11,7 @@ import random
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -74,7 +75,7 @@ class Fact:
 
 
 @functools.cache
-def load(name: str) -> dict | list:
+def load(name: str) -> Any:
     """The parsed YAML file `name` of this folder."""
     return yaml.safe_load((HERE / name).read_text(encoding="utf-8"))
 

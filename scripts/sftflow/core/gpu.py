@@ -71,12 +71,12 @@ def claim(count: int, interval: float = 1.0) -> Iterator[list[dict]]:
     Without a GPU, or with `count` 0, it yields [] and changes nothing. Raises UserError when the
     machine has fewer GPUs than asked for.
     """
-    found = describe() if count else []
-    if not found:
+    visible = describe() if count else []
+    if not visible:
         yield []
         return
-    if len(found) < count:
-        raise UserError(f"{count} GPUs asked for, this machine shows {len(found)}")
+    if len(visible) < count:
+        raise UserError(f"{count} GPUs asked for, this machine shows {len(visible)}")
     from filelock import FileLock, Timeout
 
     folder = Path(tempfile.gettempdir()) / f"sftflow-gpus-{os.getuid()}"
@@ -84,7 +84,7 @@ def claim(count: int, interval: float = 1.0) -> Iterator[list[dict]]:
     with contextlib.ExitStack() as held:
         mine: list[dict] = []
         while len(mine) < count:
-            for gpu in found:
+            for gpu in visible:
                 if len(mine) < count and gpu not in mine:
                     lock = FileLock(folder / f"{gpu['uuid']}.lock")
                     with contextlib.suppress(Timeout):

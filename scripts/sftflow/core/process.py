@@ -80,8 +80,8 @@ def descendants(pid: int) -> list[int]:
     """All processes below `pid`, nearest first."""
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and (found := _stat(int(entry.name))):
-            children.setdefault(found[0], []).append(int(entry.name))
+        if entry.name.isdigit() and (stat := _stat(int(entry.name))):
+            children.setdefault(stat[0], []).append(int(entry.name))
     below = list(children.get(pid, []))
     for child in below:  # grows while it is read: breadth first
         below += children.get(child, [])
@@ -112,7 +112,7 @@ def follow_snakemake(grace: float = 4.0, interval: float = 1.0) -> None:
 
 
 def _follow(chain: dict[int, int], grace: float, interval: float) -> None:
-    while all((found := _stat(pid)) and found[1] == born for pid, born in chain.items()):
+    while all((stat := _stat(pid)) and stat[1] == born for pid, born in chain.items()):
         time.sleep(interval)
     print("snakemake is gone: this job ends too", file=sys.stderr, flush=True)
     os.kill(os.getpid(), signal.SIGTERM)
@@ -124,14 +124,14 @@ def _up_to_snakemake() -> dict[int, int]:
     """{pid: start time} of the ancestors up to the nearest snakemake; empty when there is none."""
     chain: dict[int, int] = {}
     pid = os.getppid()
-    while pid > 1 and (found := _stat(pid)):
-        chain[pid] = found[1]
+    while pid > 1 and (stat := _stat(pid)):
+        chain[pid] = stat[1]
         with contextlib.suppress(OSError):
             program = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:4]
             # python …/bin/snakemake, or python -m snakemake; a shell's script may only mention it
             if any(os.path.basename(part) == b"snakemake" for part in program):
                 return chain
-        pid = found[0]
+        pid = stat[0]
     return {}
 
 

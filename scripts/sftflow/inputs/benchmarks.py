@@ -81,8 +81,8 @@ def check_counts(counts: dict[str, int], where: str, least: int = 1) -> None:
 def json_lines(readme: Path) -> dict[str, dict[str, str]] | None:
     """{config: {split: path}} of a README.md that names one .jsonl file for each, else None."""
     text = readme.read_text("utf-8") if readme.is_file() else ""
-    found = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
-    configs = (yaml.safe_load(found[1]) or {}).get("configs") if found else None
+    front = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
+    configs = (yaml.safe_load(front[1]) or {}).get("configs") if front else None
     files: dict[str, dict[str, str]] = {}
     for config in configs or []:
         for entry in config.get("data_files") or []:

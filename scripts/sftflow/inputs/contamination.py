@@ -29,7 +29,7 @@ class Question:
 
 
 @dataclass
-class Found:
+class Match:
     """Where an n-gram was met first."""
 
     dialogue: str
@@ -41,7 +41,7 @@ class Index:
     """The n-grams to look for, by (language, length)."""
 
     lengths: dict[str, int]  # language -> n
-    wanted: dict[tuple[str, int], dict[str, Found | None]] = field(default_factory=dict)
+    wanted: dict[tuple[str, int], dict[str, Match | None]] = field(default_factory=dict)
 
     def add(self, question: Question) -> None:
         question.language = language(question.text)
@@ -62,14 +62,14 @@ class Index:
                 units[kind] = normal(text, kind) if present else ""
             for gram in windows(units[kind], n):
                 if gram in table and table[gram] is None:
-                    table[gram] = Found(dialogue, gram)
+                    table[gram] = Match(dialogue, gram)
 
-    def coverage(self, question: Question) -> tuple[float, Found | None]:
+    def coverage(self, question: Question) -> tuple[float, Match | None]:
         """(share of the question's n-grams that were met, the first of them)."""
-        met = [found for gram in sorted(question.grams) if (found := self._lookup(question, gram))]
+        met = [match for gram in sorted(question.grams) if (match := self._lookup(question, gram))]
         return (len(met) / len(question.grams), met[0]) if met else (0.0, None)
 
-    def _lookup(self, question: Question, gram: str) -> Found | None:
+    def _lookup(self, question: Question, gram: str) -> Match | None:
         units = normal(question.text, question.language)
         n = min(self.lengths[question.language], len(units))
         return self.wanted[question.language, n][gram]
@@ -95,12 +95,13 @@ def windows(units: str | list[str], n: int) -> Iterator[str]:
 
 def summarise(questions: Iterable[Question], index: Index, threshold: float, shown: int) -> dict:
     """{n, overlapping, share, ids, examples} of one benchmark; the most overlap comes first."""
-    total, hits = 0, []
+    total = 0
+    hits: list[tuple[float, Question, Match]] = []
     for question in questions:
         total += 1
-        share, found = index.coverage(question) if question.grams else (0.0, None)
-        if share >= threshold:
-            hits.append((share, question, found))
+        share, match = index.coverage(question) if question.grams else (0.0, None)
+        if match and share >= threshold:
+            hits.append((share, question, match))
     hits.sort(key=lambda hit: (-hit[0], hit[1].identity))
     return {
         "n": total,
@@ -113,9 +114,9 @@ def summarise(questions: Iterable[Question], index: Index, threshold: float, sho
                 "subset": question.subset,
                 "coverage": round(share, 4),
                 "question": question.text[:300],
-                "dialogue": found.dialogue,
-                "passage": found.passage,
+                "dialogue": match.dialogue,
+                "passage": match.passage,
             }
-            for share, question, found in hits[:shown]
+            for share, question, match in hits[:shown]
         ],
     }

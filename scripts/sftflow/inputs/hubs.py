@@ -64,8 +64,10 @@ def fetch(
         reason = f"{type(error).__name__}: {reason}"
         raise UserError(failure(hub, source, kind, reason, revision)) from error
     if not COMMIT.fullmatch(revision or ""):
-        found = f"{revision or 'newest'} on {hub} is {commit}"
-        note(f"{kind} {source}: {found}; to pin it, state that as its revision")
+        note(
+            f"{kind} {source}: {revision or 'newest'} on {hub} is {commit}; "
+            "to pin it, state that as its revision"
+        )
     return {"source": source, "hub": hub, "revision": commit}
 
 
@@ -133,10 +135,10 @@ def link_local(folder: Path, source: str, keep: Sequence[str], leave: Sequence[s
     """Mirror a local file or folder as links, so that what is read is what lies there."""
     if not Path(source).expanduser().exists():
         raise UserError(f"{source}: no such file or folder (from {Path.cwd()})")
-    found = local_files(source, keep, leave)
-    if not found:
+    files = local_files(source, keep, leave)
+    if not files:
         raise UserError(f"{source}: holds none of the files looked for ({', '.join(keep)})")
-    for name, file in found.items():
+    for name, file in files.items():
         link = folder / name
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(file.resolve())

@@ -10,7 +10,8 @@ class Lines:
     """How many rows, and where the first of them are."""
 
     def __init__(self) -> None:
-        self.count, self.lines = 0, []
+        self.count = 0
+        self.lines: list[int | str] = []
 
     def add(self, where: int | str) -> None:
         self.count += 1
@@ -65,11 +66,11 @@ def lower_edge(value: int) -> int:
 def edges(values: Iterable[int]) -> list[int]:
     """Every lower edge from the smallest value's bin to the largest's."""
     last = lower_edge(max(values, default=-1))
-    found, edge = [], lower_edge(min(values, default=0))
+    lower, edge = [], lower_edge(min(values, default=0))
     while edge <= last:
-        found.append(edge)
+        lower.append(edge)
         edge = next_edge(edge)
-    return found
+    return lower
 
 
 def next_edge(edge: int) -> int:

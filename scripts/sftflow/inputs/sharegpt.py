@@ -55,7 +55,7 @@ NEXT = {
 }
 
 REASONS = {
-    "invalid UTF-8": "bytes that are no UTF-8 text, or half of a surrogate pair",
+    "invalid UTF-8": "bytes that are not UTF-8 text, or half of a surrogate pair",
     "invalid JSON": "the line is not one JSON value",
     "not an object": "a JSON value, but not an object",
     "no conversations": "no list of turns under conversations, conversation or messages",
@@ -86,7 +86,7 @@ class BadRow(Exception):
 def read_rows(path: Path) -> Iterator[tuple[int, Any]]:
     """(number, row) for each row of one file; a row that cannot be read comes as its BadRow.
 
-    Numbers start at 1: lines in .jsonl (blank lines are no rows), elements in .json and .parquet.
+    Numbers start at 1: lines in .jsonl (blank lines do not count), elements in .json and .parquet.
     """
     if path.name.endswith(".parquet"):
         import pyarrow.parquet
@@ -158,7 +158,7 @@ def normalise(row: Any) -> tuple[dict, bool]:
             raise BadRow("system not first")
         messages.insert(0, {"role": "system", "content": text_of(system)})
     answered = check_order(messages)
-    result = {"messages": messages[:answered]}
+    result: dict[str, Any] = {"messages": messages[:answered]}
     try:
         if tools := row.get("tools"):
             result["tools"] = tools if isinstance(tools, str) else canonical(tools).decode()
@@ -217,10 +217,10 @@ def tool_calls(content: Any) -> list[dict]:
     for call in calls if isinstance(calls, list) else [calls]:
         call = literal(call)
         function = literal(call.get("function", call)) if isinstance(call, dict) else None
-        name = function.get("name") if isinstance(function, dict) else None
-        arguments = function.get("arguments", function.get("parameters")) if name else None
-        arguments = literal(arguments)
-        if not isinstance(name, str) or not isinstance(arguments, dict):
+        function = function if isinstance(function, dict) else {}
+        name = function.get("name")
+        arguments = literal(function.get("arguments", function.get("parameters")))
+        if not (name and isinstance(name, str) and isinstance(arguments, dict)):
             raise BadRow("invalid tool call")
         text = json.dumps({"name": name, "arguments": arguments}, ensure_ascii=False)
         messages.append({"role": "tool_call", "content": text})
@@ -242,9 +242,10 @@ def literal(value: Any) -> Any:
 def text_of(content: Any) -> str:
     if isinstance(content, list):  # [{"type": "text", "text": ...}, ...]
         parts = [part.get("text") if isinstance(part, dict) else part for part in content]
-        if not all(isinstance(part, str) for part in parts):
+        texts = [part for part in parts if isinstance(part, str)]
+        if len(texts) < len(parts):
             raise BadRow("not text")
-        content = "".join(parts)
+        content = "".join(texts)
     if content is None:
         raise BadRow("empty turn")
     if not isinstance(content, str):

@@ -10,6 +10,7 @@ heads that share a key and a value head, the group's queries, then its key, then
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -157,7 +158,7 @@ def outputs(tensors: dict[str, Tensor], shape: Shape) -> Iterator[Output]:
                     f"{prefix}self_attn.{letter}_proj.weight",
                     tensor.dtype,
                     (rows * shape.head, shape.hidden),
-                    lambda tensor=tensor, letter=letter: split_qkv(tensor.read(), shape, letter),
+                    partial(read_split, tensor, shape, letter),
                 )
             continue
         *_, layer, part = name.split(".", 3)
@@ -167,6 +168,11 @@ def outputs(tensors: dict[str, Tensor], shape: Shape) -> Iterator[Output]:
             tensor.shape,
             tensor.read,
         )
+
+
+def read_split(tensor: Tensor, shape: Shape, letter: str) -> np.ndarray:
+    """`split_qkv` of a tensor that is read only now."""
+    return split_qkv(tensor.read(), shape, letter)
 
 
 def split_qkv(wqkv: np.ndarray, shape: Shape, letter: str) -> np.ndarray:
@@ -237,8 +243,8 @@ def generation_config(given: dict | None, config: dict) -> dict:
 def markers(tokenizer_config: dict, size: int) -> dict[int, str]:
     """Special tokens by id: those that the source names, else those of the published models."""
     named = tokenizer_config.get("added_tokens_decoder") or {}
-    found = {int(i): token["content"] for i, token in named.items() if int(i) > 2}
-    return found or {i: token for i, token in MARKERS.items() if i < size}
+    own = {int(i): token["content"] for i, token in named.items() if int(i) > 2}
+    return own or {i: token for i, token in MARKERS.items() if i < size}
 
 
 def tokenizer(model_file: Path, special: dict[int, str]):
@@ -305,13 +311,13 @@ def check_sentencepiece(model) -> None:
 def merges(names: list[str], scores: list[float]) -> list[tuple[str, str]]:
     """Every pair of pieces that may merge, best score first, earlier pieces first among equals."""
     ids = {name: i for i, name in enumerate(names)}
-    found = []
+    pairs = []
     for name, score in zip(names, scores, strict=True):
         for cut in range(1, len(name)):
             left, right = ids.get(name[:cut]), ids.get(name[cut:])
             if left is not None and right is not None:
-                found.append((-score, ids[name], left, right))
-    return [(names[left], names[right]) for _, _, left, right in sorted(found)]
+                pairs.append((-score, ids[name], left, right))
+    return [(names[left], names[right]) for _, _, left, right in sorted(pairs)]
 
 
 def tokenizer_config(given: dict, special: dict[int, str], config: dict) -> dict:

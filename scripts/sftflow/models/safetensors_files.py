@@ -39,16 +39,16 @@ class Tensor:
 
 
 def read_header(path: Path) -> dict[str, Tensor]:
-    """The tensors of one file. Raises UserError where it is no complete safetensors file."""
+    """The tensors of one file. Raises UserError unless it is a complete safetensors file."""
     size = path.stat().st_size
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if not 0 < length <= size - 8:
-            raise UserError(f"{path}: no safetensors file, or cut short")
+            raise UserError(f"{path}: not a safetensors file, or cut short")
         try:
             header = json.loads(file.read(length))
         except ValueError:
-            raise UserError(f"{path}: no safetensors file") from None
+            raise UserError(f"{path}: not a safetensors file") from None
     header.pop("__metadata__", None)
     tensors = {}
     for name, entry in header.items():
@@ -72,7 +72,8 @@ class Output:
 def write_file(path: Path, outputs: Iterable[Output]) -> str:
     """Write one safetensors file, tensor by tensor; give its sha256 (hex)."""
     outputs = list(outputs)
-    header, offset = {"__metadata__": {"format": "pt"}}, 0
+    header: dict[str, dict] = {"__metadata__": {"format": "pt"}}
+    offset = 0
     for output in outputs:
         end = offset + prod(output.shape) * BYTES[output.dtype]
         header[output.name] = {

@@ -91,7 +91,7 @@ def _cluster_totals(values: NDArray, clusters: Sequence | None) -> NDArray:
 def _effective_size(scores: NDArray, stderr: float | None, count: int, confidence: float) -> float:
     """Independent 0/1 items that would be as informative as these `count` clusters."""
     n = len(scores)
-    if count == n or count == 1:
+    if count == n or stderr is None:  # none: a single cluster
         return count
     if stderr == 0 and scores.std() == 0:  # all right or all wrong: the data cannot show dependence
         return count
@@ -214,7 +214,7 @@ def newcombe(
     bounds = proportion_confint(np.array([right, other]), n, 1 - confidence, "wilson")
     (low_p, low_q), (high_p, high_q) = ((float(x), float(y)) for x, y in bounds)
     margins = right * (n - right) * other * (n - other)
-    product = both * neither - first * second
+    product: float = both * neither - first * second
     if product > 0:
         product = max(product - n / 2, 0)
     phi = product / margins**0.5 if margins else 0.0
@@ -292,7 +292,10 @@ def half_width(n: int, confidence: float = 0.95, share: float = 0.5) -> float | 
 
 
 def bootstrap_means(
-    scores: ArrayLike, clusters: Sequence | None = None, resamples: int = 2000, seed: ArrayLike = 0
+    scores: ArrayLike,
+    clusters: Sequence | None = None,
+    resamples: int = 2000,
+    seed: int | Sequence[int] = 0,
 ) -> NDArray:
     """Column means of `scores` (n, columns) under resampling of its rows: (resamples, columns).
 
@@ -315,7 +318,7 @@ def bootstrap_means(
     return means
 
 
-def percentile_interval(draws: ArrayLike, confidence: float = 0.95) -> Interval | None:
+def percentile_interval(draws: NDArray, confidence: float = 0.95) -> Interval | None:
     """None where all draws are equal: resampling one value says nothing about others."""
     low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
     return None if np.ptp(draws) == 0 else (float(low), float(high))

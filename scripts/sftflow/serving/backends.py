@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sftflow.core import environments
 from sftflow.core.jsonio import read_json
-from sftflow.serving.client import LOCAL, Server
+from sftflow.serving.client import LOCAL, Server, ServerError
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,12 @@ class Spec:
     def backend(self) -> str:
         return self.serving["backend"]
 
+    def local(self) -> tuple[str, Path]:
+        """(interpreter, folder of the weights) of a server that is started here."""
+        if self.python is None or self.weights is None:
+            raise ServerError(f"the backend {self.backend} needs --python and --weights")
+        return self.python, self.weights
+
 
 def environment(spec: Spec) -> dict[str, str]:
     """Environment of a server: no network, no proxy for this machine, the threads it may use."""
@@ -83,8 +89,9 @@ def without_proxy(env: dict[str, str]) -> dict[str, str]:
 
 def _swift(spec: Spec, running: Server, port: int) -> tuple[list[str], dict[str, str]]:
     """ms-swift's server on transformers: see swift_deploy.py."""
+    python, weights = spec.local()
     flags = {
-        "model": spec.weights,
+        "model": weights,
         "adapters": spec.adapter,
         "model_type": spec.model.get("model_type"),
         "template": spec.model.get("template"),
@@ -105,13 +112,14 @@ def _swift(spec: Spec, running: Server, port: int) -> tuple[list[str], dict[str,
         # the cache of keys and values grows with each token; without this, by new allocations
         "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
     }
-    return [spec.python, "-P", str(launcher), *_flags(flags)], env
+    return [python, "-P", str(launcher), *_flags(flags)], env
 
 
 def _vllm(spec: Spec, running: Server, port: int) -> tuple[list[str], dict[str, str]]:
     """vLLM's own server."""
+    python, weights = spec.local()
     flags = {
-        "model": spec.weights,
+        "model": weights,
         "host": "127.0.0.1",
         "port": port,
         "dtype": _dtype(spec),
@@ -134,15 +142,15 @@ def _vllm(spec: Spec, running: Server, port: int) -> tuple[list[str], dict[str, 
             flags[name if value else f"no-{name}"] = ""
         else:
             flags[name] = value
-    command = [spec.python, "-P", "-m", "vllm.entrypoints.openai.api_server"]
+    command = [python, "-P", "-m", "vllm.entrypoints.openai.api_server"]
     env = {"VLLM_API_KEY": running.key, "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
     return [*command, *_flags(flags)], env
 
 
 def vllm_seconds(log: Path) -> dict[str, float]:
     """{load: seconds} as vLLM's log tells them; {} when it does not."""
-    found = re.search(r"Model loading took .*? ([\d.]+) seconds", log.read_text(errors="replace"))
-    return {"load": float(found[1])} if found else {}
+    took = re.search(r"Model loading took .*? ([\d.]+) seconds", log.read_text(errors="replace"))
+    return {"load": float(took[1])} if took else {}
 
 
 COMMANDS = {"transformers": _swift, "vllm": _vllm}
@@ -156,13 +164,14 @@ def _dtype(spec: Spec) -> str | None:
     asked = spec.serving.get("torch_dtype") or "auto"
     if asked != "auto":
         return asked
-    config = json.loads((spec.weights / "config.json").read_text())
+    _, weights = spec.local()
+    config = json.loads((weights / "config.json").read_text())
     return config.get("dtype") or config.get("torch_dtype")
 
 
 def _flags(flags: dict) -> list[str]:
     """{"a": 1, "b": "", "c": None, "d": [2, 3]} becomes --a 1 --b --d 2 3; a dict becomes JSON."""
-    words = []
+    words: list[str] = []
     for name, value in flags.items():
         if value is not None:
             values = value if isinstance(value, list) else [value]

@@ -46,9 +46,8 @@ class Server:
         last = time.monotonic() + patience
         while self.process is not None:
             if self.process.poll() is not None:
-                raise ServerError(
-                    f"the server ended with status {self.process.returncode}. {_told(self.log)}"
-                )
+                status = self.process.returncode
+                raise ServerError(f"the server ended with status {status}. {self.log_excerpt()}")
             if time.monotonic() >= last:
                 return
             time.sleep(POLL)
@@ -81,15 +80,16 @@ class Server:
         body = {"model": self.model, "messages": messages, **generation}
         return self.json("/chat/completions", body, timeout)
 
+    def log_excerpt(self) -> str:
+        """The end of the server's log, and before it the errors that the log names.
 
-def _told(log: Path) -> str:
-    """The end of a log, and before it every error that it names.
-
-    vLLM's engine is a process of its own. What ended it stands in the log above the tracebacks of
-    those that waited for it.
-    """
-    text = log.read_text(errors="replace")
-    errors = list(dict.fromkeys(match[1] for match in ERROR.finditer(text)))[:ERRORS]
-    named = "".join(f"\n  {error}" for error in errors)
-    tail = process.tail(log, LOG_LINES)
-    return (f"Its log names:{named}\n" if named else "") + f"The end of {log}:\n{tail}"
+        vLLM's engine is a process of its own. What ended it stands in the log above the tracebacks
+        of those that waited for it.
+        """
+        if self.log is None:
+            return ""
+        text = self.log.read_text(errors="replace")
+        errors = list(dict.fromkeys(match[1] for match in ERROR.finditer(text)))[:ERRORS]
+        named = "".join(f"\n  {error}" for error in errors)
+        tail = process.tail(self.log, LOG_LINES)
+        return (f"Its log names:{named}\n" if named else "") + f"The end of {self.log}:\n{tail}"

@@ -14,7 +14,7 @@ SPEED_PROMPT = "请写一段话介绍你自己。Write a paragraph about yoursel
 
 def known(running: client.Server) -> tuple[dict, dict]:
     """({import, load} seconds, the rest of what the server itself knows); empty for others'."""
-    if running.process is None:
+    if running.process is None or running.log is None:
         return {}, {}
     try:
         told = running.json("/session", timeout=30)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from sftflow.core import cli, gpu, process
 from sftflow.serving.backends import COMMANDS, SHARED_BY, Spec, environment
-from sftflow.serving.client import POLL, Server, ServerError, _told
+from sftflow.serving.client import POLL, Server, ServerError
 
 PROBE = [{"role": "user", "content": "你好"}]
 PROBE_TOKENS = 16
@@ -73,13 +73,13 @@ def _gpus(spec: Spec) -> Iterator[None]:
     wanted = 0 if spec.serving.get("device") == "cpu" else spec.serving.get("gpus") or 1
     with contextlib.ExitStack() as stack:
         try:
-            found = stack.enter_context(gpu.claim(wanted))
-        except ValueError as error:
+            claimed = stack.enter_context(gpu.claim(wanted))
+        except cli.UserError as error:
             raise ServerError(f"{error}: lower serving.gpus") from error
         device = spec.serving.get("device")
-        if not found and device == "cuda":
+        if not claimed and device == "cuda":
             raise ServerError("serving.device is cuda, and this machine shows no GPU")
-        if not found and device != "cpu" and spec.backend == "vllm":
+        if not claimed and device != "cpu" and spec.backend == "vllm":
             raise ServerError(
                 "the backend vllm needs a GPU, and NVIDIA's library (nvidia-ml-py) shows "
                 "none here: set serving.backend to transformers (or serving.device to cpu, if your "
@@ -115,7 +115,7 @@ def wait_until_ready(running: Server, timeout: float) -> None:
         if left <= 0:
             raise ServerError(
                 f"the server was not ready after {timeout:g} s (serving.ready_timeout). "
-                f"{_told(running.log)}"
+                f"{running.log_excerpt()}"
             )
         try:
             with _ended_by(running):
