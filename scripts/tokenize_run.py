@@ -117,7 +117,7 @@ def main() -> None:
     progress = Progress(f"tokenize {run}", total, "dialogues")
 
     found = {"train": Histogram(), "validation": Histogram()}
-    lengths: list[int] = []
+    sizes: list[int] = []
     dropped: dict[str, Lines] = {}
     altered = {"truncated": Lines(), "split": Lines()}
     kept_digest, loss, read, pieces, lost = sha256(), 0, 0, 0, 0
@@ -137,12 +137,12 @@ def main() -> None:
                     kept_digest.update(f"{side} {row['id']}\n".encode())
                     found[side].add(tokens)
                     if side == "train":
-                        lengths.append(tokens)
+                        sizes.append(tokens)
                         loss += with_loss
                 progress.update(read := read + 1)
     if read != total:
         raise UserError(f"{args.train.parent}: {read} rows, but its receipt counts {total}")
-    if not lengths:
+    if not sizes:
         raise UserError(f"run {run}: no dialogue fits max_length {training['max_length']}")
     if dataset["validation_rows"] and not found["validation"].values:
         raise UserError(
@@ -172,8 +172,8 @@ def main() -> None:
             **tokens,
         },
         "loss_share": round(loss / sum(lengths), 4),
-        "padded_share": round(lengths.padded_share(lengths, batch, seed, grouped=False), 4),
-        "padded_share_grouped": round(lengths.padded_share(lengths, batch, seed, grouped=True), 4),
+        "padded_share": round(lengths.padded_share(sizes, batch, seed, grouped=False), 4),
+        "padded_share_grouped": round(lengths.padded_share(sizes, batch, seed, grouped=True), 4),
         "steps_per_epoch": ceil(len(lengths) / (batch * training["gradient_accumulation_steps"])),
         "digest": jsonio.digest([model["template"], model.get("system"), kept_digest.hexdigest()]),
     }
