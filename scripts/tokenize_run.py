@@ -171,16 +171,16 @@ def main() -> None:
             "loss": loss,
             **tokens,
         },
-        "loss_share": round(loss / sum(lengths), 4),
+        "loss_share": round(loss / sum(sizes), 4),
         "padded_share": round(lengths.padded_share(sizes, batch, seed, grouped=False), 4),
         "padded_share_grouped": round(lengths.padded_share(sizes, batch, seed, grouped=True), 4),
-        "steps_per_epoch": ceil(len(lengths) / (batch * training["gradient_accumulation_steps"])),
+        "steps_per_epoch": ceil(len(sizes) / (batch * training["gradient_accumulation_steps"])),
         "digest": jsonio.digest([model["template"], model.get("system"), kept_digest.hexdigest()]),
     }
     jsonio.write_json(args.output / "receipt.json", receipt)
     left_out = sum(lines.count for lines in dropped.values())
     cli.note(
-        f"run {run}: {len(lengths)} dialogues to train, {tokens['mean']:.0f} tokens each "
+        f"run {run}: {len(sizes)} dialogues to train, {tokens['mean']:.0f} tokens each "
         f"(longest {tokens['max']}), {left_out} left out as too long, "
         f"{receipt['loss_share']:.0%} of tokens carry loss"
     )
