@@ -1,5 +1,5 @@
 # In:   <results>/subjects/<subject>/readiness.json, <results>/benchmarks/<benchmark>/manifest.json
-# Out:  <results>/evaluations/<subject>/<suite>.json, answers beside it, by identity
+# Out:  <results>/evaluations/<subject>/<suite>.json, answers and records in folders beside it
 #       <results>/scores/<subject>/<benchmark>.json
 #       <results>/runs/<run>/swanlab.json: how adding a run's scores to its SwanLab experiment went
 

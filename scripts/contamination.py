@@ -36,7 +36,8 @@ def asked(manifest: dict, data: Path, lengths: dict[str, int]) -> list[contamina
     benchmark = {"dataset": manifest["dataset"], "subsets": manifest["subsets"], "shots": 0}
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
         config = harness.task(benchmark, data, "none", {}, Path(folder))
-        loaded, _ = harness.get_benchmark(manifest["dataset"], config).load()
+        with harness.own_cache():
+            loaded, _ = harness.get_benchmark(manifest["dataset"], config).load()
     return [
         contamination.Question(
             harness.question_id(subset, sample), subset, question_text(sample, lengths)
@@ -71,10 +72,8 @@ def main() -> None:
     parser.add_argument("--settings", type=cli.settings, required=True, help="file with JSON")
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as cache:
-        os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-        os.environ["HF_DATASETS_CACHE"] = cache  # read when the library is imported, by `asked`
-        find(args)
+    os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+    find(args)
 
 
 def find(args: argparse.Namespace) -> None:

@@ -9,13 +9,15 @@ Settings (JSON):
     generation  {temperature, max_tokens, top_p, seed, …}
     benchmarks  {name: {dataset, subsets, shots, prompt, limit, generation, repeats}}
 
-Beside the output FOLDER/SUITE.json lie, by identity, FOLDER/IDENTITY/: answers.jsonl (every answer,
-kept whatever happens to the job), samples.jsonl (sample-level records) and evalscope/ (its own
-predictions, reviews and reports). Nothing that has been answered is asked again, and with nothing
-left to ask no server starts. A benchmark that fails does not stop the others: they finish, then the
-job fails and names it.
+Every answer is kept, whatever happens to the job, in EVALUATIONS/SUBJECT/answers/WAY/SUITE.jsonl
+and found again by its request (see sftflow.evaluation.answers); WAY is a digest of the weights and
+the backend. Nothing that has been answered is asked again, whichever benchmark or suite it was for,
+and with nothing left to ask no server starts. In EVALUATIONS/SUBJECT/BENCHMARK/IDENTITY/ lies what
+came of a benchmark: samples.jsonl (sample-level records), entry.json (its entry in the output) and
+evalscope/ (its own predictions, reviews and reports). A benchmark that fails does not stop the
+others: they finish, then the job fails and names it.
 
-evalscope's own HTML report of a benchmark is IDENTITY/evalscope/reports/report.html. Its dashboard
+evalscope's own HTML report of a benchmark is evalscope/reports/report.html there. Its dashboard
 shows all of them: evalscope service --host 127.0.0.1 --outputs results/dashboard
 """
 
@@ -23,14 +25,15 @@ import argparse
 import contextlib
 import os
 import sys
-import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
-from sftflow.core import cli, identity, process
+from sftflow.core import cli, identity, layout, process
 from sftflow.core.cli import UserError
 from sftflow.core.jsonio import read_json, write_json
-from sftflow.evaluation.session import Plan, Session, ask_all, finish, finished, guarded, prepare
+from sftflow.evaluation.answers import answer_store
+from sftflow.evaluation.plans import Plan, finished, guarded, prepare
+from sftflow.evaluation.session import Session, ask_all, finish
 from sftflow.serving import backends, server
 
 
@@ -52,23 +55,24 @@ def main() -> None:
     args = arguments()
     process.follow_snakemake()
     os.environ.update(backends.without_proxy(dict(os.environ)), HF_HUB_OFFLINE="1")
-    settings = args.settings
-    plans = make_plans(args)
+    settings, results = args.settings, args.output.parents[2]
+    subject, suite = settings["subject"], settings["suite"]
+    weights, backend = asked_weights(args), asked_backend(args)
+    plans = make_plans(args, results, weights, backend)
+    answers = results / layout.answers_folder(subject, identity.way(weights, backend))
     with contextlib.ExitStack() as stack:
-        # datasets caches by path and time; data may change under both
-        cache = stack.enter_context(tempfile.TemporaryDirectory(prefix="sftflow-"))
-        os.environ["HF_DATASETS_CACHE"] = cache
+        store = stack.enter_context(answer_store(answers / f"{suite}.jsonl"))
         session = stack.enter_context(Session(args, settings))
         for plan in plans:
-            if plan.entry is None:
-                guarded(plan, prepare, settings, stack)
-        ask_all(session, plans, f"evaluate {settings['subject']} {settings['suite']}")
+            if plan.open:
+                guarded(plan, prepare, subject, store)
+        ask_all(session, store, plans, f"evaluate {subject} {suite}")
         for plan in plans:
-            if plan.entry is None and plan.error is None:
-                guarded(plan, finish, settings, session)
+            if plan.open:
+                guarded(plan, finish, settings, session, store)
     for plan in plans:
         if plan.entry:
-            show_on_dashboard(plan, settings["subject"], args.output.parents[2])
+            show_on_dashboard(plan, subject)
     failed = [plan for plan in plans if plan.error]
     if failed:
         raise UserError(
@@ -80,27 +84,36 @@ def main() -> None:
         args.output,
         {
             "schema": 1,
-            "subject": settings["subject"],
-            "suite": settings["suite"],
+            "subject": subject,
+            "suite": suite,
             "benchmarks": {plan.name: plan.entry for plan in plans},
         },
     )
 
 
-def make_plans(args: argparse.Namespace) -> list[Plan]:
-    """One plan per benchmark, in the config's order; a finished one has its entry already."""
-    settings = args.settings
-    packages = read_json(args.environment)["packages"] if args.environment else {}
+def asked_weights(args: argparse.Namespace) -> str:
+    """Digest of the weights that are asked; UserError when readiness speaks of others."""
     manifest = read_json(args.manifest) if args.manifest else None
     adapter = read_json(args.adapter_manifest) if args.adapter_manifest else None
-    weights = identity.weights(manifest, adapter, settings.get("endpoint"))
+    weights = identity.weights(manifest, adapter, args.settings.get("endpoint"))
     ready = read_json(args.readiness)
     if ready["weights"] != weights:
         raise UserError(
             f"{args.readiness} is about other weights ({ready['weights'][:16]}…) than "
             f"{args.manifest or 'the endpoint'} ({weights[:16]}…): serve the subject again"
         )
-    backend = identity.backend(settings["serving"], settings.get("model"), packages)
+    return weights
+
+
+def asked_backend(args: argparse.Namespace) -> dict:
+    """The backend's part of every identity."""
+    packages = read_json(args.environment)["packages"] if args.environment else {}
+    return identity.backend(args.settings["serving"], args.settings.get("model"), packages)
+
+
+def make_plans(args: argparse.Namespace, results: Path, weights: str, backend: dict) -> list[Plan]:
+    """One plan per benchmark, in the config's order; a finished one has its entry already."""
+    settings = args.settings
     system = (settings.get("model") or {}).get("system")
     manifests = {}
     for path in args.benchmarks:
@@ -118,16 +131,16 @@ def make_plans(args: argparse.Namespace) -> list[Plan]:
             "generation": identity.generation(settings.get("generation", {}), benchmark),
             "backend": backend,
         }
-        home = args.output.parent / identity.identity(parts)[:16]
-        plan = Plan(name, benchmark, data, folder, parts, home)
-        plan.entry = finished(plan, args.output.parents[2])
+        home = layout.evaluation_folder(settings["subject"], name, identity.identity(parts))
+        plan = Plan(name, benchmark, data, folder, parts, results, home)
+        plan.entry = finished(plan)
         plans.append(plan)
     return plans
 
 
-def show_on_dashboard(plan: Plan, subject: str, results: Path) -> None:
+def show_on_dashboard(plan: Plan, subject: str) -> None:
     """A link under results/dashboard/, where evalscope's dashboard finds all runs side by side."""
-    link = results / "dashboard" / f"{subject}--{plan.name}"
+    link = plan.results / "dashboard" / f"{subject}--{plan.name}"
     target = os.path.relpath(plan.folder / "evalscope", link.parent)
     if link.is_symlink() and os.readlink(link) == target:
         return

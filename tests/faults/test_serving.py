@@ -40,6 +40,8 @@ class Case:
         self.stub: dict = {"log": str(self.log)}
         self.env: dict = {}
         self.benchmarks: dict = {}
+        self.generation: dict = {"temperature": 0, "max_tokens": 16}
+        self.suite = "s"
         self.serving = dict(SERVING)
         self.endpoint: dict | None = None
         self.python = folder / "python"
@@ -64,9 +66,12 @@ class Case:
         marker = {"weights": identity.weights(about)}
         write_json(self.results / "subjects/m/readiness.json", marker)
 
-    def add(self, name: str, key: str, subsets: dict[str, int], words: str = "Question") -> None:
-        """A benchmark in the form that evalscope's own of that name has on disk."""
-        names = {"mmlu": ("agronomy", "anatomy"), "cmmlu": ("agronomy",)}[name]
+    def add(
+        self, name: str, key: str, subsets: dict[str, int], words: str = "Question", dataset=None
+    ) -> None:
+        """A benchmark in the form that evalscope's `dataset` (by default `name`) has on disk."""
+        dataset = dataset or name
+        names = {"mmlu": ("agronomy", "anatomy"), "cmmlu": ("agronomy",)}[dataset]
         subsets = dict(zip(names, subsets.values(), strict=True))
         data = self.results / "benchmarks" / name / "data"
         data.mkdir(parents=True, exist_ok=True)
@@ -74,7 +79,7 @@ class Case:
             {"question": f"{words} {number} of {subset}?", key: subset}
             | (
                 {"choices": ["w", "x", "y", "z"], "answer": number % 4}
-                if name == "mmlu"
+                if dataset == "mmlu"
                 else {"choices": ["(A) w", "(B) x", "(C) y", "(D) z"], "answer": "(B)"}
             )
             for subset, count in subsets.items()
@@ -82,7 +87,7 @@ class Case:
         ]
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         (data / "test.jsonl").write_text(lines)
-        config = "all" if name == "mmlu" else "default"
+        config = "all" if dataset == "mmlu" else "default"
         (data / "README.md").write_text(
             f"---\nconfigs:\n- config_name: {config}\n  data_files:\n"
             "  - split: test\n    path: test.jsonl\n---\n"
@@ -90,15 +95,15 @@ class Case:
         files = tree_files(data)
         about = {"benchmark": name, "subsets": subsets, "digest": tree_digest(files)}
         write_json(data.parent / "manifest.json", about)
-        self.benchmarks[name] = {"dataset": name, "subsets": list(subsets), "shots": 0}
+        self.benchmarks[name] = {"dataset": dataset, "subsets": list(subsets), "shots": 0}
 
     def command(self) -> list[str]:
         settings = {
             "subject": "m",
-            "suite": "s",
+            "suite": self.suite,
             **({"endpoint": self.endpoint} if self.endpoint else {"model": MODEL}),
             "serving": self.serving,
-            "generation": {"temperature": 0, "max_tokens": 16},
+            "generation": self.generation,
             "benchmarks": self.benchmarks,
         }
         manifests = [str(self.results / f"benchmarks/{b}/manifest.json") for b in self.benchmarks]
@@ -110,13 +115,17 @@ class Case:
             str(EVALSCOPE), str(ROOT / "scripts/evaluate.py"), "--settings", json.dumps(settings),
             *([] if self.endpoint else local),
             "--readiness", str(self.results / "subjects/m/readiness.json"),
-            "--server-log", str(self.folder / "server.log"),
+            "--server-log", str(self.server_log),
             "--output", str(self.output), "--benchmarks", *manifests,
         ]  # fmt: skip
 
     @property
     def output(self) -> Path:
-        return self.results / "evaluations/m/s.json"
+        return self.results / f"evaluations/m/{self.suite}.json"
+
+    @property
+    def server_log(self) -> Path:
+        return self.folder / f"{self.suite}.server.log"
 
     def environment(self) -> dict[str, str]:
         return {**os.environ, "STUB": json.dumps(self.stub), **self.env}
@@ -138,7 +147,7 @@ class Case:
     def answered(self) -> set[str]:
         """Keys of all stored answers; a torn last line is none."""
         keys = set()
-        for path in self.output.parent.glob("*/answers.jsonl"):
+        for path in self.output.parent.glob("answers/*/*.jsonl"):
             for line in path.read_bytes().split(b"\n")[:-1]:
                 keys.add(json.loads(line)["key"])
         return keys
@@ -195,16 +204,16 @@ def test_a_second_session_asks_nothing_and_starts_nothing(case, whole):
     assert case.run()[0] == 0
     first, asked = case.output.read_bytes(), case.asked()
     case.output.unlink()
-    (case.folder / "server.log").unlink()
+    case.server_log.unlink()
     status, out, _ = case.run()
     assert status == 0 and "all answered before" in out
     assert case.output.read_bytes() == first
     # records lost, answers kept: scored again, without a server
-    for path in case.output.parent.glob("*/samples.jsonl"):
+    for path in case.output.parent.glob("*/*/samples.jsonl"):
         path.unlink()
     assert case.run()[0] == 0
     assert case.samples() == whole
-    assert case.asked() == asked and not (case.folder / "server.log").exists()
+    assert case.asked() == asked and not case.server_log.exists()
 
 
 def test_other_weights_and_other_data_are_asked_anew(case):
@@ -228,6 +237,118 @@ def test_an_added_benchmark_is_asked_alone(case, whole):
     assert case.run()[0] == 0
     assert len(case.asked()) == 24 and case.samples() == whole
     assert read_json(case.output)["benchmarks"]["mmlu"] == entry
+
+
+def asks(case: Case, count: int) -> None:
+    """A run that ends well and asks so many questions; a server is started for those alone."""
+    before = len(case.asked())
+    case.server_log.unlink(missing_ok=True)
+    status, _, err = case.run()
+    assert status == 0, err
+    assert len(case.asked()) - before == count
+    assert case.server_log.exists() == (count > 0)
+
+
+def test_a_larger_limit_and_one_more_subset_ask_the_rest(case, whole):
+    case.benchmarks["mmlu"] |= {"limit": 3, "subsets": ["agronomy"]}
+    asks(case, 3 + 8)
+    case.benchmarks["mmlu"]["limit"] = 5
+    asks(case, 2)
+    case.benchmarks["mmlu"]["subsets"] = ["agronomy", "anatomy"]
+    asks(case, 5)
+    del case.benchmarks["mmlu"]["limit"]
+    asks(case, 4 + 2)
+    assert case.samples() == whole
+    case.benchmarks["mmlu"]["limit"] = 5
+    asks(case, 0)
+
+
+def test_what_decides_a_draw_counts_only_where_something_is_drawn(case):
+    case.generation |= {"seed": 1, "top_p": 1}
+    asks(case, 24)
+    manifest = case.output.read_bytes()
+    case.generation |= {"seed": 2, "top_p": 0.5}
+    asks(case, 0)
+    assert case.output.read_bytes() == manifest
+    case.generation["temperature"] = 0.7
+    asks(case, 24)
+    case.generation["seed"] = 3
+    asks(case, 24)
+    case.generation["top_p"] = 0.4
+    asks(case, 24)
+    case.generation["seed"] = 2  # with this top_p it is new; with the other one it is known
+    case.generation["top_p"] = 0.5
+    asks(case, 0)
+
+
+def test_benchmarks_that_hold_the_same_questions_share_answers_and_no_folder(case, whole):
+    case.add("twin", "subject", {"a": 9, "b": 7}, dataset="mmlu")
+    case.add("half", "subject", {"a": 4, "b": 3}, dataset="mmlu")
+    asks(case, 24)
+    samples, entries = case.samples(), read_json(case.output)["benchmarks"]
+    assert samples["mmlu"] == samples["twin"] == whole["mmlu"] and len(samples["half"]) == 7
+    assert entries["mmlu"]["identity"] == entries["twin"]["identity"]
+    assert len({entry["samples"] for entry in entries.values()}) == 4
+    for name, entry in entries.items():
+        assert entry["samples"] == f"evaluations/m/{name}/{entry['identity'][:16]}/samples.jsonl"
+        report = case.results / f"dashboard/m--{name}/reports/m"
+        assert read_json(next(report.glob("*.json")))["metrics"]
+    # renamed, and moved to another suite
+    case.benchmarks = {"other": case.benchmarks.pop("mmlu")}
+    case.add("other", "subject", {"a": 9, "b": 7}, dataset="mmlu")
+    case.suite = "t"
+    asks(case, 0)
+    assert case.samples()["other"] == whole["mmlu"]
+
+
+def test_a_question_that_is_refused_fails_every_benchmark_that_holds_it(case):
+    case.add("twin", "subject", {"a": 9, "b": 7}, dataset="mmlu")
+    case.stub |= {"refuse": "Question 3 of anatomy"}
+    status, _, err = case.run()
+    assert status == 1 and "2 of 3 benchmarks failed" in err
+    assert "  mmlu: the server refused" in err and "  twin: the server refused" in err
+
+
+def test_two_suites_at_once(case, whole):
+    """Nobody waits for the other, and no line of either is lost."""
+    case.stub["delay"] = 0.5
+    case.add("twin", "subject", {"a": 9, "b": 7}, dataset="mmlu")
+    benchmarks = case.benchmarks
+    jobs = []
+    for suite, names in {"s": ("mmlu",), "t": ("cmmlu", "twin")}.items():
+        case.suite, case.benchmarks = suite, {name: benchmarks[name] for name in names}
+        jobs.append(case.start())
+    for job in jobs:
+        _, err = job.communicate(timeout=300)
+        assert job.returncode == 0, err
+    assert case.samples() == {"cmmlu": whole["cmmlu"], "twin": whole["mmlu"]}
+    case.suite = "s"
+    assert case.samples() == {"mmlu": whole["mmlu"]}
+    assert set(case.asked()) == case.answered() and len(case.answered()) == 24
+    # what either of them was told, a third one knows
+    case.suite, case.benchmarks = "u", benchmarks
+    for path in case.output.parent.glob("*/*/entry.json"):
+        path.unlink()
+    asks(case, 0)
+    assert case.samples() == whole | {"twin": whole["mmlu"]}
+
+
+def test_an_edited_answer_is_one_error(case, whole):
+    asks(case, 24)
+    [path] = case.output.parent.glob("answers/*/*.jsonl")
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([*lines[:6], lines[6].replace("ANSWER: ", "ANSWER: not "), *lines[7:]]))
+    case.benchmarks["mmlu"]["limit"] = 5
+    asked = case.asked()
+    status, _, err = case.run()
+    assert status == 1 and case.asked() == asked
+    assert f"{path}, line 7: the digest does not fit" in err and "Traceback" not in err
+    path.write_text("".join(lines[:6] + lines[7:]))
+    case.benchmarks["mmlu"]["limit"] = None
+    for entry in case.output.parent.glob("*/*/entry.json"):
+        entry.unlink()
+    asks(case, 1)
+    assert case.samples() == whole
 
 
 @pytest.mark.parametrize("refusal", [400, 500])
@@ -390,7 +511,7 @@ def real(case: Case) -> Case:
 def test_real_server_killed_and_resumed(real, tmp_path):
     assert real.run()[0] == 0
     through = real.samples()
-    log = (real.folder / "server.log").read_text()
+    log = real.server_log.read_text()
     assert "Question" not in log  # neither prompts nor answers
     shutil.rmtree(real.output.parent)
     job = real.start()

@@ -243,7 +243,7 @@ def ours(work: Path, log: Path, backend: str, size: int | None, seconds: float) 
     client = log.with_stem(f"{log.stem}-evaluate")
     client.write_bytes(b"")
     follow(command, client, dict(os.environ), seconds)
-    stored = [row for path in output.parent.glob("*/answers.jsonl") for row in read_jsonl(path)]
+    stored = [row for path in output.parent.glob("answers/*/*.jsonl") for row in read_jsonl(path)]
     return figures(
         [(a["at"], a["seconds"], a["response"]["usage"]["completion_tokens"]) for a in stored],
         begun,

@@ -6,7 +6,7 @@ from pathlib import Path
 from sftflow.config import jobs, resolve
 from sftflow.core import identity
 from sftflow.core.jsonio import digest, file_digest, read_json, write_json, write_jsonl
-from sftflow.core.layout import PATHS
+from sftflow.core.layout import PATHS, evaluation_folder
 from sftflow.scoring import scores
 
 RAW = {
@@ -88,7 +88,7 @@ def write_session(results: Path, study: dict, subject: str, suite: str, answers:
             ),
         }
         key = digest(parts)
-        path = f"evaluations/{subject}/{key[:16]}/samples.jsonl"
+        path = f"{evaluation_folder(subject, benchmark, key)}/samples.jsonl"
         write_jsonl(results / path, records)
         entries[benchmark] = {
             "identity": key,

@@ -1,8 +1,13 @@
 """Overlap with benchmarks: a question trained on is found, a related one is not accused."""
 
+import json
+import subprocess
+
 import pytest
+from sftflow.core.jsonio import read_json, write_json, write_jsonl
 from sftflow.inputs import contamination
 from sftflow.inputs.contamination import Index, Question, summarise
+from support import EVALSCOPE, ROOT
 
 ENGLISH = "Which of the following best describes the bystander effect in social psychology?"
 CHINESE = "下列关于艾宾浩斯遗忘曲线的说法，正确的是哪一项？"
@@ -79,3 +84,34 @@ def test_examples_come_with_most_overlap_first_and_counts_are_whole():
     assert found["n"] == 9 and found["overlapping"] == 9 and found["share"] == 1.0
     assert found["examples"][0]["id"] == "5"
     assert len(found["examples"]) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not EVALSCOPE.exists(), reason="needs envs/evalscope")
+def test_benchmarks_of_one_form_keep_their_own_questions(tmp_path):
+    """The library that reads them knows data by the folder's last name, which is always data."""
+    manifests = []
+    for name, words in {"first": "memory span", "second": "operant conditioning"}.items():
+        data = tmp_path / name / "data"
+        data.mkdir(parents=True)
+        row = {"question": f"{ENGLISH} {words}", "subject": "anatomy", "choices": list("wxyz")}
+        (data / "test.jsonl").write_text(json.dumps(row | {"answer": 0}) + "\n")
+        (data / "README.md").write_text(
+            "---\nconfigs:\n- config_name: all\n  data_files:\n"
+            "  - split: test\n    path: test.jsonl\n---\n"
+        )
+        about = {"benchmark": name, "dataset": "mmlu", "subsets": {"anatomy": 1}}
+        manifests.append(data.parent / "manifest.json")
+        write_json(manifests[-1], about)
+    dialogue = {"id": "d", "messages": [{"content": f"{ENGLISH} operant conditioning"}]}
+    write_jsonl(tmp_path / "train.jsonl", [dialogue])
+    settings = {"zh_ngram": 13, "en_ngram": 8, "threshold": 1.0}
+    command = [EVALSCOPE, ROOT / "scripts/contamination.py", "--dataset", "talks",
+               "--dialogues", tmp_path / "train.jsonl", "--settings", json.dumps(settings),
+               "--output", tmp_path / "found.json", "--benchmarks", *manifests]  # fmt: skip
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    found = read_json(tmp_path / "found.json")["benchmarks"]
+    assert {name: entry["overlapping"] for name, entry in found.items()} == {
+        "first": 0,
+        "second": 1,
+    }

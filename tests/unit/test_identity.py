@@ -12,13 +12,20 @@ BENCHMARK = {"dataset": "mmlu", "subsets": ["b", "a"], "shots": 0, "prompt": Non
 GENERATION = {"temperature": 0, "max_tokens": 32, "top_p": None}
 
 
-def made(serving=SERVING, model=MODEL, packages=PACKAGES, benchmark=BENCHMARK, data="d"):
+def made(
+    serving=SERVING,
+    model=MODEL,
+    packages=PACKAGES,
+    benchmark=BENCHMARK,
+    data="d",
+    generation=GENERATION,
+):
     return identity.identity(
         {
             "weights": "w",
             "data": data,
             "settings": identity.settings(benchmark, model["system"], "1.14.1"),
-            "generation": identity.generation(GENERATION, benchmark),
+            "generation": identity.generation(generation, benchmark),
             "backend": identity.backend(serving, model, packages),
         }
     )
@@ -56,10 +63,36 @@ def test_changes_that_count(change):
         {"benchmark": BENCHMARK | {"label": "MMLU", "note": "x", "source": "/a/path"}},
         {"benchmark": BENCHMARK | {"subsets": ["a", "b"]}},
         {"benchmark": BENCHMARK | {"generation": {"temperature": 0}}},
+        {"generation": GENERATION | {"seed": 7, "top_p": 0.5}},  # at temperature 0
     ],
 )
 def test_changes_that_do_not_count(change):
     assert made(**change) == made()
+
+
+@pytest.mark.parametrize("change", [{"seed": 7}, {"top_p": 0.5}, {"temperature": 0.9}])
+def test_sampling_counts_where_something_is_drawn(change):
+    warm = GENERATION | {"temperature": 0.7, "seed": 1, "top_p": 1}
+    assert made(generation=warm | change) != made(generation=warm)
+    assert identity.generation(warm, {}) == warm
+
+
+def test_a_benchmark_of_its_own_temperature():
+    """What is left out follows from the temperature that the benchmark is asked at."""
+    warm = {"temperature": 0.7, "seed": 1, "top_p": 0.9}
+    assert identity.generation(warm, {"generation": {"temperature": 0}}) == {"temperature": 0}
+    cold = warm | {"temperature": 0}
+    assert identity.generation(cold, {"generation": {"temperature": 0.7}}) == warm
+
+
+def test_way_of_asking():
+    """Answers are shared by whatever is asked of these weights in this way."""
+    backend = identity.backend(SERVING, MODEL, PACKAGES)
+    faster = identity.backend(SERVING | {"concurrency": 1}, MODEL, PACKAGES)
+    assert identity.way("w", backend) == identity.way("w", faster)
+    newer = identity.backend(SERVING, MODEL, PACKAGES | {"torch": "9"})
+    several = {identity.way(w, b) for w in ("w", "v") for b in (backend, newer)}
+    assert len(several) == 4
 
 
 def test_weights():

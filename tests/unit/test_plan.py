@@ -113,19 +113,23 @@ def test_what_is_already_there(tmp_path):
     assert changed["What is already there"][-1]["Stale"] == 1
 
 
-def test_answers_that_wait_are_counted_by_identity(tmp_path):
+def test_answers_kept_are_counted_by_way_of_asking(tmp_path):
     study = made_up.write_study(tmp_path)
     made_up.write_records(tmp_path, study)
-    write_json(
-        tmp_path / "benchmarks/gsm8k/manifest.json", {"digest": "x", "subsets": {"main": 20}}
-    )
     read = layout.Results(tmp_path).read
-    key = stale.current_identity(study, read, "base", "gsm8k")
-    write_jsonl(
-        tmp_path / f"evaluations/base/{key[:16]}/answers.jsonl", [{"n": i} for i in range(7)]
-    )
-    row = sections(tmp_path)["What is already there"][0]
-    assert (row["Scored"], row["Stale"], row["Answers kept for the rest"]) == ("0 of 1", 1, "7")
+    way = stale.current_way(study, read, "base")
+    for path, count in ((layout.answers_folder("base", way), 7), ("evaluations/base/x", 4)):
+        write_jsonl(tmp_path / path / "general.jsonl", [{"n": i} for i in range(count)])
+
+    def kept(**changes) -> list[str]:
+        rows = sections(tmp_path, made_up.RAW | changes)["What is already there"]
+        return [row["Answers kept"] for row in rows]
+
+    assert kept() == ["7", "0", "0", "0"]
+    # another limit and another seed leave them of use, another number type does not
+    benchmarks = made_up.RAW["benchmarks"] | {"gsm8k": {"limit": 3}}
+    assert kept(benchmarks=benchmarks, generation={"seed": 9}) == ["7", "0", "0", "0"]
+    assert kept(serving={"torch_dtype": "float16"}) == ["0", "0", "0", "0"]
 
 
 def test_the_program_writes_the_plan(tmp_path, monkeypatch, capsys):

@@ -167,14 +167,14 @@ def test_edited_training_settings_leave_other_subjects_alone(demo, edited):
         assert message not in planned.stdout
 
 
-def test_edited_benchmark_is_asked_again_and_no_other(demo, edited):
-    """Answers cost GPU hours: one benchmark's limit must not ask the others again."""
+def test_edited_limit_scores_its_benchmark_and_asks_nothing_twice(demo, edited):
+    """Answers cost GPU hours: the first five questions of a benchmark have been answered."""
 
     def change(config):
         config["benchmarks"]["super_gpqa"]["limit"] = 5
 
     scores = content(demo.results, "scores/*/*.json")
-    answers = content(demo.results, "evaluations/*/*/answers.jsonl")
+    answers = content(demo.results, "evaluations/*/answers/*/*.jsonl")
     edited("config/config.yaml", in_config(change))
     done = run_snakemake(demo.folder)
     assert done.returncode == 0, done.stdout[-6000:]
@@ -182,17 +182,15 @@ def test_edited_benchmark_is_asked_again_and_no_other(demo, edited):
     now = content(demo.results, "scores/*/*.json")
     changed = {name for name in scores if now[name] != scores[name]}
     assert changed == {f"scores/{subject}/super_gpqa.json" for subject in (BASE, TUNED)}
-    kept = content(demo.results, "evaluations/*/*/answers.jsonl")
-    assert answers.items() <= kept.items()
-    assert len(kept) == len(answers) + 2  # five questions, of two subjects
+    assert content(demo.results, "evaluations/*/answers/*/*.jsonl") == answers
 
 
 def test_settings_put_back_ask_nothing_and_give_the_same_scores(demo):
-    """Answers are found again by identity: no server is needed for what was asked before."""
-    answers = content(demo.results, "evaluations/*/*/answers.jsonl")
+    """Answers are found again by their requests: no server is needed for what was asked before."""
+    answers = content(demo.results, "evaluations/*/answers/*/*.jsonl")
     done = run_snakemake(demo.folder)
     assert done.returncode == 0, done.stdout[-6000:]
-    assert content(demo.results, "evaluations/*/*/answers.jsonl") == answers
+    assert content(demo.results, "evaluations/*/answers/*/*.jsonl") == answers
     assert score(demo, TUNED, "super_gpqa")["n"] > 5
 
 

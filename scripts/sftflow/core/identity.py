@@ -1,5 +1,9 @@
 """What can change an answer, and nothing else: the parts of an identity, and its digest.
 
+Two digests are made of them. `way` covers what turns a request into text: answers are kept by it,
+so whatever asks the same request in the same way shares them. `identity` covers everything that can
+change a benchmark's score.
+
 No ports, hosts, paths, labels, resources or dates. An identity is computed before a question is
 asked; two evaluations with the same one would give the same answers.
 """
@@ -74,10 +78,23 @@ def settings(benchmark: dict, system: str | None, evalscope: str) -> dict:
     }
 
 
+# How a token is drawn. At temperature 0 none is drawn: the likeliest one is taken.
+DRAWING = ("seed", "top_p")
+
+
 def generation(general: dict, benchmark: dict) -> dict:
-    """Generation settings of one benchmark: its own ones go first; null means "not sent"."""
+    """Generation settings that are sent for one benchmark, whose own ones go first.
+
+    null means "not sent"; nor is what cannot change an answer at temperature 0.
+    """
     merged = {**general, **(benchmark.get("generation") or {})}
-    return {key: value for key, value in merged.items() if value is not None}
+    idle = DRAWING if merged.get("temperature") == 0 else ()
+    return {key: value for key, value in merged.items() if value is not None and key not in idle}
+
+
+def way(weights: str, backend: dict) -> str:
+    """sha256 over what turns a request into text: {weights, backend}."""
+    return digest({"weights": weights, "backend": backend})
 
 
 def identity(parts: dict) -> str:

@@ -61,6 +61,16 @@ def beside(manifest: str | Path) -> Path:
     return manifest.with_suffix("")
 
 
+def evaluation_folder(subject: str, benchmark: str, identity: str) -> str:
+    """Of one evaluated benchmark: samples.jsonl, entry.json and evalscope/."""
+    return f"evaluations/{subject}/{benchmark}/{identity[:16]}"
+
+
+def answers_folder(subject: str, way: str) -> str:
+    """Of what a subject answered in one way (identity.way): <suite>.jsonl for each suite."""
+    return f"evaluations/{subject}/answers/{way[:16]}"
+
+
 class Results:
     """The outputs of a study. What is not there reads as None."""
 

@@ -1,8 +1,15 @@
-"""Answers that outlive jobs: one append-only file per identity.
+"""Answers that outlive jobs: kept for each subject by its way of asking, found by the request.
 
-A line is one answer: {"key", "n", "response", "seconds", "at"}. `key` is the sha256 of the request
-(messages and generation parameters), `n` counts equal requests (repeats; a question that a
-benchmark holds twice), `at` is the Unix time when the answer came, `seconds` how long it took.
+The folder of a way (identity.way: the weights and what turns a request into text) holds one
+append-only file for each suite, so that suites may be asked at the same time: a file is open in one
+process, and every process reads all files when it starts. A line is one answer:
+
+    {"at", "key", "n", "response", "seconds", "sha256"}
+
+`key` is the sha256 of the request (messages and generation parameters), `n` counts equal requests
+(repeats; a question that a benchmark holds twice), `at` is the Unix time when the answer came,
+`seconds` how long it took, `sha256` the digest of the rest in canonical form. The lines themselves
+are in that form, which makes them cheap to check: nothing is parsed.
 
 A line is with the kernel before the answer is used, so a killed process loses nothing; it is on the
 disk within SYNC seconds, so a power cut loses that much. A last line without its end, which a cut
@@ -11,66 +18,68 @@ can leave, is not an answer and is taken away.
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
+import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from sftflow.core.cli import UserError
+from sftflow.core.jsonio import canonical
 
 SYNC = 1.0  # seconds
+NAMED = 10  # changed lines that an error names by number
+
+_SEAL = b',"sha256":"'  # sorts last, so what stands before it is the rest
+_HEAD = re.compile(rb'\{"at":[^,]+,"key":"([^"]+)","n":(\d+),')
 
 
 class AnswerStore:
-    """Open for one process at a time: a second one waits `patience` seconds, then gives up."""
+    """All answers of a folder, and the file in it that new ones go to.
+
+    That file is open for one process at a time: a second one waits `patience` seconds, then gives
+    up. Of two answers to one request the own file's goes first, then by file name.
+    """
 
     def __init__(self, path: Path, patience: float = 30.0):
-        self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = open(path, "ab+")
         self._mutex = threading.Lock()
         self._synced = time.monotonic()
         _lock(self._file, path, patience)
-        self._answers: dict[tuple[str, int], dict] = {}
-        self._file.seek(0)
-        content = self._file.read()
-        whole = content.rfind(b"\n") + 1
-        self._file.truncate(whole)
-        for number, line in enumerate(content[:whole].splitlines(), 1):
-            try:
-                answer = json.loads(line)
-            except ValueError:
-                raise UserError(
-                    f"{path}, line {number}, is no JSON: something other than this workflow wrote "
-                    "there. Delete that line; its question is asked again."
-                ) from None
-            self._answers[answer["key"], answer["n"]] = answer
-
-    def __len__(self) -> int:
-        return len(self._answers)
+        _drop_torn_line(self._file)
+        # lines stay bytes until they are asked for: parsed they take several times the memory
+        self._lines: dict[tuple[str, int], bytes] = {}
+        others = sorted(set(path.parent.glob("*.jsonl")) - {path})
+        for file in [*reversed(others), path]:
+            self._lines.update(_read(file))
 
     def get(self, key: str, n: int) -> dict | None:
-        return self._answers.get((key, n))
+        line = self._lines.get((key, n))
+        return None if line is None else json.loads(line)
 
     def add(self, key: str, n: int, response: dict, seconds: float) -> dict:
         """Keep an answer; returns the stored form."""
         answer = {"key": key, "n": n, "response": response, "seconds": seconds, "at": time.time()}
-        line = json.dumps(answer, ensure_ascii=False).encode() + b"\n"
+        line = _sealed(answer)
         with self._mutex:
             self._file.write(line)
             self._file.flush()
             if time.monotonic() - self._synced > SYNC:
                 os.fsync(self._file.fileno())
                 self._synced = time.monotonic()
-            self._answers[key, n] = answer
+            self._lines[key, n] = line
         return answer
 
-    def span(self) -> tuple[float, float]:
-        """(Unix time of the first question, seconds in which at least one answer was under way)."""
+    def span(self, asked: Iterable[tuple[str, int]]) -> tuple[float, float]:
+        """Of the answers to `asked`, (key, n) each, all of which are there: (Unix time of the first
+        question, seconds in which at least one answer was under way)."""
         begun, busy, end = float("inf"), 0.0, float("-inf")
-        for came, took in sorted((a["at"], a["seconds"]) for a in self._answers.values()):
+        answers = (self.get(key, n) for key, n in asked)
+        for came, took in sorted((a["at"], a["seconds"]) for a in answers):
             begun = min(begun, came - took)
             busy += max(0.0, came - max(end, came - took))
             end = max(end, came)
@@ -88,6 +97,43 @@ def answer_store(path: Path, patience: float = 30.0) -> Iterator[AnswerStore]:
         yield store
     finally:
         store.close()
+
+
+def _sealed(answer: dict) -> bytes:
+    body = canonical(answer)
+    return body[:-1] + _SEAL + hashlib.sha256(body).hexdigest().encode() + b'"}\n'
+
+
+def _is_sealed(line: bytes) -> bool:
+    body, _, seal = line.rpartition(_SEAL)
+    return seal == hashlib.sha256(body + b"}").hexdigest().encode() + b'"}\n'
+
+
+def _read(path: Path) -> dict[tuple[str, int], bytes]:
+    """{(key, n): line} of a file. UserError when a line is not what was written."""
+    lines, changed = {}, []
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):  # torn, or another process is writing it
+                break
+            head = _HEAD.match(line)
+            if head and _is_sealed(line):
+                lines[head[1].decode(), int(head[2])] = line
+            else:
+                changed.append(number)
+    if changed:
+        more = f" and {len(changed) - NAMED} more" if len(changed) > NAMED else ""
+        raise UserError(
+            f"{path}, line{'s' * (len(changed) > 1)} {', '.join(map(str, changed[:NAMED]))}{more}: "
+            "the digest does not fit, so this is not what was answered. Delete what is named; "
+            "its questions are asked again."
+        )
+    return lines
+
+
+def _drop_torn_line(file) -> None:
+    file.seek(0)
+    file.truncate(file.read().rfind(b"\n") + 1)
 
 
 def _lock(file, path: Path, patience: float) -> None:

@@ -8,14 +8,16 @@ So evalscope always runs over a whole benchmark in a fresh folder, and asks noth
 import contextlib
 import shutil
 import sys
+import tempfile
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import datasets
 from evalscope.api.benchmark import BenchmarkMeta
 from evalscope.api.model import GenerateConfig, Model
 from evalscope.api.registry import get_benchmark
@@ -89,6 +91,22 @@ class StoredModel(OpenAICompatibleAPI):
         return output
 
 
+@contextlib.contextmanager
+def own_cache() -> Iterator[None]:
+    """While it lasts, `datasets` keeps what it reads in a fresh folder, which goes away after.
+
+    Its cache knows a local data set by the folder's last name and its layout, so two benchmarks of
+    one form would be taken for one another, and so would data that has changed.
+    """
+    before = datasets.config.HF_DATASETS_CACHE
+    with tempfile.TemporaryDirectory(prefix="sftflow-") as folder:
+        datasets.config.HF_DATASETS_CACHE = Path(folder)
+        try:
+            yield
+        finally:
+            datasets.config.HF_DATASETS_CACHE = before
+
+
 def task(
     benchmark: dict, data: Path, subject: str, generation: dict, folder: Path, **changes: Any
 ) -> TaskConfig:
@@ -152,7 +170,9 @@ def questions(config: TaskConfig, model: StoredModel) -> tuple[list[Question], l
     adapter.load = load_and_note
     found, missing = [], []
     asker = Model(model, config.generation_config)
-    for subset, samples in adapter.load_dataset().items():
+    with own_cache():
+        loaded = adapter.load_dataset()
+    for subset, samples in loaded.items():
         for sample in samples:
             try:
                 asker.generate(sample.input, sample.tools)
@@ -192,7 +212,7 @@ def run(name: str, config: TaskConfig, found: list[Question]) -> tuple[dict, lis
     """
     folder = Path(config.work_dir)
     shutil.rmtree(folder, ignore_errors=True)  # evalscope appends to what lies there
-    with contextlib.redirect_stdout(sys.stderr):
+    with contextlib.redirect_stdout(sys.stderr), own_cache():
         run_task(config)
     dataset = config.datasets[0]
     report = folder / "reports" / config.model_id / f"{dataset}.json"

@@ -1,4 +1,4 @@
-"""One serving session: what is asked of a subject, by whom, and what is kept."""
+"""One serving session: who answers what the plans ask, and what comes of it."""
 
 import argparse
 import contextlib
@@ -8,81 +8,20 @@ import subprocess
 import sys
 import threading
 import time
-import traceback
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from sftflow.core import cli, gpu, identity
+from sftflow.core import cli, gpu
 from sftflow.core.cli import UserError
 from sftflow.core.jsonio import file_digest, read_json, write_json, write_jsonl
 from sftflow.core.progress import Progress
 from sftflow.evaluation.answers import AnswerStore
-from sftflow.evaluation.samples import check_counts
+from sftflow.evaluation.plans import Plan, Wanted, wanted
 from sftflow.serving import backends, client, server
 
 NO_SERVER = "not all of its questions are answered, because there is no server"
-
-
-@dataclass
-class Plan:
-    """A benchmark on its way: what is asked, what is answered, what has gone wrong."""
-
-    name: str
-    benchmark: dict
-    manifest: dict
-    data: Path
-    parts: dict
-    folder: Path
-    entry: dict | None = None  # the finished benchmark, as it stands in the session's manifest
-    store: AnswerStore | None = None
-    config: object = None
-    questions: list = field(default_factory=list)
-    missing: list = field(default_factory=list)
-    error: str | None = None
-
-    @property
-    def identity(self) -> str:
-        return identity.identity(self.parts)
-
-
-def finished(plan: Plan, results: Path) -> dict | None:
-    """The entry of a benchmark that has been through, when its records are still what they were."""
-    path = plan.folder / "entry.json"
-    if not path.exists():
-        return None
-    entry = read_json(path)
-    samples = results / entry["samples"]
-    whole = samples.exists() and file_digest(samples) == entry["samples_sha256"]
-    return entry if whole and entry["identity"] == plan.identity else None
-
-
-def guarded(plan: Plan, step, *args) -> None:
-    """A step for one benchmark, whose failure is that benchmark's own."""
-    try:
-        step(plan, *args)
-    except UserError as error:
-        plan.error = str(error)
-    except Exception as error:
-        traceback.print_exc()
-        plan.error = f"{type(error).__name__}: {error}"
-
-
-def prepare(plan: Plan, settings: dict, stack: contextlib.ExitStack) -> None:
-    """Load the benchmark through evalscope and see which of its questions have no answer yet."""
-    from sftflow.evaluation import harness  # evalscope takes seconds to import
-
-    plan.store = AnswerStore(plan.folder / "answers.jsonl")
-    stack.callback(plan.store.close)
-    generation, system = plan.parts["generation"], plan.parts["settings"]["system"]
-    model = harness.StoredModel(settings["subject"], plan.store, system)
-    plan.config = harness.task(
-        plan.benchmark, plan.data, settings["subject"], generation, plan.folder / "evalscope"
-    )
-    plan.questions, plan.missing = harness.questions(plan.config, model)
-    check_counts(plan.name, plan.benchmark, plan.manifest, plan.questions)
 
 
 class Session:
@@ -159,64 +98,58 @@ class Session:
         return response, round(time.monotonic() - begun, 3)
 
 
-def ask_all(session: Session, plans: list[Plan], label: str) -> None:
+def ask_all(session: Session, store: AnswerStore, plans: list[Plan], label: str) -> None:
     """Ask everything that has no answer yet: all benchmarks together, `concurrency` at once."""
-    open_plans = [plan for plan in plans if plan.entry is None and plan.error is None]
-    if not open_plans:
+    plans = [plan for plan in plans if plan.open]
+    if not plans:
         cli.note(f"{label}  all answered before")
         return
-    total = sum(len(plan.questions) for plan in open_plans)
-    left = sum(len(plan.missing) for plan in open_plans)
+    total = sum(len(plan.questions) for plan in plans)
+    done = total - sum(len(plan.missing) for plan in plans)
     progress = Progress(label, total, "answers")
-    progress.update(total - left)
-    if not left:
+    progress.update(done)
+    requests = wanted(plans)
+    if not requests:
         return
 
-    def ask(plan: Plan, request) -> None:
-        if plan.error is None:
-            plan.store.add(request.key, request.n, *session.ask(request.request))
+    def ask(request: Wanted) -> None:
+        if any(plan.open for plan in request.plans):
+            store.add(request.key, request.n, *session.ask(request.request))
 
     try:
         session.start()
     except UserError as error:
         session.ended = error
-        for plan in open_plans:
+        for plan in plans:
             plan.error = NO_SERVER if plan.missing else None
         return
-    done = total - left
     with ThreadPoolExecutor(session.spec.serving.get("concurrency") or 32) as pool:
-        jobs = {
-            pool.submit(ask, plan, request): plan for plan in open_plans for request in plan.missing
-        }
+        jobs = {pool.submit(ask, request): request for request in requests}
         for job in as_completed(jobs):
-            plan = jobs[job]
-            error = job.exception()
-            if error is None:
-                done += plan.error is None
+            waiting = [plan for plan in jobs[job].plans if plan.open]
+            if error := job.exception():
+                for plan in waiting:
+                    plan.error = NO_SERVER if session.ended else str(error)
+            else:
+                done += len(waiting)
                 progress.update(done)
-            elif plan.error is None:
-                plan.error = NO_SERVER if session.ended else str(error)
 
 
-def finish(plan: Plan, settings: dict, session: Session) -> None:
+def finish(plan: Plan, settings: dict, session: Session, store: AnswerStore) -> None:
     """Score a benchmark whose questions are answered, and write its records and its entry."""
     from sftflow.evaluation import harness
 
-    plan.config.model = harness.StoredModel(
-        settings["subject"],
-        plan.store,
-        plan.parts["settings"]["system"],
-        session.ask,
-    )
+    system = plan.parts["settings"]["system"]
+    plan.config.model = harness.StoredModel(settings["subject"], store, system, session.ask)
     figures, records = harness.run(plan.name, plan.config, plan.questions)
-    samples = plan.folder / "samples.jsonl"
-    write_jsonl(samples, records)
-    begun, seconds = plan.store.span()
+    samples = f"{plan.home}/samples.jsonl"
+    write_jsonl(plan.results / samples, records)
+    begun, seconds = store.span((question.key, question.n) for question in plan.questions)
     plan.entry = {
         "identity": plan.identity,
         "parts": plan.parts,
-        "samples": samples.relative_to(plan.folder.parents[2]).as_posix(),
-        "samples_sha256": file_digest(samples),
+        "samples": samples,
+        "samples_sha256": file_digest(plan.results / samples),
         "n": len(records),
         "metric": figures["metric"],
         "evalscope": {"score": figures["score"], "subsets": figures["subsets"]},

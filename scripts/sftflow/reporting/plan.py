@@ -1,7 +1,7 @@
 """The table of the plan: what a study costs, and what it can show, before any GPU hour."""
 
 import pandas as pd
-from sftflow.core.layout import Results
+from sftflow.core.layout import Results, answers_folder
 from sftflow.reporting import cells as tables_cells
 from sftflow.reporting import stale, text
 from sftflow.reporting.text import NONE, duration, number, percent
@@ -183,7 +183,7 @@ def hardware(settings: dict, gpu: str) -> dict:
 
 
 def cached_rows(study: dict, results: Results) -> list[dict]:
-    """Per subject and suite: what is scored, and how many answers wait to be used."""
+    """Per subject and suite: what is scored, and how many answers are kept."""
     cells = tables_cells.load_cells(study, results)
     rows = []
     for subject in study["evaluate"]["subjects"]:
@@ -191,7 +191,6 @@ def cached_rows(study: dict, results: Results) -> list[dict]:
         for suite in study["evaluate"]["suites"]:
             mine = [cells[subject, benchmark] for benchmark in study["suites"][suite]]
             states = [cell.state for cell in mine]
-            open_ = [cell.benchmark for cell in mine if not cell.usable]
             rows.append(
                 {
                     "Subject": subject,
@@ -199,19 +198,17 @@ def cached_rows(study: dict, results: Results) -> list[dict]:
                     "Served before": "yes" if ready else "no",
                     "Scored": f"{states.count('ok')} of {len(states)}",
                     "Stale": states.count(text.STALE),
-                    "Answers kept for the rest": kept_answers(study, results, subject, open_),
+                    "Answers kept": number(kept_answers(study, results, subject, suite)),
                 }
             )
     return rows
 
 
-def kept_answers(study: dict, results: Results, subject: str, benchmarks: list[str]) -> str:
-    """Answers that lie in the store for benchmarks that have no usable score yet."""
-    total = 0
-    for benchmark in benchmarks:
-        key = stale.current_identity(study, results.read, subject, benchmark)
-        path = results.folder / f"evaluations/{subject}/{(key or '')[:16]}/answers.jsonl"
-        if key and path.exists():
-            with open(path, "rb") as file:
-                total += sum(1 for _ in file)
-    return number(total) if benchmarks else NONE
+def kept_answers(study: dict, results: Results, subject: str, suite: str) -> int:
+    """Answers that lie in the suite's file: none of them is asked for again."""
+    way = stale.current_way(study, results.read, subject)
+    path = way and results.folder / answers_folder(subject, way) / f"{suite}.jsonl"
+    if not path or not path.exists():
+        return 0
+    with open(path, "rb") as file:
+        return sum(1 for _ in file)

@@ -113,8 +113,7 @@ def scoring(study: dict, subject: str, benchmark: str) -> dict:
 
 def asking(study: dict, read: Read, subject: str, benchmark: str) -> dict:
     """The parts data, settings, generation and backend as of now; None where nothing is known."""
-    entry = study["subjects"][subject]
-    model = study["models"].get(entry["model"])
+    model = study["models"].get(study["subjects"][subject]["model"])
     benchmark_settings = study["benchmarks"][benchmark]
     data = read(f"benchmarks/{benchmark}/manifest.json")
     evalscope = read("environments/evalscope.json")
@@ -125,29 +124,31 @@ def asking(study: dict, read: Read, subject: str, benchmark: str) -> dict:
     )
     if evalscope is None:
         del settings["evalscope"]
-    backend, packages = entry["serving"]["backend"], {}
-    if env := identity.BACKENDS[backend].environment:
-        environment = read(f"environments/{env}.json")
-        packages = environment and environment["packages"]
     return {
         "data": data and data["digest"],
         "settings": settings,
         "generation": identity.generation(study["generation"], benchmark_settings),
-        "backend": None
-        if packages is None
-        else identity.backend(entry["serving"], model, packages),
+        "backend": current_backend(study, read, subject),
     }
 
 
-def current_identity(study: dict, read: Read, subject: str, benchmark: str) -> str | None:
-    """Identity that an evaluation started now would have; None while a part of it is not known."""
-    parts = {
-        "weights": current_weights(study, read, subject),
-        **asking(study, read, subject, benchmark),
-    }
-    if None in parts.values() or "evalscope" not in parts["settings"]:
-        return None
-    return identity.identity(parts)
+def current_backend(study: dict, read: Read, subject: str) -> dict | None:
+    """The part backend; None while its environment is not known."""
+    entry = study["subjects"][subject]
+    backend, packages = entry["serving"]["backend"], {}
+    if backend in ENVIRONMENTS:
+        environment = read(f"environments/{ENVIRONMENTS[backend]}.json")
+        if environment is None:
+            return None
+        packages = environment["packages"]
+    return identity.backend(entry["serving"], study["models"].get(entry["model"]), packages)
+
+
+def current_way(study: dict, read: Read, subject: str) -> str | None:
+    """What an evaluation started now would keep its answers by (identity.way); None if unknown."""
+    weights = current_weights(study, read, subject)
+    backend = current_backend(study, read, subject)
+    return identity.way(weights, backend) if weights and backend else None
 
 
 def differences(name: str, was: object, now: object) -> list[str]:
