@@ -2,12 +2,13 @@
 
 Settings (JSON):
     subject, suite
-    model       {model_type, template, torch_dtype, system} of the base model; none for an endpoint
+    model       {model_type, template, system} of the base model; none for an endpoint
     serving     {backend, max_batch_size, concurrency, ready_timeout, device, gpus, torch_dtype,
                 max_model_len, extra}
+    backend     what of this decides about answers: {name, torch_dtype, …}
     endpoint    {url, model, version, key_env}, for an endpoint
-    generation  {temperature, max_tokens, top_p, seed, …}
-    benchmarks  {name: {dataset, subsets, shots, prompt, limit, generation, repeats}}
+    benchmarks  {name: {dataset, subsets, shots, prompt, limit, repeats, generation {temperature,
+                max_tokens, top_p, seed, …}}}
 
 Every answer is kept, whatever happens to the job, in EVALUATIONS/SUBJECT/answers/WAY/SUITE.jsonl
 and found again by its request (see sftflow.evaluation.answers); WAY is a digest of the weights and
@@ -108,7 +109,7 @@ def asked_weights(args: argparse.Namespace) -> str:
 def asked_backend(args: argparse.Namespace) -> dict:
     """The backend's part of every identity."""
     packages = read_json(args.environment)["packages"] if args.environment else {}
-    return identity.backend(args.settings["serving"], args.settings.get("model"), packages)
+    return identity.backend(args.settings["backend"], packages)
 
 
 def make_plans(args: argparse.Namespace, results: Path, weights: str, backend: dict) -> list[Plan]:
@@ -128,7 +129,7 @@ def make_plans(args: argparse.Namespace, results: Path, weights: str, backend: d
             "weights": weights,
             "data": data["digest"],
             "settings": identity.settings(benchmark, system, version("evalscope")),
-            "generation": identity.generation(settings.get("generation", {}), benchmark),
+            "generation": identity.generation(benchmark["generation"]),
             "backend": backend,
         }
         home = layout.evaluation_folder(settings["subject"], name, identity.identity(parts))

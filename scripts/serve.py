@@ -2,9 +2,10 @@
 
 Settings (JSON):
     subject, form (base | merged | adapter | endpoint)
-    model       {model_type, template, torch_dtype, system} of the base model; none for an endpoint
+    model       {model_type, template, system} of the base model; none for an endpoint
     serving     {backend, max_batch_size, concurrency, ready_timeout, device, gpus, torch_dtype,
                 max_model_len, extra}
+    backend     what of this decides about answers: {name, torch_dtype, …}
     endpoint    {url, model, version, key_env}, for an endpoint
     prompts     fixed prompts, answered at temperature 0
     max_tokens  of those answers (default 256)
@@ -78,7 +79,7 @@ def main() -> None:
             "subject": settings["subject"],
             "form": settings["form"],
             "weights": identity.weights(manifest, adapter, settings.get("endpoint")),
-            "backend": identity.backend(settings["serving"], settings.get("model"), packages),
+            "backend": identity.backend(settings["backend"], packages),
             "models": [settings["subject"] if m == running.model else m for m in running.models],
             "probe": {"prompt": server.PROBE[0]["content"], "answer": running.probe},
             "seconds": forms,

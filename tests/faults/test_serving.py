@@ -103,8 +103,11 @@ class Case:
             "suite": self.suite,
             **({"endpoint": self.endpoint} if self.endpoint else {"model": MODEL}),
             "serving": self.serving,
-            "generation": self.generation,
-            "benchmarks": self.benchmarks,
+            "backend": {"name": self.serving["backend"]},
+            "benchmarks": {
+                name: benchmark | {"generation": self.generation}
+                for name, benchmark in self.benchmarks.items()
+            },
         }
         manifests = [str(self.results / f"benchmarks/{b}/manifest.json") for b in self.benchmarks]
         manifest = self.weights.parent / "manifest.json"

@@ -75,17 +75,15 @@ def evalscope_figure(records: list[dict]) -> dict:
 
 def write_session(results: Path, study: dict, subject: str, suite: str, answers: dict) -> Path:
     """A session and its samples; `answers` has the records by benchmark."""
-    entries, entry = {}, study["subjects"][subject]
+    entries = {}
     for benchmark, records in answers.items():
-        settings = study["benchmarks"][benchmark]
+        asked = jobs.asked_benchmark(study, benchmark)
         parts = {
             "weights": digest(subject),
             "data": digest(benchmark),
-            "settings": identity.settings(settings, None, "1.14.1"),
-            "generation": identity.generation(study["generation"], settings),
-            "backend": identity.backend(
-                entry["serving"], study["models"][entry["model"]], VERSIONS
-            ),
+            "settings": identity.settings(asked, None, "1.14.1"),
+            "generation": identity.generation(asked["generation"]),
+            "backend": identity.backend(jobs.backend(study, subject), VERSIONS),
         }
         key = digest(parts)
         path = f"{evaluation_folder(subject, benchmark, key)}/samples.jsonl"

@@ -2,31 +2,33 @@
 
 import copy
 
+import made_up
 import pytest
+from sftflow.config import jobs, resolve
 from sftflow.core import identity
 
-SERVING = {"backend": "transformers", "torch_dtype": "auto", "max_model_len": None, "extra": {}}
-MODEL = {"model_type": "llama", "template": "chatml", "torch_dtype": "auto", "system": None}
+RAW = made_up.RAW | {"generation": {"max_tokens": 32}}
 PACKAGES = {"ms-swift": "4.6.0", "torch": "2.11.0", "transformers": "5.12.1", "vllm": "0.26.0"}
-BENCHMARK = {"dataset": "mmlu", "subsets": ["b", "a"], "shots": 0, "prompt": None, "limit": None}
-GENERATION = {"temperature": 0, "max_tokens": 32, "top_p": None}
 
 
-def made(
-    serving=SERVING,
-    model=MODEL,
-    packages=PACKAGES,
-    benchmark=BENCHMARK,
-    data="d",
-    generation=GENERATION,
-):
+def made(packages=PACKAGES, data="d", subject="base", **changes):
+    """Identity of a benchmark, whose settings are `benchmark`, under a config with changes."""
+    benchmark = changes.pop("benchmark", {})
+    model = made_up.RAW["models"]["base"] | changes.pop("model", {})
+    benchmarks = {"mmlu": made_up.RAW["benchmarks"]["mmlu"] | benchmark}
+    study = resolve.resolve(
+        RAW
+        | {"models": {"base": model}, "benchmarks": benchmarks, "suites": {"s": ["mmlu"]}}
+        | changes
+    )
+    asked = jobs.asked_benchmark(study, "mmlu")
     return identity.identity(
         {
             "weights": "w",
             "data": data,
-            "settings": identity.settings(benchmark, model["system"], "1.14.1"),
-            "generation": identity.generation(generation, benchmark),
-            "backend": identity.backend(serving, model, packages),
+            "settings": identity.settings(asked, study["models"]["base"]["system"], "1.14.1"),
+            "generation": identity.generation(asked["generation"]),
+            "backend": identity.backend(jobs.backend(study, subject), packages),
         }
     )
 
@@ -34,19 +36,19 @@ def made(
 @pytest.mark.parametrize(
     "change",
     [
-        {"serving": SERVING | {"torch_dtype": "float16"}},
-        {"serving": SERVING | {"backend": "vllm"}},
-        {"serving": SERVING | {"max_model_len": 100}},
-        {"serving": SERVING | {"extra": {"attn_impl": "eager"}}},
-        {"model": MODEL | {"template": "llama3"}},
-        {"model": MODEL | {"system": "Be kind."}},
+        {"serving": {"torch_dtype": "float16"}},
+        {"serving": {"backend": "vllm"}},
+        {"serving": {"max_model_len": 100}},
+        {"serving": {"extra": {"attn_impl": "eager"}}},
+        {"model": {"template": "llama3"}},
+        {"model": {"system": "Be kind."}},
         {"packages": PACKAGES | {"transformers": "5.12.2"}},
-        {"benchmark": BENCHMARK | {"shots": 5}},
-        {"benchmark": BENCHMARK | {"limit": 10}},
-        {"benchmark": BENCHMARK | {"prompt": "{question}"}},
-        {"benchmark": BENCHMARK | {"repeats": 2}},
-        {"benchmark": BENCHMARK | {"subsets": ["a"]}},
-        {"benchmark": BENCHMARK | {"generation": {"max_tokens": 64}}},
+        {"benchmark": {"shots": 3}},
+        {"benchmark": {"limit": 10}},
+        {"benchmark": {"prompt": "{question}"}},
+        {"benchmark": {"repeats": 2}},
+        {"benchmark": {"subsets": ["professional_psychology"]}},
+        {"benchmark": {"generation": {"max_tokens": 64}}},
         {"data": "other"},
     ],
 )
@@ -57,13 +59,13 @@ def test_changes_that_count(change):
 @pytest.mark.parametrize(
     "change",
     [
-        {"serving": SERVING | {"concurrency": 1, "max_batch_size": 2, "gpus": 4, "device": "cpu"}},
-        {"serving": SERVING | {"ready_timeout": 9}},
+        {"serving": {"concurrency": 1, "max_batch_size": 2, "gpus": 4, "device": "cpu"}},
+        {"serving": {"ready_timeout": 9}},
         {"packages": PACKAGES | {"ruff": "1", "vllm": "9"}},
-        {"benchmark": BENCHMARK | {"label": "MMLU", "note": "x", "source": "/a/path"}},
-        {"benchmark": BENCHMARK | {"subsets": ["a", "b"]}},
-        {"benchmark": BENCHMARK | {"generation": {"temperature": 0}}},
-        {"generation": GENERATION | {"seed": 7, "top_p": 0.5}},  # at temperature 0
+        {"benchmark": {"label": "MMLU", "note": "x", "source": "/a/path"}},
+        {"benchmark": {"subsets": ["high_school_psychology", "professional_psychology"]}},
+        {"benchmark": {"generation": {"temperature": 0}}},
+        {"generation": {"max_tokens": 32, "seed": 7, "top_p": 0.5}},  # at temperature 0
     ],
 )
 def test_changes_that_do_not_count(change):
@@ -72,25 +74,26 @@ def test_changes_that_do_not_count(change):
 
 @pytest.mark.parametrize("change", [{"seed": 7}, {"top_p": 0.5}, {"temperature": 0.9}])
 def test_sampling_counts_where_something_is_drawn(change):
-    warm = GENERATION | {"temperature": 0.7, "seed": 1, "top_p": 1}
+    warm = {"max_tokens": 32, "temperature": 0.7, "seed": 1, "top_p": 1}
     assert made(generation=warm | change) != made(generation=warm)
-    assert identity.generation(warm, {}) == warm
+    assert identity.generation(warm) == warm
 
 
 def test_a_benchmark_of_its_own_temperature():
     """What is left out follows from the temperature that the benchmark is asked at."""
     warm = {"temperature": 0.7, "seed": 1, "top_p": 0.9}
-    assert identity.generation(warm, {"generation": {"temperature": 0}}) == {"temperature": 0}
-    cold = warm | {"temperature": 0}
-    assert identity.generation(cold, {"generation": {"temperature": 0.7}}) == warm
+    assert identity.generation(warm | {"temperature": 0}) == {"temperature": 0}
+    cold = {"generation": {"temperature": 0}, "benchmark": {"generation": {"temperature": 0.7}}}
+    assert made(**cold) != made(generation={"temperature": 0})
 
 
 def test_way_of_asking():
     """Answers are shared by whatever is asked of these weights in this way."""
-    backend = identity.backend(SERVING, MODEL, PACKAGES)
-    faster = identity.backend(SERVING | {"concurrency": 1}, MODEL, PACKAGES)
-    assert identity.way("w", backend) == identity.way("w", faster)
-    newer = identity.backend(SERVING, MODEL, PACKAGES | {"torch": "9"})
+    part = jobs.backend(resolve.resolve(RAW), "base")
+    faster = jobs.backend(resolve.resolve(RAW | {"serving": {"concurrency": 1}}), "base")
+    backend = identity.backend(part, PACKAGES)
+    assert identity.way("w", backend) == identity.way("w", identity.backend(faster, PACKAGES))
+    newer = identity.backend(part, PACKAGES | {"torch": "9"})
     several = {identity.way(w, b) for w in ("w", "v") for b in (backend, newer)}
     assert len(several) == 4
 

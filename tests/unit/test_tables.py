@@ -111,7 +111,7 @@ def test_nothing_at_all_still_gives_tables(tmp_path):
         ({"generation": {"max_tokens": 99}}, "generation.max_tokens: 2048 → 99"),
         ({"benchmarks": {**made_up.RAW["benchmarks"], "mmlu": {
             **made_up.RAW["benchmarks"]["mmlu"], "shots": 5}}}, "settings.shots: 0 → 5"),
-        ({"serving": {"torch_dtype": "float16"}}, "backend.dtype: auto → float16"),
+        ({"serving": {"torch_dtype": "float16"}}, "backend.torch_dtype: auto → float16"),
         ({"statistics": {"confidence": 0.9}}, "confidence: 0.95 → 0.9"),
     ],
 )  # fmt: skip

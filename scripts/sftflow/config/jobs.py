@@ -198,10 +198,27 @@ def asked_benchmark(study: dict, benchmark: str) -> dict:
     }
 
 
+def backend(study: dict, subject: str) -> dict[str, Any]:
+    """What of the config turns a subject's weights into text: {name, torch_dtype, template, …}.
+
+    vLLM takes the chat template from the tokenizer, so from the weights; what somebody else's
+    endpoint does is not ours to know. The system prompt is a part of the question.
+    """
+    entry, rule = study["subjects"][subject], "evaluate_suite"
+    part = {key: entry["serving"][key] for key in deciding(rule, "serving")}
+    part = {"name": part.pop("backend"), **part}
+    if part["name"] == "endpoint":
+        return {"name": "endpoint"}
+    if part["name"] == "transformers":
+        model = study["models"][entry["model"]]
+        part |= {key: model[key] for key in deciding(rule, "models") if key != "system"}
+    return part
+
+
 def benchmark_decisions(study: dict, benchmark: str) -> dict[str, Any]:
     """What decides about the answers to one benchmark, its subject apart."""
     entry = study["benchmarks"][benchmark]
-    generation = identity.generation({}, entry)
+    generation = identity.generation(entry["generation"])
     entries = {"presets": entry, "benchmarks": entry, "generation": generation}
     return decisions("evaluate_suite", entries)
 
@@ -259,10 +276,11 @@ def _of_run(rule: str, study: dict, name: str) -> Any:
 
 
 def _subject(rule: str, study: dict, subject: str) -> dict:
-    """{subject, form, serving, model | endpoint} for the jobs that ask a subject something."""
+    """{subject, form, serving, backend, model | endpoint} for the jobs that ask a subject."""
     entry = study["subjects"][subject]
     serving = pick(rule, "serving", entry["serving"])
     shared = {"subject": subject, "form": entry["form"], "serving": serving}
+    shared["backend"] = backend(study, subject)
     if entry["kind"] == "endpoint":
         return shared | {"endpoint": pick(rule, "endpoints", study["endpoints"][subject])}
     model = study["models"][entry["model"]]
@@ -271,11 +289,9 @@ def _subject(rule: str, study: dict, subject: str) -> dict:
 
 def _subject_decisions(rule: str, study: dict, subject: str) -> dict[str, Any]:
     entry = study["subjects"][subject]
-    entries = {"serving": entry["serving"]}
     if entry["kind"] == "endpoint":
-        entries["endpoints"] = study["endpoints"][subject]
-    else:
-        entries["models"] = study["models"][entry["model"]]
+        return decisions(rule, {"endpoints": study["endpoints"][subject]})
+    entries = {"serving": entry["serving"], "models": study["models"][entry["model"]]}
     if entry["kind"] == "run":
         entries["runs"] = {"serve": entry["form"]}
     return decisions(rule, entries)

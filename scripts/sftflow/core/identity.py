@@ -43,53 +43,35 @@ def weights(
     return manifest["digest"]
 
 
-def backend(serving: dict, model: dict | None, packages: dict) -> dict:
-    """What turns weights into text: {name, versions, dtype, model_type, template, …}.
+def backend(part: dict, packages: dict) -> dict:
+    """What turns weights into text: {name, versions, and the keys that decide about it}.
 
-    `model` is the base model's config entry (None for an endpoint), `packages` the versions in the
-    backend's environment. vLLM takes the chat template from the tokenizer, so from the weights.
+    `part` is what config/jobs.py says of the subject's backend, `packages` the versions in the
+    backend's environment.
     """
-    name = serving["backend"]
-    part = {
-        "name": name,
-        "versions": {package: packages[package] for package in BACKENDS[name].packages},
-    }
-    if model is None:
-        return part
-    part["dtype"] = serving.get("torch_dtype") or "auto"  # auto: that of the weights
-    part["max_model_len"] = serving.get("max_model_len")
-    part["extra"] = serving.get("extra") or {}
-    if name == "transformers":
-        part |= {key: model.get(key) for key in ("model_type", "template")}
-    return part
+    names = BACKENDS[part["name"]].packages
+    return part | {"versions": {package: packages[package] for package in names}}
 
 
 def settings(benchmark: dict, system: str | None, evalscope: str) -> dict:
-    """How a benchmark is asked. evalscope's version is in it: it words the prompts."""
-    return {
-        "dataset": benchmark["dataset"],
-        "subsets": sorted(benchmark["subsets"]),
-        "shots": benchmark.get("shots"),
-        "prompt": benchmark.get("prompt"),
-        "limit": benchmark.get("limit"),
-        "repeats": benchmark.get("repeats") or 1,
-        "system": system,
-        "evalscope": evalscope,
-    }
+    """How a benchmark is asked: its keys as a job is told them (config/jobs.py), how it generates
+    apart. evalscope's version is in it: it words the prompts.
+    """
+    asked = {key: value for key, value in benchmark.items() if key != "generation"}
+    asked["subsets"] = sorted(benchmark["subsets"])
+    return asked | {"system": system, "evalscope": evalscope}
 
 
 # How a token is drawn. At temperature 0 none is drawn: the likeliest one is taken.
 DRAWING = ("seed", "top_p")
 
 
-def generation(general: dict, benchmark: dict) -> dict:
-    """Generation settings that are sent for one benchmark, whose own ones go first.
-
-    null means "not sent"; nor is what cannot change an answer at temperature 0.
+def generation(stated: dict) -> dict:
+    """The generation settings that are sent: null means "not sent"; nor is what cannot change an
+    answer at temperature 0.
     """
-    merged = {**general, **(benchmark.get("generation") or {})}
-    idle = DRAWING if merged.get("temperature") == 0 else ()
-    return {key: value for key, value in merged.items() if value is not None and key not in idle}
+    idle = DRAWING if stated.get("temperature") == 0 else ()
+    return {key: value for key, value in stated.items() if value is not None and key not in idle}
 
 
 def way(weights: str, backend: dict) -> str:

@@ -114,11 +114,11 @@ def scoring(study: dict, subject: str, benchmark: str) -> dict:
 def asking(study: dict, read: Read, subject: str, benchmark: str) -> dict:
     """The parts data, settings, generation and backend as of now; None where nothing is known."""
     model = study["models"].get(study["subjects"][subject]["model"])
-    benchmark_settings = study["benchmarks"][benchmark]
-    data = read(f"benchmarks/{benchmark}/manifest.json")
-    evalscope = read("environments/evalscope.json")
+    asked = jobs.asked_benchmark(study, benchmark)
+    data = read(PATHS.benchmark.format(benchmark=benchmark))
+    evalscope = read(PATHS.environment.format(env="evalscope"))
     settings = identity.settings(
-        benchmark_settings,
+        asked,
         model and model["system"],
         evalscope and evalscope["packages"]["evalscope"],
     )
@@ -127,7 +127,7 @@ def asking(study: dict, read: Read, subject: str, benchmark: str) -> dict:
     return {
         "data": data and data["digest"],
         "settings": settings,
-        "generation": identity.generation(study["generation"], benchmark_settings),
+        "generation": identity.generation(asked["generation"]),
         "backend": current_backend(study, read, subject),
     }
 
@@ -135,13 +135,13 @@ def asking(study: dict, read: Read, subject: str, benchmark: str) -> dict:
 def current_backend(study: dict, read: Read, subject: str) -> dict | None:
     """The part backend; None while its environment is not known."""
     entry = study["subjects"][subject]
-    backend, packages = entry["serving"]["backend"], {}
-    if backend in ENVIRONMENTS:
-        environment = read(f"environments/{ENVIRONMENTS[backend]}.json")
+    packages: dict[str, str] = {}
+    if env := identity.BACKENDS[entry["serving"]["backend"]].environment:
+        environment = read(PATHS.environment.format(env=env))
         if environment is None:
             return None
         packages = environment["packages"]
-    return identity.backend(entry["serving"], study["models"].get(entry["model"]), packages)
+    return identity.backend(jobs.backend(study, subject), packages)
 
 
 def current_way(study: dict, read: Read, subject: str) -> str | None:
