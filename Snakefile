@@ -47,3 +47,14 @@ rule all:
         mem_mb=100,
     message:
         "Done: results/tables/ and results/report/"
+
+
+if ALONE:
+    wrong = unknown_targets(
+        asked_for(),
+        [rule.name for rule in workflow.rules],
+        [str(file) for rule in workflow.rules for file in rule.output],
+        wildcard_values,
+    )
+    if message := "\n".join(wrong):
+        raise WorkflowError(message)

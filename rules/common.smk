@@ -9,15 +9,26 @@ from pathlib import Path
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
 from sftflow.core.cli import UserError
+from sftflow.config.commandline import asked_for, submits, unknown_targets
+from sftflow.config.reading import read_all
 from sftflow.config.resolve import load, warnings
 from sftflow.core.jsonio import digest, write_text
 from sftflow.inputs.hubs import local_digest
 
+# Somebody else's Snakefile may import this one as a module: command line and config files are then not ours to judge.
+ALONE = (
+    workflow.is_main_process
+    and Path(workflow.main_snakefile) == Path(workflow.snakefile).parents[1] / "Snakefile"
+)
+
 
 def resolved(raw: dict) -> dict:
     """The study. Every error in the config is told at once, before any job starts."""
+    main = workflow.is_main_process  # jobs, perhaps elsewhere, read the Snakefile again
+    gpus = main and not submits(workflow.resource_settings.nodes)
     try:
-        return load(raw)
+        _, twice = read_all(workflow.configfiles if ALONE else ())
+        return load(raw, twice, here=main, gpus=gpus)
     except UserError as error:
         raise WorkflowError(str(error)) from None
 
@@ -293,6 +304,17 @@ tracked = [run for run in trained if run in evaluated] if study["stage"] == "all
 base_models = list(study["models"])
 
 used_datasets = sorted({run["dataset"] for run in study["runs"].values()})
+
+# Which values the wildcards of outputs can have.
+wildcard_values = {
+    "env": ["evalscope", "swift", "vllm"],
+    "dataset": list(study["datasets"]),
+    "benchmark": list(study["benchmarks"]),
+    "model": base_models,
+    "run": trained,
+    "subject": list(study["subjects"]),
+    "suite": list(study["suites"]),
+}
 
 study_text = json.dumps(
     {

@@ -10,11 +10,12 @@ env:  jsonschema and yaml (the workflow's own environment, or any other that has
 """
 
 import argparse
+import functools
 import sys
 from pathlib import Path
 
 import yaml
-from sftflow.config.reading import read, unreadable
+from sftflow.config.reading import read_all
 from sftflow.config.resolve import load, warnings
 from sftflow.core import cli
 
@@ -71,13 +72,9 @@ def main() -> None:
         "--cluster", action="store_true", help="jobs go to other machines; this needs no GPU"
     )
     args = parser.parse_args()
-    broken = unreadable(args.configs)
-    if broken:
-        raise cli.UserError("\n".join(broken))
-    raw: dict = {}
-    for part in [*(read(path)[0] for path in args.configs), *args.config]:
-        raw = merge(raw, part)
-    study = load(raw, args.configs, here=True, gpus=not args.cluster)
+    maps, errors = read_all(args.configs)
+    raw = functools.reduce(merge, [*maps, *args.config])
+    study = load(raw, errors, here=True, gpus=not args.cluster)
     for line in warnings(study):
         cli.note(f"warning: {line}")
     cli.note(f"sound: {size(study)}")

@@ -37,12 +37,12 @@ def unknown_names(config: dict) -> Iterator[str]:
                 yield from _unknown(f"sweeps.{name}.grid.{key}[{index}]", key, value)
 
 
-def nearest(word: object, valid: Iterable[str]) -> str:
-    """A hint to append: the nearest valid name, or all of them when none is near."""
+def nearest(word: object, valid: Iterable[str], count: int = 1) -> str:
+    """A hint to append: the nearest valid names, or all of them when none is near."""
     valid = list(valid)
-    near = difflib.get_close_matches(str(word), valid, n=1)
+    near = difflib.get_close_matches(str(word), valid, n=count)
     if near:
-        return f"; did you mean '{near[0]}'?"
+        return f"; did you mean {' or '.join(map(repr, near))}?"
     if not valid:
         return "; none is defined"
     more = f" and {len(valid) - 12} more" if len(valid) > 12 else ""
@@ -66,4 +66,4 @@ def _unknown(place: str, key: str, value: object) -> Iterator[str]:
     kernel = key == "attn_impl" and "/" in str(value)  # attention from a hub: owner/name
     if value is not None and value not in known and not kernel:
         versions = " or ".join(f"{name} {version}" for name, version in names["versions"].items())
-        yield f"{place}: '{value}' is not known to {versions}{nearest(value, known)}"
+        yield f"{place}: '{value}' is not known to {versions}{nearest(value, known, 3)}"

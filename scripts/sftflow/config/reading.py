@@ -62,6 +62,8 @@ def read(path: str | Path) -> tuple[dict, list[str]]:
     text = decode(path)
     try:
         value, not_meant = _json(text) or _yaml(text)
+    except RecursionError:
+        raise UserError(f"{path}: brackets or indentation nested too deeply to be meant") from None
     except yaml.MarkedYAMLError as error:
         raise UserError(_syntax_error(path, error, text)) from None
     except yaml.reader.ReaderError as error:
@@ -74,15 +76,20 @@ def read(path: str | Path) -> tuple[dict, list[str]]:
     return value, [f"{path}, {line}" for line in not_meant]
 
 
-def unreadable(paths: Iterable[str | Path]) -> list[str]:
-    """Why files can't be read as configs, one line each."""
-    lines = []
+def read_all(paths: Iterable[str | Path]) -> tuple[list[dict], list[str]]:
+    """`read` of several files. A UserError tells of all that can't be read, one line each."""
+    maps, not_meant, broken = [], [], []
     for path in paths:
         try:
-            read(path)
+            value, lines = read(path)
         except UserError as error:
-            lines.append(str(error))
-    return lines
+            broken.append(str(error))
+        else:
+            maps.append(value)
+            not_meant += lines
+    if broken:
+        raise UserError("\n".join(broken))
+    return maps, not_meant
 
 
 def nearest_path(path: Path) -> str:
@@ -92,7 +99,7 @@ def nearest_path(path: Path) -> str:
     if parent is None:
         return ""
     missing, *rest = whole.relative_to(parent).parts
-    near = difflib.get_close_matches(missing, [entry.name for entry in parent.iterdir()], n=1)
+    near = difflib.get_close_matches(missing, [entry.name for entry in parent.iterdir()], 1, 0.7)
     if not near:
         return ""
     found = parent.joinpath(near[0], *rest)
@@ -155,7 +162,7 @@ def _place(text: str, position: int) -> tuple[int, int]:
 
 
 def _json(text: str) -> tuple[Any, list[str]] | None:
-    """Value of a JSON document, which Snakemake takes too, and its double keys; None if it is none."""
+    """As `_yaml`, of a JSON document, which Snakemake takes too; None for any other."""
     try:
         value = json.loads(text)
     except ValueError:
@@ -207,7 +214,7 @@ def _check_tree(tree: yaml.Node, loader: yaml.SafeLoader) -> None:
                 raise _error("a list or map as a key; a key with [ or { must be in quotes", key)
         if isinstance(node, yaml.ScalarNode) and not node.tag.endswith(":merge"):
             try:
-                loader.construct_object(node)
+                str(loader.construct_object(node))
             except ValueError as error:  # a month 13, a number of 5,000 digits
                 raise _error(f"an impossible value: {str(error).split(';')[0]}", node) from None
 

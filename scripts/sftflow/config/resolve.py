@@ -6,13 +6,11 @@ Needs jsonschema and yaml, so it is for the workflow's own environment only.
 
 import copy
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from sftflow.config.check import check
 from sftflow.config.expand import expand_runs, members
 from sftflow.config.names import unknown_names
-from sftflow.config.reading import read
 from sftflow.config.schema import follow, presets, references, schema, section, tidy
 from sftflow.config.sources import located
 from sftflow.core.cli import UserError
@@ -46,14 +44,12 @@ FACTS = (
 )
 
 
-def load(
-    raw: dict, files: Iterable[str | Path] = (), here: bool = False, gpus: bool = False
-) -> dict:
+def load(raw: dict, errors: Iterable[str] = (), *, here: bool = False, gpus: bool = False) -> dict:
     """The resolved config, or a UserError with everything that is wrong with it.
 
-    `files` are the config files that it was read from, `here` and `gpus` what `check` says.
+    `errors` are those known from reading its files, `here` and `gpus` what `check` says.
     """
-    errors = [line for file in files for line in read(file)[1]] + check(raw, here, gpus)
+    errors = [*errors, *check(raw, here, gpus)]
     if errors:
         many = "an error" if len(errors) == 1 else f"{len(errors)} errors"
         lines = "\n".join(f"  {error}" for error in errors)
