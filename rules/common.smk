@@ -18,7 +18,8 @@ from sftflow.inputs.hubs import local_digest
 # Somebody else's Snakefile may import this one as a module: command line and config files are then not ours to judge.
 ALONE = (
     workflow.is_main_process
-    and Path(workflow.main_snakefile) == Path(workflow.snakefile).parents[1] / "Snakefile"
+    and Path(workflow.main_snakefile).resolve().parent
+    == Path(workflow.snakefile).resolve().parents[1]
 )
 
 
