@@ -308,7 +308,7 @@ used_datasets = sorted({run["dataset"] for run in study["runs"].values()})
 
 # Which values the wildcards of outputs can have.
 wildcard_values = {
-    "env": ["evalscope", "swift", "vllm"],
+    "env": [lock.parent.name for lock in Path(workflow.basedir, "envs").glob("*/uv.lock")],
     "dataset": list(study["datasets"]),
     "benchmark": list(study["benchmarks"]),
     "model": base_models,

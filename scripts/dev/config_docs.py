@@ -1,6 +1,6 @@
 """Writes config/README.md from the schema and the presets, so that it can't say anything else.
 
-    uv run python scripts/dev/config_docs.py
+    PYTHONPATH=scripts uv run python scripts/dev/config_docs.py
 
 A test fails when the file and the schema differ.
 """

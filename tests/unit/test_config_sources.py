@@ -102,7 +102,12 @@ def test_a_model_without_safetensors(study, tmp_path):
 
 def test_a_hub_id_is_one_whether_or_not_it_can_be_reached(study):
     assert study(("dialogues.jsonl", "own/dialogues"))[0] == 0
-    assert study(("weights/here/base", "weights/bsae"))[0] == 0
+    status, text = study(("weights/here/base", "weights/heer"))
+    assert status == 0  # but it may not be meant
+    assert (
+        "warning: models.base.source: taken for an id on modelscope, since 'weights/heer'" in text
+    )
+    assert "did you mean 'weights/here'?" in text
 
 
 def test_with_stage_report_no_source_is_needed(study):

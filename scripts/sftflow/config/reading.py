@@ -168,7 +168,10 @@ def _json(text: str) -> tuple[Any, list[str]] | None:
     except ValueError:
         return None
     # JSON may be indented with tabs, YAML may not; inside JSON's texts there are none
-    tree = yaml.compose(text.replace("\t", " "), Loader=yaml.SafeLoader)
+    try:
+        tree = yaml.compose(text.replace("\t", " "), Loader=yaml.SafeLoader)
+    except yaml.YAMLError:  # the little JSON that is no YAML, as a key of 2,000 characters
+        return value, []
     return value, list(_not_meant(tree))
 
 

@@ -12,7 +12,7 @@ from sftflow.config.check import check
 from sftflow.config.expand import expand_runs, members
 from sftflow.config.names import unknown_names
 from sftflow.config.schema import follow, presets, references, schema, section, tidy
-from sftflow.config.sources import located
+from sftflow.config.sources import doubtful, located
 from sftflow.core.cli import UserError
 
 __all__ = ["check", "load", "presets", "references", "resolve", "warnings"]
@@ -110,7 +110,7 @@ def warnings(config: dict) -> list[str]:
         if benchmark["repeats"] > 1 and benchmark["generation"]["temperature"] == 0:
             vain.append(f"benchmarks.{name}.repeats: at temperature 0 every answer is the same")
     other = list(unknown_names(config)) if config["software"] == "active" else []
-    return unused + idle + vain + other
+    return [*unused, *idle, *vain, *doubtful(config), *other]
 
 
 def _fill(stated: dict, node: dict, leave: tuple[str, ...] = ()) -> dict:

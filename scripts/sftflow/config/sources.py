@@ -39,6 +39,16 @@ def missing(config: dict) -> Iterator[str]:
                     yield f"{kind}.{name}.source: {lack}"
 
 
+def doubtful(config: dict) -> Iterator[str]:
+    """Sources of a resolved config that are taken for hub ids, but look like paths here."""
+    for kind in ("models", "datasets", "benchmarks"):
+        for name, entry in config[kind].items():
+            path = Path(entry["source"])
+            if entry["hub"] != "local" and path.parent.name and path.parent.is_dir():
+                taken = f"taken for an id on {entry['hub']}, since '{path}' is not in {Path.cwd()}"
+                yield f"{kind}.{name}.source: {taken}{nearest_path(path)}"
+
+
 def _lack(path: Path, kind: str, entry: dict) -> str | None:
     """Why a path is no source of this kind."""
     if not path.exists():
