@@ -56,3 +56,12 @@ onsuccess:
 
 onerror:
     provenance.keep(RESULTS)
+if ALONE:
+    wrong = unknown_targets(
+        asked_for(),
+        [rule.name for rule in workflow.rules],
+        [str(file) for rule in workflow.rules for file in rule.output],
+        wildcard_values,
+    )
+    if message := "\n".join(wrong):
+        raise WorkflowError(message)

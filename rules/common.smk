@@ -9,18 +9,30 @@ from pathlib import Path
 sys.path.insert(0, str(Path(str(workflow.current_basedir)).parent / "scripts"))
 
 from sftflow.config import jobs, resolve
+from sftflow.config.commandline import asked_for, submits, unknown_targets
+from sftflow.config.reading import read_all
 from sftflow.core import code, handover, provenance
 from sftflow.core.cli import UserError
-from sftflow.core.jsonio import digest, file_digest
 from sftflow.core.identity import BACKENDS
+from sftflow.core.jsonio import digest, file_digest
 from sftflow.core.layout import FIGURES, Paths, beside
 from sftflow.inputs.hubs import local_digest
+
+# Somebody else's Snakefile may import this one as a module: command line and config files are then not ours to judge.
+ALONE = (
+    workflow.is_main_process
+    and Path(workflow.main_snakefile).resolve().parent
+    == Path(workflow.snakefile).resolve().parents[1]
+)
 
 
 def resolved(raw: dict) -> dict:
     """The study. Every error in the config is told at once, before any job starts."""
+    main = workflow.is_main_process  # jobs, perhaps elsewhere, read the Snakefile again
+    gpus = main and not submits(workflow.resource_settings.nodes)
     try:
-        return resolve.load(raw)
+        _, twice = read_all(workflow.configfiles if ALONE else ())
+        return resolve.load(raw, twice, here=main, gpus=gpus)
     except UserError as error:
         raise WorkflowError(str(error)) from None
 
@@ -226,6 +238,17 @@ merged = [run for run in trained if run in evaluated and study["runs"][run]["ser
 base_models = list(study["models"])
 
 used_datasets = sorted({run["dataset"] for run in study["runs"].values()})
+
+# Which values the wildcards of outputs can have.
+wildcard_values = {
+    "env": [lock.parent.name for lock in (handover.HOME / "envs").glob("*/uv.lock")],
+    "dataset": list(study["datasets"]),
+    "benchmark": list(study["benchmarks"]),
+    "model": base_models,
+    "run": trained,
+    "subject": list(study["subjects"]),
+    "suite": list(study["suites"]),
+}
 
 
 def reported(pattern: str, **names) -> list[str]:

@@ -1,9 +1,12 @@
 """What tests share: the environments, a copy of the workflow in a folder, and its command line."""
 
+import contextlib
+import io
 import re
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 ROOT = Path(__file__).resolve().parent.parent
 # Interpreters of the managed environments; a test that needs one that is not synced is skipped.
@@ -37,6 +40,22 @@ def run_snakemake(folder: Path, *arguments: str, **options) -> subprocess.Comple
         timeout=1800,
         **options,
     )
+
+
+def run_check(folder: Path, *arguments: str) -> tuple[int, str]:
+    """scripts/check.py in `folder`, without a new process: exit status, and all that it prints."""
+    import check
+    from sftflow.core import cli
+
+    told = io.StringIO()
+    with (
+        contextlib.chdir(folder),
+        contextlib.redirect_stdout(told),
+        contextlib.redirect_stderr(told),
+        mock.patch.object(sys, "argv", ["check.py", *arguments]),
+    ):
+        status = cli.run(check.main)
+    return status, told.getvalue()
 
 
 def jobs(output: str) -> dict[str, int]:

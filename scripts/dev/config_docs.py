@@ -1,6 +1,6 @@
 """Writes config/README.md from the schema and the presets, so that it can't say anything else.
 
-    uv run python scripts/dev/config_docs.py
+    PYTHONPATH=scripts uv run python scripts/dev/config_docs.py
 
 A test fails when the file and the schema differ.
 """
@@ -35,8 +35,17 @@ uv run snakemake -n --configfile my_study.yaml --cores 8
 ```
 
 The file is checked before any job starts. All errors are told at once, each with its place and the
-nearest valid name; unknown keys are errors too. Paths are relative to the folder that Snakemake
-runs in.
+nearest valid name; unknown keys are errors too, and so are local sources that are not there. Paths
+are relative to the folder that Snakemake runs in. The check is also a program of its own, which
+needs no Snakemake, only jsonschema and yaml:
+
+```
+uv run python scripts/check.py my_study.yaml --config software=active
+```
+
+**YAML.** Put in quotes: a text that holds `: `, begins with a sign such as `?`, `*`, `&`, `!`, `@`,
+or stands inside `[ ]` with `?`, `:` or `,` in it (`prompts: ["Can you sleep?"]`), and names that
+YAML takes for something else (`no`, `007`). The file is in UTF-8 and indented with spaces.
 
 **Names.** What stands in angle brackets below, such as `<model>`, is a name of your choice:
 letters, digits, dots, underscores and hyphens. Models, runs and endpoints are *subjects* and share

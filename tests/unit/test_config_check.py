@@ -102,7 +102,7 @@ def test_a_sound_study_has_no_errors():
         ),
         ("models: {many: {source: a/b}}", "runs.many: 'many' is taken by models.many; rename"),
         (
-            "sweeps: {s: {run: tuned, grid: {attn_impl: [a/b, a_b]}}}",
+            "sweeps: {s: {run: tuned, grid: {target_modules: [a/b, a_b]}}}",
             "is taken by sweeps.s; rename o",
         ),
         ("suites: {psychology: [gsm8k]}", "'gsm8k' is already in suite 'general'; keep it in one"),

@@ -8,7 +8,7 @@ from sftflow.config.schema import FOLDER, follow, schema
 
 def test_the_readme_equals_the_schema():
     written = (FOLDER / "README.md").read_text(encoding="utf-8")
-    assert written == config_docs.readme(), "run: uv run python scripts/dev/config_docs.py"
+    assert written == config_docs.readme(), "run: " + config_docs.__doc__.split("\n\n")[1]
 
 
 def test_every_key_has_a_row():

@@ -6,13 +6,16 @@ A line says where, what, and what to do: "runs.a.datset: unknown key; did you me
 import copy
 import difflib
 import itertools
+import math
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jsonschema
-from sftflow.config.expand import expand_runs, members
+from sftflow.config.expand import MOST_RUNS, count_runs, expand_runs, members
+from sftflow.config.names import nearest, unknown_names
 from sftflow.config.schema import (
+    LARGEST,
     follow,
     preset_hub,
     presets,
@@ -23,6 +26,8 @@ from sftflow.config.schema import (
     types,
     validator,
 )
+from sftflow.config.sources import missing
+from sftflow.core import gpu
 from sftflow.core.layout import TABLES
 
 # Names that users may know from older releases or from the tools' own flags.
@@ -87,14 +92,24 @@ KINDS = {
 }
 
 
-def check(raw: dict) -> list[str]:
-    """All errors of a config as written; an empty list when there are none."""
+def check(raw: dict, here: bool = False, gpus: bool = False) -> list[str]:
+    """All errors of a config as written; an empty list when there are none.
+
+    `here`: local sources must lie on this machine, seen from the working directory. `gpus`: jobs
+    run on this machine, so that `device: cuda` needs a GPU in it.
+    """
     config = tidy(raw, schema())
     broken = list(validator().iter_errors(config))
     sound = _without(config, broken)  # so that one error neither hides nor causes another
+    endless = list(_sizes(sound))
+    if endless:  # what can't be counted out can't be looked at run by run
+        sound = {**sound, "runs": {}, "sweeps": {}, "comparisons": [], "evaluate": {}}
+    everything = sound.get("stage", "all") == "all"
     lines = itertools.chain(
         itertools.chain.from_iterable(map(_explain, broken)),
         _secrets(config),
+        _not_finite(sound),
+        endless,
         _names(sound),
         _runs(sound),
         _sweeps(sound),
@@ -102,6 +117,9 @@ def check(raw: dict) -> list[str]:
         _benchmarks(sound),
         _suites(sound),
         _choices(sound),
+        unknown_names(sound) if sound.get("software") != "active" else (),
+        missing(sound) if here and everything else (),
+        _no_gpu(sound) if gpus and everything else (),
     )
     return list(dict.fromkeys(lines))
 
@@ -131,13 +149,15 @@ def _explain(error: jsonschema.ValidationError) -> list[str]:
             meaning = {key: follow(node["properties"][key])["description"] for key in missing}
             return [f"{_place([*path, key])}: is missing. {meaning[key]}" for key in missing]
         case "type":
+            if limit := _limit(value, types(node)):
+                return [f"{at}{limit}"]
             kinds = " or ".join(KINDS[kind] for kind in types(node))
             quotes = "string" in types(node) and isinstance(value, int | float)
             return [f"{at}must be {kinds}, not {_show(value)}{'; put it in quotes' * quotes}"]
         case "enum" if is_name:
-            return [f"{_place([*path, value])}: unknown name{_nearest(value, rule)}"]
+            return [f"{_place([*path, value])}: unknown name{nearest(value, rule)}"]
         case "enum":
-            return [f"{at}unknown value {_show(value)}{_nearest(value, map(_plain, rule))}"]
+            return [f"{at}unknown value {_show(value)}{nearest(value, map(_plain, rule))}"]
         case "pattern" if is_name:
             return [f"{_place([*path, value])}: can't be a name; use {node['hint']}"]
         case "pattern":  # the value is not shown: it may be a secret
@@ -153,9 +173,30 @@ def _explain(error: jsonschema.ValidationError) -> list[str]:
         case "minItems" | "minLength" | "minProperties":
             return [f"{at}must not be empty; fill it in or leave the key out"]
         case "uniqueItems":
-            twice = next(item for index, item in enumerate(value) if item in value[:index])
-            return [f"{at}lists {_show(twice)} twice; list it once"]
+            return [f"{at}lists {_show(_twice(value))} twice; list it once"]
     return [f"{at}{error.message}"]
+
+
+def _limit(value: Any, kinds: list[str]) -> str | None:
+    """Why a number, where one is wanted, is out of all bounds."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not {"number", "integer"} & set(kinds):
+        return None
+    if not validator().is_type(value, "number"):
+        return f"must be a finite number, not {_show(value)}"
+    if "number" not in kinds and value > LARGEST:
+        return f"must be at most {LARGEST:,}, not {_show(value)}"
+    return None
+
+
+def _twice(items: list) -> Any:
+    """The first item of a list that stands in it before."""
+    seen = set()
+    for item in items:
+        same = repr(item) if isinstance(item, dict | list) else (isinstance(item, bool), item)
+        if same in seen:
+            return item
+        seen.add(same)
 
 
 def _unknown_key(key: str, known: Iterable[str]) -> str:
@@ -165,19 +206,7 @@ def _unknown_key(key: str, known: Iterable[str]) -> str:
         for home in ("training", "serving", "generation"):
             if key in section(home)["properties"]:
                 return f"unknown key; it belongs under '{home}:'"
-    return f"unknown key{_nearest(key, known)}"
-
-
-def _nearest(word: Any, valid: Iterable[str]) -> str:
-    """A hint to append: the nearest valid name, or all of them when none is near."""
-    valid = list(valid)
-    near = difflib.get_close_matches(str(word), valid, n=1)
-    if near:
-        return f"; did you mean '{near[0]}'?"
-    if not valid:
-        return "; none is defined"
-    more = f" and {len(valid) - 12} more" if len(valid) > 12 else ""
-    return f"; valid: {', '.join(valid[:12])}{more}"
+    return f"unknown key{nearest(key, known)}"
 
 
 def _place(parts: Iterable[str | int]) -> str:
@@ -190,6 +219,8 @@ def _plain(value: Any) -> str:
     """A value as YAML writes it."""
     if value is None:
         return "null"
+    if isinstance(value, int) and value.bit_length() > 128:
+        return f"a number of {int(value.bit_length() * math.log10(2)) + 1} digits"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -217,6 +248,15 @@ def _without(config: dict, errors: list[jsonschema.ValidationError]) -> dict:
             holder = holder.get(key, {})
         holder.pop(keys[-1], None)
     return sound
+
+
+def _not_finite(value: Any, path: tuple = ()) -> Iterator[str]:
+    """NaN and infinity where the schema says nothing, as below `extra`."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield f"{_place(path)}: must be a finite number, not {_show(value)}"
+    if isinstance(value, dict | list):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _not_finite(item, (*path, key))
 
 
 def _secrets(value: Any, path: tuple = ()) -> Iterator[str]:
@@ -247,7 +287,7 @@ def _refuse(path: tuple) -> str:
 
 def _undefined(name: str, kind: str, config: dict) -> str:
     """Why `name` is no entry of the map `kind`."""
-    return f"'{name}' is not defined under '{kind}:'{_nearest(name, config.get(kind, {}))}"
+    return f"'{name}' is not defined under '{kind}:'{nearest(name, config.get(kind, {}))}"
 
 
 def _names(config: dict) -> Iterator[str]:
@@ -265,6 +305,18 @@ def _names(config: dict) -> Iterator[str]:
         for name in config.get(kind, {}):
             if places.setdefault(name, f"{kind}.{name}") != f"{kind}.{name}":
                 yield f"{kind}.{name}: '{name}' is taken by {places[name]}; rename one of them"
+
+
+def _sizes(config: dict) -> Iterator[str]:
+    """A study of more runs than anybody can mean."""
+    counts = count_runs(config)
+    large = {place: count for place, count in counts.items() if count > MOST_RUNS}
+    for place, count in large.items():
+        key = "seeds" if place.startswith("runs.") else "grid"
+        yield f"{place}.{key}: stands for {count:,} runs; a study has at most {MOST_RUNS:,}"
+    if not large and sum(counts.values()) > MOST_RUNS:
+        total = f"{sum(counts.values()):,} runs together; a study has at most {MOST_RUNS:,}"
+        yield f"runs, sweeps: {total}"
 
 
 def _runs(config: dict) -> Iterator[str]:
@@ -287,7 +339,7 @@ def _runs(config: dict) -> Iterator[str]:
     for name, model in config.get("models", {}).items():
         known = model.get("reference")
         if known is not None and known not in references():
-            hint = _nearest(known, references())
+            hint = nearest(known, references())
             yield f"models.{name}.reference: '{known}' is not in config/references.yaml{hint}"
 
 
@@ -343,12 +395,31 @@ def _extra(config: dict) -> Iterator[str]:
                 yield f"{place}.extra.{flag}: is set by the workflow; leave it out"
 
 
+def _no_gpu(config: dict) -> Iterator[str]:
+    """`device: cuda`, stated for a training or a server, on a machine without a GPU."""
+    entries = {place: config.get(place, {}) for place in ("training", "serving")}
+    for kind in ("models", "runs"):
+        for name, entry in config.get(kind, {}).items():
+            entries |= {
+                f"{kind}.{name}.{part}": entry.get(part, {}) for part in ("training", "serving")
+            }
+    asked = [place for place, entry in entries.items() if entry.get("device") == "cuda"]
+    asked += [
+        f"sweeps.{name}.grid"
+        for name, sweep in config.get("sweeps", {}).items()
+        if "cuda" in sweep.get("grid", {}).get("device", [])
+    ]
+    if asked and gpu.absent():
+        for place in asked:
+            yield f"{place}.device: cuda, but this machine has no GPU; write auto or cpu"
+
+
 def _benchmarks(config: dict) -> Iterator[str]:
     for name, stated in config.get("benchmarks", {}).items():
         at, preset_name = f"benchmarks.{name}", stated.get("preset", name)
         preset = presets().get(preset_name)
         if preset is None:
-            hint = _nearest(preset_name, presets())
+            hint = nearest(preset_name, presets())
             yield f"{at}.preset: '{preset_name}' is not in config/benchmarks.yaml{hint}"
             continue
         hub, shots = preset_hub(stated, preset["sources"]), stated.get("shots")
@@ -363,7 +434,7 @@ def _benchmarks(config: dict) -> Iterator[str]:
             yield f"{at}.shots: '{preset_name}' can't show {shots} examples; valid: {numbers}"
         for subset in stated.get("subsets", []):
             if preset["subsets"] is not None and subset not in preset["subsets"]:
-                hint = _nearest(subset, preset["subsets"])
+                hint = nearest(subset, preset["subsets"])
                 yield f"{at}.subsets: '{subset}' is no subset of '{preset_name}'{hint}"
 
 
@@ -376,7 +447,7 @@ def _suites(config: dict) -> Iterator[str]:
             yield f"suites.{suite}: results/tables/{suite}.md is another table; rename the suite"
         for name in names:
             if name not in defined and name not in complete:
-                hint = _nearest(name, [*defined, *sorted(complete - set(defined))])
+                hint = nearest(name, [*defined, *sorted(complete - set(defined))])
                 yield f"suites.{suite}: '{name}' is neither a benchmark nor a preset{hint}"
             if name in home:
                 yield f"suites.{suite}: '{name}' is already in suite '{home[name]}'; keep it in one"
@@ -389,7 +460,7 @@ def _choices(config: dict) -> Iterator[str]:
     evaluated: set[str] = set()
     for name in chosen.get("subjects", stands_for):
         if name not in stands_for:
-            hint = _nearest(name, stands_for)
+            hint = nearest(name, stands_for)
             yield f"evaluate.subjects: '{name}' is no model, run or endpoint{hint}"
         evaluated.update(stands_for.get(name, []))
     for name in chosen.get("suites", []):
@@ -399,7 +470,7 @@ def _choices(config: dict) -> Iterator[str]:
         for role, name in pair.items():
             at = f"comparisons[{index}].{role}"
             if name not in stands_for:
-                yield f"{at}: '{name}' is no model, run or endpoint{_nearest(name, stands_for)}"
+                yield f"{at}: '{name}' is no model, run or endpoint{nearest(name, stands_for)}"
             elif not evaluated.issuperset(stands_for[name]):
                 yield f"{at}: '{name}' is not evaluated; add it to evaluate.subjects"
         if pair["baseline"] == pair["candidate"]:

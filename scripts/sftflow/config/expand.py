@@ -4,9 +4,22 @@ Works on a config as written (tidied, not resolved), also on one with errors in 
 """
 
 import itertools
+import math
 import re
 from collections.abc import Iterator
 from typing import Any
+
+MOST_RUNS = 10_000  # more in one study is a slip of the pen, not a plan
+
+
+def count_runs(config: dict) -> dict[str, int]:
+    """Place in the config -> runs that it stands for; counted, not expanded."""
+    runs = config.get("runs", {})
+    counts = {f"runs.{name}": len(run.get("seeds", [0])) for name, run in runs.items()}
+    for name, sweep in config.get("sweeps", {}).items():
+        points = math.prod(map(len, sweep.get("grid", {}).values()))
+        counts[f"sweeps.{name}"] = points * counts.get(f"runs.{sweep.get('run')}", 0)
+    return counts
 
 
 def expand_runs(config: dict) -> Iterator[tuple[str, str, dict]]:

@@ -5,19 +5,17 @@ Needs jsonschema and yaml, so it is for the workflow's own environment only.
 """
 
 import copy
-import re
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
 from sftflow.config.check import check
 from sftflow.config.expand import expand_runs, members
-from sftflow.config.schema import follow, preset_hub, presets, references, schema, section, tidy
+from sftflow.config.names import unknown_names
+from sftflow.config.schema import follow, presets, references, schema, section, tidy
+from sftflow.config.sources import doubtful, located
 from sftflow.core.cli import UserError
 
 __all__ = ["check", "load", "presets", "references", "resolve", "warnings"]
-
-HUB_ID = re.compile(r"^\w[\w.-]*/[\w.-]+$")
-DATA_FILES = (".jsonl", ".json", ".gz", ".parquet", ".csv", ".tsv")  # no hub ids by themselves
 
 # Maps of named entries, and what their entries inherit; both are filled in entry by entry.
 ENTRIES = (
@@ -46,9 +44,12 @@ FACTS = (
 )
 
 
-def load(raw: dict) -> dict:
-    """The resolved config, or a UserError with everything that is wrong with it."""
-    errors = check(raw)
+def load(raw: dict, errors: Iterable[str] = (), *, here: bool = False, gpus: bool = False) -> dict:
+    """The resolved config, or a UserError with everything that is wrong with it.
+
+    `errors` are those known from reading its files, `here` and `gpus` what `check` says.
+    """
+    errors = [*errors, *check(raw, here, gpus)]
     if errors:
         many = "an error" if len(errors) == 1 else f"{len(errors)} errors"
         lines = "\n".join(f"  {error}" for error in errors)
@@ -70,12 +71,12 @@ def resolve(raw: dict) -> dict:
     config = _fill(stated, schema(), leave=ENTRIES)
     config["models"] = {
         name: _entry("models", name, model)
-        | _located(model)
+        | located(model)
         | {"serving": _inherit(config["serving"], model.get("serving", {}))}
         for name, model in stated.get("models", {}).items()
     }
     config["datasets"] = {
-        name: _entry("datasets", name, dataset) | _located(dataset)
+        name: _entry("datasets", name, dataset) | located(dataset)
         for name, dataset in stated.get("datasets", {}).items()
     }
     config["endpoints"] = {
@@ -108,7 +109,8 @@ def warnings(config: dict) -> list[str]:
             idle.append(f"benchmarks.{name}: in no suite, so it is never asked")
         if benchmark["repeats"] > 1 and benchmark["generation"]["temperature"] == 0:
             vain.append(f"benchmarks.{name}.repeats: at temperature 0 every answer is the same")
-    return unused + idle + vain
+    other = list(unknown_names(config)) if config["software"] == "active" else []
+    return [*unused, *idle, *vain, *doubtful(config), *other]
 
 
 def _fill(stated: dict, node: dict, leave: tuple[str, ...] = ()) -> dict:
@@ -137,23 +139,6 @@ def _inherit(general: dict, special: dict, **fixed: Any) -> dict:
     """General settings, overridden by special ones; `extra` is merged flag by flag."""
     extra = general["extra"] | special.get("extra", {})
     return general | special | {"extra": extra} | fixed
-
-
-def _located(stated: dict, sources: dict | None = None) -> dict:
-    """{source, hub, revision}, as stated, or else the preset's (`sources`: hub -> id, revision).
-
-    A commit belongs to one source on one hub: a stated source never takes the preset's.
-    """
-    if "source" not in stated:
-        hub = preset_hub(stated, sources)
-        preset = sources[hub]
-        revision = stated.get("revision", preset["revision"])
-        return {"source": preset["id"], "hub": hub, "revision": revision}
-    source = stated["source"]
-    named = not HUB_ID.match(source) or source.endswith(DATA_FILES)
-    here = named or Path(source).expanduser().exists()
-    hub = stated.get("hub", "local" if here else "modelscope")
-    return {"source": source, "hub": hub, "revision": stated.get("revision")}
 
 
 def _run(name: str, run: dict, config: dict) -> dict:
@@ -186,7 +171,7 @@ def _benchmark(name: str, stated: dict, generation: dict, suite: str | None) -> 
     return {
         **{key: preset[key] for key in FACTS},
         **_entry("benchmarks", name, stated),
-        **_located(stated, preset["sources"]),
+        **located(stated, preset["sources"]),
         "preset": preset_name,
         "subsets": subsets,
         "whole": preset["subsets"] is None or set(subsets) == set(preset["subsets"]),

@@ -63,6 +63,14 @@ def describe() -> list[dict]:
         ]
 
 
+def absent() -> bool:
+    """Whether CUDA programs surely see no GPU here; False where it can't be known."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return True
+    drivers = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA's, AMD's, that of WSL
+    return not any(Path(driver).exists() for driver in drivers) and not describe()
+
+
 @contextlib.contextmanager
 def claim(count: int, interval: float = 1.0) -> Iterator[list[dict]]:
     """Hold `count` of the visible GPUs, waiting for other jobs of this user that hold them.

@@ -4,6 +4,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from sftflow.core.cli import UserError
+from sftflow.core.handover import HOME
 from sftflow.core.jsonio import read_json
 
 
@@ -69,6 +70,13 @@ def evaluation_folder(subject: str, benchmark: str, identity: str) -> str:
 def answers_folder(subject: str, way: str) -> str:
     """Of what a subject answered in one way (identity.way): <suite>.jsonl for each suite."""
     return f"evaluations/{subject}/answers/{way[:16]}"
+
+
+def local_source(source: str) -> Path:
+    """A local source as a path: from the working folder, else (the demo's) from the checkout."""
+    path = Path(source).expanduser()
+    shipped = HOME / path
+    return shipped if not path.exists() and shipped.exists() else path
 
 
 class Results:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from sftflow.core.cli import UserError, note
 from sftflow.core.jsonio import digest, file_digest, read_json, tree_files, write_json
+from sftflow.core.layout import local_source
 
 HUBS = ("local", "modelscope", "huggingface")
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -25,7 +26,7 @@ CONNECT_SECONDS = 10  # a hub that does not answer in this time does not answer 
 def hub_of(source: str, hub: str | None) -> str:
     """Which hub a source means: the one stated, else local if it exists here, else ModelScope."""
     if hub in (None, "", "auto"):
-        return "local" if Path(source).exists() else "modelscope"
+        return "local" if local_source(source).exists() else "modelscope"
     if hub not in HUBS:
         raise UserError(f"hub {hub!r} is not known; choose one of {', '.join(HUBS)}")
     return hub
@@ -101,7 +102,7 @@ def wanted(path: str, keep: Sequence[str], leave: Sequence[str]) -> bool:
 
 def local_files(source: str, keep: Sequence[str] = ("*",), leave: Sequence[str] = ()) -> dict:
     """{path inside the source: file} of a local file or folder; {} if it does not exist."""
-    top = Path(source).expanduser()
+    top = local_source(source)
     if top.is_file():
         return {top.name: top}
     walk = os.walk(top, followlinks=True)
@@ -133,7 +134,7 @@ def local_digest(source: str, memory: Path) -> str | None:
 
 def link_local(folder: Path, source: str, keep: Sequence[str], leave: Sequence[str]) -> None:
     """Mirror a local file or folder as links, so that what is read is what lies there."""
-    if not Path(source).expanduser().exists():
+    if not local_source(source).exists():
         raise UserError(f"{source}: no such file or folder (from {Path.cwd()})")
     files = local_files(source, keep, leave)
     if not files:

@@ -1,0 +1,67 @@
+"""Where models, datasets and benchmarks come from, and whether what is local is there."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from sftflow.config.reading import nearest_path
+from sftflow.config.schema import preset_hub
+from sftflow.core.layout import local_source
+
+HUB_ID = re.compile(r"^\w[\w.-]*/[\w.-]+$")
+DATA_FILES = (".jsonl", ".json", ".gz", ".parquet", ".csv", ".tsv")  # no hub ids by themselves
+
+
+def located(stated: dict, sources: dict | None = None) -> dict:
+    """{source, hub, revision}, as stated, or else the preset's (`sources`: hub -> id, revision).
+
+    A commit belongs to one source on one hub: a stated source never takes the preset's.
+    """
+    if "source" not in stated:
+        hub = preset_hub(stated, sources)
+        preset = sources[hub]
+        revision = stated.get("revision", preset["revision"])
+        return {"source": preset["id"], "hub": hub, "revision": revision}
+    source = stated["source"]
+    named = not HUB_ID.match(source) or source.endswith(DATA_FILES)
+    here = named or local_source(source).exists()
+    hub = stated.get("hub", "local" if here else "modelscope")
+    return {"source": source, "hub": hub, "revision": stated.get("revision")}
+
+
+def missing(config: dict) -> Iterator[str]:
+    """Local sources that are not there, from the working directory; models that lack files."""
+    for kind in ("models", "datasets", "benchmarks"):
+        for name, entry in config.get(kind, {}).items():
+            if "source" in entry and located(entry)["hub"] == "local":
+                path = local_source(entry["source"])
+                lack = _lack(path, kind, entry)
+                if lack:
+                    yield f"{kind}.{name}.source: {lack}"
+
+
+def doubtful(config: dict) -> Iterator[str]:
+    """Sources of a resolved config that are taken for hub ids, but look like paths here."""
+    for kind in ("models", "datasets", "benchmarks"):
+        for name, entry in config[kind].items():
+            path = Path(entry["source"])
+            if entry["hub"] != "local" and path.parent.name and path.parent.is_dir():
+                taken = f"taken for an id on {entry['hub']}, since '{path}' is not in {Path.cwd()}"
+                yield f"{kind}.{name}.source: {taken}{nearest_path(path)}"
+
+
+def _lack(path: Path, kind: str, entry: dict) -> str | None:
+    """Why a path is no source of this kind."""
+    if not path.exists():
+        origin = "" if path.is_absolute() else f" (relative paths are read from {Path.cwd()})"
+        return f"no such file or folder: {path.absolute()}{origin}{nearest_path(path)}"
+    if kind != "models":
+        return None
+    whole = "give the folder that holds config.json, the tokenizer and *.safetensors"
+    if not path.is_dir():
+        return f"{path.absolute()} is a file; {whole}"
+    if not (path / "config.json").is_file():
+        return f"no config.json in {path.absolute()}; {whole}"
+    if not entry.get("allow_remote_code") and not any(path.glob("*.safetensors")):
+        return f"no *.safetensors in {path.absolute()}; {whole}"
+    return None
