@@ -76,7 +76,7 @@ def test_hidden_files_and_compiled_python_are_not_the_models(model):
 
 def test_a_digest_that_does_not_follow_from_the_files_is_an_error(model):
     write_record(model, read_record(model) | {"digest": "0" * 64})
-    with pytest.raises(UserError, match="the digest in .* is not that of the files"):
+    with pytest.raises(UserError, match=r"the digest in .* is not that of the files"):
         manifests.verified(model)
 
 
