@@ -22,7 +22,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from sftflow.core import cli, jsonio
+from sftflow.core import cli, jsonio, manifests
 from sftflow.core.progress import Progress
 from sftflow.inputs import contamination
 
@@ -79,11 +79,13 @@ def find(args: argparse.Namespace) -> None:
     index = contamination.Index(lengths)
     questions = {}
     for path in args.benchmarks:
-        manifest = jsonio.read_json(path)
-        questions[manifest["benchmark"]] = asked(manifest, path.parent / "data", lengths)
+        manifest = manifests.verified(path)
+        data = manifests.folder_of(path, manifest)
+        questions[manifest["benchmark"]] = asked(manifest, data, lengths)
     for question in (each for several in questions.values() for each in several):
         index.add(question)
 
+    manifests.verified(args.dialogues.with_name("receipt.json"))
     size = args.dialogues.stat().st_size
     progress = Progress(f"contamination {args.dataset}", size, "bytes")
     read = done = 0
@@ -103,7 +105,7 @@ def find(args: argparse.Namespace) -> None:
             for name, several in questions.items()
         },
     }
-    jsonio.write_json(args.output, record)
+    jsonio.write_record(args.output, record)
     found = {name: entry["overlapping"] for name, entry in record["benchmarks"].items()}
     text = ", ".join(f"{name} {n}" for name, n in found.items() if n)
     cli.note(

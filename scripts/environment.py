@@ -90,7 +90,7 @@ def main() -> None:
         **inspect(python),
         "lock": jsonio.file_digest(args.project / "uv.lock") if managed else None,
     }
-    jsonio.write_json(args.output, record)
+    jsonio.write_record(args.output, record)
     cli.note(
         f"environment {args.env}: Python {record['python']}, {len(record['packages'])} packages"
     )

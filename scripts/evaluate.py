@@ -29,7 +29,8 @@ from pathlib import Path
 
 from sftflow.core import cli, identity, process
 from sftflow.core.cli import UserError
-from sftflow.core.jsonio import read_json, write_json
+from sftflow.core.jsonio import read_record, write_record
+from sftflow.core.manifests import folder_of, verified
 from sftflow.evaluation.session import Plan, Session, ask_all, finish, finished, guarded, prepare
 from sftflow.serving import backends, server
 
@@ -76,7 +77,7 @@ def main() -> None:
             + "\n".join(f"  {plan.name}: {plan.error}" for plan in failed)
             + (f"\n{session.ended}" if session.ended else "")
         )
-    write_json(
+    write_record(
         args.output,
         {
             "schema": 1,
@@ -90,11 +91,11 @@ def main() -> None:
 def make_plans(args: argparse.Namespace) -> list[Plan]:
     """One plan per benchmark, in the config's order; a finished one has its entry already."""
     settings = args.settings
-    packages = read_json(args.environment)["packages"] if args.environment else {}
-    manifest = read_json(args.manifest) if args.manifest else None
-    adapter = read_json(args.adapter_manifest) if args.adapter_manifest else None
+    packages = read_record(args.environment)["packages"] if args.environment else {}
+    manifest = args.manifest and verified(args.manifest, args.weights)
+    adapter = args.adapter_manifest and verified(args.adapter_manifest, args.adapter)
     weights = identity.weights(manifest, adapter, settings.get("endpoint"))
-    ready = read_json(args.readiness)
+    ready = read_record(args.readiness)
     if ready["weights"] != weights:
         raise UserError(
             f"{args.readiness} is about other weights ({ready['weights'][:16]}…) than "
@@ -104,8 +105,8 @@ def make_plans(args: argparse.Namespace) -> list[Plan]:
     system = (settings.get("model") or {}).get("system")
     manifests = {}
     for path in args.benchmarks:
-        found = read_json(path)
-        manifests[found["benchmark"]] = (found, path.parent / "data")
+        found = verified(path)
+        manifests[found["benchmark"]] = (found, folder_of(path, found))
     plans = []
     for name, benchmark in settings["benchmarks"].items():
         if name not in manifests:

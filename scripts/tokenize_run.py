@@ -29,7 +29,7 @@ from json import dumps
 from math import ceil
 from pathlib import Path
 
-from sftflow.core import cli, jsonio
+from sftflow.core import cli, jsonio, manifests
 from sftflow.core.cli import UserError
 from sftflow.core.progress import Progress
 from sftflow.inputs import lengths
@@ -109,7 +109,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="processes that tokenize")
     args = parser.parse_args()
     run, training, model = (args.settings[key] for key in ("run", "training", "model"))
-    dataset = jsonio.read_json(args.dataset_receipt)
+    dataset = manifests.verified(args.dataset_receipt, args.train.parent)
+    manifests.verified(manifests.manifest_of(args.weights), args.weights)
     total = dataset["train_rows"] + dataset["validation_rows"]
     encode = swift_encoder(args.weights, model)
     fitter = Fitter(encode, training["max_length"], training["too_long"])
@@ -176,8 +177,11 @@ def main() -> None:
         "padded_share_grouped": round(lengths.padded_share(sizes, batch, seed, grouped=True), 4),
         "steps_per_epoch": ceil(len(sizes) / (batch * training["gradient_accumulation_steps"])),
         "digest": jsonio.digest([model["template"], model.get("system"), kept_digest.hexdigest()]),
+        "files": jsonio.file_entries(
+            args.output, [args.output / "train.jsonl", args.output / "validation.jsonl"]
+        ),
     }
-    jsonio.write_json(args.output / "receipt.json", receipt)
+    jsonio.write_record(args.output / "receipt.json", receipt)
     left_out = sum(lines.count for lines in dropped.values())
     cli.note(
         f"run {run}: {len(sizes)} dialogues to train, {tokens['mean']:.0f} tokens each "

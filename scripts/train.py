@@ -39,8 +39,10 @@ from sftflow.core.jsonio import (
     tree_digest,
     tree_files,
     write_json,
+    write_record,
     write_text,
 )
+from sftflow.core.manifests import verified
 from sftflow.core.progress import Progress
 from sftflow.training import checkpoints, estimate, record
 from sftflow.training import settings as decide
@@ -203,7 +205,10 @@ def train(job: Job, micro: int) -> list[dict]:
 
 
 def take_weights(checkpoint: Path, target: Path, base: str, full: bool) -> None:
-    """Take a checkpoint's weights (as links where possible): no optimizer state, no host paths."""
+    """Copy a checkpoint's weights: no optimizer state, no host paths.
+
+    Not as links: whatever is written over the copy, the checkpoint can give the weights once more.
+    """
     fresh = target.with_name(target.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
@@ -211,10 +216,7 @@ def take_weights(checkpoint: Path, target: Path, base: str, full: bool) -> None:
     for path in {p for pattern in patterns for p in checkpoint.glob(pattern)}:
         if path.name in NOT_WEIGHTS:
             continue
-        try:
-            os.link(path, fresh / path.name)
-        except OSError:
-            shutil.copyfile(path, fresh / path.name)
+        shutil.copyfile(path, fresh / path.name)
     config = fresh / "adapter_config.json"
     if config.exists():  # PEFT writes the path of this machine; the name says as much
         write_json(config, read_json(config) | {"base_model_name_or_path": base})
@@ -239,7 +241,8 @@ def main() -> None:
 
     run, settings = args.settings["run"], args.settings["training"]
     model = args.settings["model"]
-    receipt, manifest = read_json(args.receipt), read_json(args.manifest)
+    receipt = verified(args.receipt, args.train.parent)
+    manifest = verified(args.manifest, args.weights)
     shape = read_json(args.weights / "config.json")
     wanted = 0 if settings["device"] == "cpu" else settings.get("gpus", 1)
     with gpu.claim(wanted) as gpus:
@@ -299,7 +302,7 @@ def main() -> None:
     write_text(
         args.output / "command.yaml", yaml.safe_dump(flags, allow_unicode=True, sort_keys=True)
     )
-    write_json(
+    write_record(
         args.output / "training.json",
         {
             "schema": 1,
@@ -325,7 +328,7 @@ def main() -> None:
             "versions": versions(),
         },
     )
-    write_json(
+    write_record(
         args.output / "adapter.json",
         {
             "schema": 1,

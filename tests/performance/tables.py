@@ -22,7 +22,7 @@ sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests/unit")]
 import made_up
 import score
 from sftflow.config import resolve
-from sftflow.core.jsonio import digest, write_json
+from sftflow.core.jsonio import digest, write_json, write_record
 
 SUITES = {
     "general": ["gsm8k", "ceval", "cmmlu", "social"],
@@ -68,18 +68,19 @@ def write_scores(results: Path, settings: dict) -> None:
                 session = made_up.write_session(
                     results, settings, subject, suite, {benchmark: records}
                 )
-                made = score.score_file(results, score.read_json(session), benchmark, None, 0.95)
+                made = score.score_file(results, score.read_record(session), benchmark, None, 0.95)
             n = made["n"]
             right = "".join(chance.choices("01", weights=(45, 55), k=n))
             share = right.count("1") / n
             own = {
                 "subject": subject,
                 "score": share,
+                "subsets": [subset | {"score": share} for subset in made["subsets"]],
                 "ci95": [max(share - 0.1, 0), min(share + 0.1, 1)],
                 "identity": digest([subject, benchmark]),
                 "items": made["items"] | {"scores": right},
             }
-            write_json(results / f"scores/{subject}/{benchmark}.json", made | own)
+            write_record(results / f"scores/{subject}/{benchmark}.json", made | own)
 
 
 def main() -> None:

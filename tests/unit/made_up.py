@@ -5,7 +5,13 @@ from pathlib import Path
 
 from sftflow.config import resolve
 from sftflow.core import identity
-from sftflow.core.jsonio import digest, file_digest, read_json, write_json, write_jsonl
+from sftflow.core.jsonio import (
+    digest,
+    file_digest,
+    read_json,
+    write_jsonl,
+    write_record,
+)
 from sftflow.scoring import scores
 
 RAW = {
@@ -108,7 +114,7 @@ def write_session(results: Path, study: dict, subject: str, suite: str, answers:
         }
     path = results / f"evaluations/{subject}/{suite}.json"
     record = {"schema": 1, "subject": subject, "suite": suite, "benchmarks": entries}
-    write_json(path, record)
+    write_record(path, record)
     return path
 
 
@@ -118,7 +124,7 @@ def write_scores(results: Path, session: Path, overlaps: dict | None = None) -> 
         made = scores.score_file(
             results, evaluation, benchmark, (overlaps or {}).get(benchmark), 0.95
         )
-        write_json(results / f"scores/{evaluation['subject']}/{benchmark}.json", made)
+        write_record(results / f"scores/{evaluation['subject']}/{benchmark}.json", made)
 
 
 def write_study(results: Path, raw: dict = RAW, shares: dict | None = None) -> dict:
@@ -138,7 +144,7 @@ def write_study(results: Path, raw: dict = RAW, shares: dict | None = None) -> d
 def write_records(results: Path, study: dict) -> None:
     """What lies beside the scores: receipts, training, readiness, chats, manifests."""
     for name in study["models"]:
-        write_json(
+        write_record(
             results / f"models/{name}/manifest.json",
             {
                 "schema": 1, "model": name, "source": "org/base", "revision": "1" * 40,
@@ -147,8 +153,8 @@ def write_records(results: Path, study: dict) -> None:
             },
         )  # fmt: skip
     for name in study["datasets"]:
-        write_json(results / f"datasets/{name}/receipt.json", dataset_receipt(name))
-        write_json(
+        write_record(results / f"datasets/{name}/receipt.json", dataset_receipt(name))
+        write_record(
             results / f"datasets/{name}/contamination.json",
             {
                 "schema": 1, "dataset": name, "settings": study["contamination"], "dialogues": 95,
@@ -168,15 +174,15 @@ def write_records(results: Path, study: dict) -> None:
             },
         )  # fmt: skip
     for name, run in study["runs"].items():
-        write_json(results / f"runs/{name}/receipt.json", run_receipt(name, run))
-        write_json(results / f"runs/{name}/training.json", training_record(name, run))
+        write_record(results / f"runs/{name}/receipt.json", run_receipt(name, run))
+        write_record(results / f"runs/{name}/training.json", training_record(name, run))
         adapter = {"schema": 1, "run": name, "files": [], "digest": digest([name, "adapter"])}
-        write_json(results / f"runs/{name}/adapter.json", adapter)
+        write_record(results / f"runs/{name}/adapter.json", adapter)
         merged = {"schema": 1, "run": name, "files": [], "digest": digest(name)}
-        write_json(results / f"runs/{name}/merged.json", merged | {"adapter": adapter["digest"]})
+        write_record(results / f"runs/{name}/merged.json", merged | {"adapter": adapter["digest"]})
         (results / f"runs/{name}/command.yaml").write_text("lora_rank: 8\ntuner_type: lora\n")
     for name, subject in study["subjects"].items():
-        write_json(results / f"subjects/{name}/readiness.json", readiness(name, subject))
+        write_record(results / f"subjects/{name}/readiness.json", readiness(name, subject))
         answers = [
             {
                 "prompt": prompt, "answer": f"An answer | of {name}\n<b>in two lines</b>",
@@ -185,11 +191,11 @@ def write_records(results: Path, study: dict) -> None:
             for prompt in study["prompts"]
         ]  # fmt: skip
         record = {"schema": 1, "subject": name, "form": subject["form"], "answers": answers}
-        write_json(results / f"subjects/{name}/chat.json", record)
+        write_record(results / f"subjects/{name}/chat.json", record)
     for env, packages in (("swift", VERSIONS), ("evalscope", {"evalscope": "1.14.1"})):
         record = {"schema": 1, "env": env, "software": "managed", "python": "3.11.7"}
         record |= {"packages": packages, "lock": digest(env)}
-        write_json(results / f"environments/{env}.json", record)
+        write_record(results / f"environments/{env}.json", record)
 
 
 def dataset_receipt(name: str) -> dict:

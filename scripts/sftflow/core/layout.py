@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from sftflow.core.cli import UserError
-from sftflow.core.jsonio import read_json
+from sftflow.core.jsonio import read_record
 
 
 class Results:
@@ -13,11 +12,8 @@ class Results:
         self.folder = Path(folder)
 
     def read(self, path: str) -> dict | None:
+        """A record below results/; UserError when it was changed after it had been written."""
         try:
-            return read_json(self.folder / path)
+            return read_record(self.folder / path)
         except FileNotFoundError:
             return None
-        except ValueError as error:
-            raise UserError(
-                f"{self.folder / path} is not valid JSON ({error}): delete it, and it is made again"
-            ) from None
