@@ -20,10 +20,14 @@ from pathlib import Path
 from sftflow.core import cli, jsonio
 from sftflow.core.cli import UserError
 
+# Where the path holds two copies of a package, distributions() lists both, and version() is that of
+# the first, which is imported. "" is the folder that this starts in: no tool imports from there.
 INSPECT = """
-import json, platform
-from importlib.metadata import distributions
-packages = {d.metadata["Name"].lower().replace("_", "-"): d.version for d in distributions()}
+import json, platform, sys
+from importlib.metadata import distributions, version
+sys.path[:] = filter(None, sys.path)
+names = {d.metadata["Name"] for d in distributions()} - {None}
+packages = {name.lower().replace("_", "-"): version(name) for name in names}
 print(json.dumps({"python": platform.python_version(), "packages": dict(sorted(packages.items()))}))
 """
 

@@ -14,6 +14,7 @@ import sys
 import time
 from pathlib import Path
 
+import environment
 import pytest
 from sftflow.core import identity, process
 from sftflow.core.jsonio import digest, read_json, read_jsonl, tree_digest, tree_files, write_record
@@ -389,6 +390,8 @@ def real(case: Case) -> Case:
     shutil.rmtree(case.weights)
     shutil.copytree(demo, case.weights)
     case.note_weights()
+    about = {"env": "swift", "lock": None, **environment.inspect(SWIFT)}
+    write_record(case.results / "environments/swift.json", about)
     return case
 
 

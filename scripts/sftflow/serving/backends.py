@@ -17,7 +17,8 @@ class Spec:
 
     serving: {backend, max_batch_size, concurrency, ready_timeout (s), device, gpus, torch_dtype,
         max_model_len, extra (the backend's own flags)}; model: {model_type, template};
-    endpoint: {url, model, key_env}; python: the interpreter of the backend's environment.
+    endpoint: {url, model, key_env}; python: the interpreter of the backend's environment, and
+    record: environments/<env>.json of it.
     """
 
     serving: dict
@@ -26,11 +27,12 @@ class Spec:
     weights: Path | None = None
     adapter: Path | None = None
     python: str | None = None
+    record: Path | None = None
     threads: int | None = None
 
     @classmethod
     def of(cls, settings: dict, args: argparse.Namespace) -> "Spec":
-        """From a program's settings and its arguments --weights --adapter --python --threads."""
+        """From a program's settings and its arguments, as `server.add_arguments` has them."""
         return cls(
             serving=settings["serving"],
             model=settings.get("model") or {},
@@ -38,6 +40,7 @@ class Spec:
             weights=args.weights,
             adapter=args.adapter,
             python=args.python,
+            record=getattr(args, "environment", None),
             threads=args.threads,
         )
 
