@@ -113,8 +113,11 @@ def serving(results: Path, subject: str = "tuned") -> list[object]:
 
 
 def evaluate(results: Path) -> Done:
+    environment = results / "environments/swift.json"
+    write_record(environment, {"env": "swift", "packages": made_up.VERSIONS})
     return program(
-        "evaluate", *serving(results), "--readiness", results / "subjects/tuned/readiness.json",
+        "evaluate", *serving(results), "--environment", environment,
+        "--readiness", results / "subjects/tuned/readiness.json",
         "--benchmarks", results / "benchmarks/mmlu/manifest.json",
         "--output", results / "evaluations/tuned/s.json", python=EVALSCOPE,
     )  # fmt: skip
