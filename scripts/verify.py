@@ -11,6 +11,7 @@ line. Nothing is taken from memory, so it takes as long as it takes to read the 
 
 import argparse
 import json
+import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -101,7 +102,8 @@ def check_manifest(path: Path, row: Row) -> None:
         return
     row.files += len(there)
     row.size += sum(file.stat().st_size for file in there)
-    row.problems += manifests.problems(path, content, folder, memory=None)
+    if wrong := manifests.problems(path, content, folder, memory=None):
+        row.problems += [*wrong, f"delete {path}, and it is made again"]
 
 
 def check_session(results: Path, path: Path, row: Row) -> None:
@@ -142,9 +144,9 @@ def check_answers(path: Path, row: Row) -> None:
 
 def show(row: Row, width: int) -> None:
     first, *others = row.problems or [row.remark]
-    note(f"{row.what:<{width}}  {row.files:>7,}  {row.size / 1e6:>12,.1f} MB  {first}")
+    note(f"{row.what:<{width}}  {row.files:>7,}  {row.size:>16,}  {first}")
     for problem in others:
-        note(f"{'':<{width + 28}}{problem}")
+        note(f"{'':<{width + 29}}{problem}")
 
 
 def main() -> None:
@@ -156,15 +158,16 @@ def main() -> None:
     if not results.is_dir():
         raise UserError(f"{results}: there is no such folder")
     width, seen = 44, []
-    note(f"{'what':<{width}}  {'files':>7}  {'size':>15}")
+    note(f"{'what':<{width}}  {'files':>7}  {'bytes':>16}")
     for row in rows(results):
         show(row, width)
         seen.append(row)
-    files, size = sum(row.files for row in seen), sum(row.size for row in seen) / 1e9
-    if wrong := sum(len(row.problems) for row in seen):
-        raise UserError(f"{wrong} problems in {files:,} files ({size:.1f} GB); see the table")
-    note(f"{files:,} files, {size:.1f} GB: everything is what was written")
+    total = f"{sum(row.files for row in seen):,} files, {sum(row.size for row in seen):,} bytes"
+    if wrong := [row.what for row in seen if row.problems]:
+        raise UserError(f"{total}: not what was written: {', '.join(wrong)}; see the table")
+    note(f"{total}: all is what was written")
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `verify.py | head` is no error
     sys.exit(cli.run(main))

@@ -287,7 +287,10 @@ def test_all_that_is_whole_is_ok(call, results):
     status, out, err = call(verify.main, "--results", results)
     assert status == 0, err
     rows = {line.split()[0]: line for line in out.splitlines()[1:]}
-    assert rows["models/base/manifest.json"].split()[1:] == ["3", "0.0", "MB", "ok"]
+    base = results / "models/base"
+    files = [base / "manifest.json", *(base / "weights").iterdir()]
+    size = sum(file.stat().st_size for file in files)
+    assert rows["models/base/manifest.json"].split()[1:] == ["3", f"{size:,}", "ok"]
     for what in (
         *("models/base/source.json", "benchmarks/mmlu/manifest.json", "runs/tuned/adapter.json"),
         *("runs/tuned/merged.json", "runs/tuned/receipt.json", "datasets/talks/receipt.json"),

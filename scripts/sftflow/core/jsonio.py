@@ -68,8 +68,9 @@ def read_record(path: str | Path) -> dict:
     stated = content.pop("sha256", None) if isinstance(content, dict) else None
     if stated is None:
         raise UserError(
-            f"{path} states no sha256 of its own content: this version of the workflow did not "
-            "write it. Delete it, and it is made again"
+            f"{path} states no sha256 of its own content, so this version of the workflow did not "
+            "write it. Results of an older version are not taken over: use another results folder, "
+            "or delete that file, and it is made again"
         )
     if stated != (found := digest(content)):
         raise UserError(
