@@ -37,9 +37,15 @@ def manifest(path: Path, folder: str, content: dict[str, str], **about) -> None:
 
 
 @pytest.fixture
-def results(tmp_path: Path) -> Path:
+def results(whole: Path, tmp_path: Path) -> Path:
+    """A copy for one test."""
+    return Path(shutil.copytree(whole, tmp_path / "results"))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
     """One of each: base model, dataset, run, benchmark, sessions with answers, scores."""
-    results = tmp_path / "results"
+    results = tmp_path_factory.mktemp("whole")
     study = made_up.write_study(results)
     write_json(results / "study.json", study)
     base, run = results / "models/base", results / "runs/tuned"
