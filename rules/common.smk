@@ -15,7 +15,7 @@ from sftflow.core import code, handover, provenance
 from sftflow.core.cli import UserError
 from sftflow.core.identity import BACKENDS
 from sftflow.core.jsonio import digest, file_digest
-from sftflow.core.layout import FIGURES, Paths, beside
+from sftflow.core.layout import FIGURES, Paths
 from sftflow.inputs.hubs import local_digest
 
 # Somebody else's Snakefile may import this one as a module: command line and config files are then not ours to judge.
@@ -175,30 +175,29 @@ def both_forms(wildcards) -> dict[str, str]:
 
 def weights_flags(wildcards, input) -> str:
     """Flags that tell serve.py and evaluate.py what to serve, with what."""
-    return _flags(
+    return flags(
         input,
         {
-            "--weights": ("weights", beside),
-            "--manifest": ("weights", str),
-            "--adapter": ("adapter", beside),
-            "--adapter-manifest": ("adapter", str),
-            "--environment": ("environment", str),
+            "--weights": "weights_folder",
+            "--manifest": "weights",
+            "--adapter": "adapter_folder",
+            "--adapter-manifest": "adapter",
+            "--environment": "environment",
         },
     )
 
 
 def other_form_flags(wildcards, input) -> str:
-    return _flags(
+    return flags(
         input,
-        {"--also-weights": ("other_weights", beside), "--also-adapter": ("other_adapter", beside)},
+        {"--also-weights": "other_weights_folder", "--also-adapter": "other_adapter_folder"},
     )
 
 
-def _flags(input, wanted: dict[str, tuple[str, Callable]]) -> str:
-    found = [
-        (flag, value(input[name])) for flag, (name, value) in wanted.items() if name in input.keys()
-    ]
-    return shlex.join(str(part) for pair in found for part in pair)
+def flags(input, names: dict[str, str]) -> str:
+    """A flag for each named input that the job has."""
+    given = [(flag, input[name]) for flag, name in names.items() if name in input.keys()]
+    return shlex.join(part for pair in given for part in pair)
 
 
 # Evaluation -----------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from sftflow.core import cli, process
-from sftflow.core.jsonio import write_json
+from sftflow.core.jsonio import write_record
 from sftflow.serving import backends, server
 from sftflow.serving.measure import chat
 
@@ -42,7 +42,7 @@ def main() -> None:
     for answer in answers:
         cli.note(f"> {answer['prompt']}\n{answer['answer']}\n")
     about = {"schema": 1, "subject": settings["subject"], "form": settings["form"]}
-    write_json(args.output, {**about, "answers": answers})
+    write_record(args.output, {**about, "answers": answers})
 
 
 if __name__ == "__main__":

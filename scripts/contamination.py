@@ -22,7 +22,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from sftflow.core import cli, jsonio
+from sftflow.core import cli, jsonio, manifests
 from sftflow.core.progress import Progress
 from sftflow.inputs import contamination
 
@@ -78,17 +78,19 @@ def main() -> None:
 
 def find(args: argparse.Namespace) -> None:
     settings = args.settings
-    dataset = jsonio.read_json(args.dataset_receipt)["dataset"]
+    dataset = jsonio.read_record(args.dataset_receipt)["dataset"]
     dialogues = args.dataset_receipt.with_name("train.jsonl")
     lengths = {"zh": settings["zh_ngram"], "en": settings["en_ngram"]}
     index = contamination.Index(lengths)
     questions = {}
     for path in args.benchmarks:
-        manifest = jsonio.read_json(path)
-        questions[manifest["benchmark"]] = asked(manifest, path.parent / "data", lengths)
+        manifest = manifests.verified(path)
+        data = manifests.folder_of(path, manifest)
+        questions[manifest["benchmark"]] = asked(manifest, data, lengths)
     for question in (each for several in questions.values() for each in several):
         index.add(question)
 
+    manifests.verified(args.dataset_receipt)
     size = dialogues.stat().st_size
     progress = Progress(f"contamination {dataset}", size, "bytes")
     read = done = 0
@@ -109,7 +111,7 @@ def find(args: argparse.Namespace) -> None:
             for name, several in questions.items()
         },
     }
-    jsonio.write_json(args.output, record)
+    jsonio.write_record(args.output, record)
     found = {name: entry["overlapping"] for name, entry in record["benchmarks"].items()}
     text = ", ".join(f"{name} {n}" for name, n in found.items() if n)
     cli.note(

@@ -21,10 +21,14 @@ from pathlib import Path
 from sftflow.core import cli, environments, jsonio
 from sftflow.core.cli import UserError
 
+# Where the path holds two copies of a package, distributions() lists both, and version() is that of
+# the first, which is imported. "" is the folder that this starts in: no tool imports from there.
 INSPECT = """
-import json, platform
-from importlib.metadata import distributions
-packages = {d.metadata["Name"].lower().replace("_", "-"): d.version for d in distributions()}
+import json, platform, sys
+from importlib.metadata import distributions, version
+sys.path[:] = filter(None, sys.path)
+names = {d.metadata["Name"] for d in distributions()} - {None}
+packages = {name.lower().replace("_", "-"): version(name) for name in names}
 print(json.dumps({"python": platform.python_version(), "packages": dict(sorted(packages.items()))}))
 """
 
@@ -101,7 +105,7 @@ def main() -> None:
         **inspect(python),
         "lock": jsonio.file_digest(project / "uv.lock") if managed else None,
     }
-    jsonio.write_json(args.output, record)
+    jsonio.write_record(args.output, record)
     cli.note(
         f"environment {args.env}: Python {record['python']}, {len(record['packages'])} packages"
     )

@@ -31,7 +31,8 @@ from pathlib import Path
 
 from sftflow.core import cli, identity, layout, process
 from sftflow.core.cli import UserError
-from sftflow.core.jsonio import read_json, write_json
+from sftflow.core.jsonio import read_record, write_record
+from sftflow.core.manifests import folder_of, verified
 from sftflow.evaluation.answers import answer_store
 from sftflow.evaluation.plans import Plan, finished, guarded, prepare
 from sftflow.evaluation.session import Session, ask_all, finish
@@ -81,7 +82,7 @@ def main() -> None:
             + "\n".join(f"  {plan.name}: {plan.error}" for plan in failed)
             + (f"\n{session.ended}" if session.ended else "")
         )
-    write_json(
+    write_record(
         args.output,
         {
             "schema": 1,
@@ -94,10 +95,10 @@ def main() -> None:
 
 def asked_weights(args: argparse.Namespace) -> str:
     """Digest of the weights that are asked; UserError when readiness speaks of others."""
-    manifest = read_json(args.manifest) if args.manifest else None
-    adapter = read_json(args.adapter_manifest) if args.adapter_manifest else None
+    manifest = args.manifest and verified(args.manifest, args.weights)
+    adapter = args.adapter_manifest and verified(args.adapter_manifest, args.adapter)
     weights = identity.weights(manifest, adapter, args.settings.get("endpoint"))
-    ready = read_json(args.readiness)
+    ready = read_record(args.readiness)
     if ready["weights"] != weights:
         raise UserError(
             f"{args.readiness} is about other weights ({ready['weights'][:16]}…) than "
@@ -108,7 +109,7 @@ def asked_weights(args: argparse.Namespace) -> str:
 
 def asked_backend(args: argparse.Namespace) -> dict:
     """The backend's part of every identity."""
-    packages = read_json(args.environment)["packages"] if args.environment else {}
+    packages = read_record(args.environment)["packages"] if args.environment else {}
     return identity.backend(args.settings["backend"], packages)
 
 
@@ -118,8 +119,8 @@ def make_plans(args: argparse.Namespace, results: Path, weights: str, backend: d
     system = (settings.get("model") or {}).get("system")
     manifests = {}
     for path in args.benchmarks:
-        found = read_json(path)
-        manifests[found["benchmark"]] = (found, path.parent / "data")
+        found = verified(path)
+        manifests[found["benchmark"]] = (found, folder_of(path, found))
     plans = []
     for name, benchmark in settings["benchmarks"].items():
         if name not in manifests:

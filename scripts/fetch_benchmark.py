@@ -248,7 +248,7 @@ def main() -> None:
     except UserError as error:
         raise UserError(f"benchmark {args.benchmark} ({source}): {error}") from None
     files = jsonio.tree_files(data)
-    jsonio.write_json(
+    jsonio.write_record(
         args.output,
         {
             "schema": 1,

@@ -34,7 +34,7 @@ def main() -> None:
         keep=[f"*{suffix}" for suffix in sharegpt.SUFFIXES],
     )
     files = hubs.files(folder)
-    jsonio.write_json(
+    jsonio.write_record(
         args.output,
         {
             "schema": 1,

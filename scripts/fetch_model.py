@@ -44,7 +44,7 @@ def main() -> None:
         leave=LEAVE,
     )
     files = hubs.files(folder)
-    jsonio.write_json(
+    jsonio.write_record(
         args.output,
         {
             "schema": 1,

@@ -27,9 +27,10 @@ import sys
 import time
 from pathlib import Path
 
-from sftflow.core import cli, gpu, layout, process
+from sftflow.core import cli, gpu, process
 from sftflow.core.cli import UserError, note
-from sftflow.core.jsonio import read_json, tree_digest, tree_files, write_json
+from sftflow.core.jsonio import tree_digest, tree_files, write_record
+from sftflow.core.manifests import folder_of, verified
 
 PROMPTS = [
     "你好",
@@ -136,14 +137,12 @@ def main() -> None:
     process.follow_snakemake()
     begun = time.time()
 
-    settings, adapter, manifest = args.settings, read_json(args.adapter), read_json(args.manifest)
+    settings, trained = args.settings, args.adapter.parent / "adapter"
+    adapter, manifest = verified(args.adapter, trained), verified(args.manifest)
     run, dtype = settings["run"], settings["training"]["torch_dtype"]
-    weights = layout.beside(args.manifest)
+    weights = folder_of(args.manifest, manifest)
     if adapter["base"]["digest"] != manifest["digest"]:
         raise UserError(f"the adapter of {run} was trained on other weights of {manifest['model']}")
-    trained = args.adapter.parent / "adapter"
-    if tree_digest(tree_files(trained)) != adapter["digest"]:
-        raise UserError(f"{trained} is not what {args.adapter} describes: train {run} again")
 
     fresh, target = args.output / "merged.new", args.output / "merged"
     shutil.rmtree(fresh, ignore_errors=True)
@@ -169,7 +168,7 @@ def main() -> None:
     shutil.rmtree(target, ignore_errors=True)
     fresh.rename(target)
     files = tree_files(target)
-    write_json(
+    write_record(
         args.output / "merged.json",
         {
             "schema": 1,

@@ -24,7 +24,7 @@ from importlib.util import find_spec
 from math import prod
 from pathlib import Path
 
-from sftflow.core import cli, jsonio
+from sftflow.core import cli, jsonio, manifests
 from sftflow.core.cli import UserError
 from sftflow.models import internlm2, safetensors_files
 
@@ -230,7 +230,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, required=True, help="folder")
     parser.add_argument("--manifest", type=Path, required=True)
     args = parser.parse_args()
-    origin = jsonio.read_json(args.source)
+    origin = manifests.verified(args.source)
     source = args.source.parent / "source"
     settings = {"native_form": "auto", "allow_remote_code": False} | args.settings
     if not (source / "config.json").is_file():
@@ -265,7 +265,7 @@ def main() -> None:
         "files": files,
         "digest": jsonio.tree_digest(files),
     }
-    jsonio.write_json(args.manifest, manifest)
+    jsonio.write_record(args.manifest, manifest)
     parameters = f"{(manifest['parameters'] or 0) / 1e9:.3f} B parameters"
     cli.note(
         f"model {args.model}: {parameters}, {manifest['torch_dtype']}"

@@ -27,7 +27,7 @@ from hashlib import sha256
 from json import dumps
 from pathlib import Path
 
-from sftflow.core import cli, jsonio
+from sftflow.core import cli, jsonio, manifests
 from sftflow.core.cli import UserError
 from sftflow.inputs import sharegpt
 from sftflow.inputs.receipts import SHOWN, Histogram, Lines
@@ -143,7 +143,7 @@ def main() -> None:
     parser.add_argument("--validation", type=Path, required=True)
     parser.add_argument("--receipt", type=Path, required=True)
     args = parser.parse_args()
-    origin = jsonio.read_json(args.source)
+    origin = manifests.verified(args.source)
     names = [file["path"] for file in origin["files"]]
     rows = located_rows(args.source.parent / "source", names)
     counts = prepare(rows, args.train, args.validation, args.settings)
@@ -154,8 +154,9 @@ def main() -> None:
         "revision": origin["revision"],
         "made_with": args.settings.get("made_with", {}),
         **counts,
+        "files": jsonio.file_entries(args.receipt.parent, [args.train, args.validation]),
     }
-    jsonio.write_json(args.receipt, receipt)
+    jsonio.write_record(args.receipt, receipt)
     drops = "; ".join(f"{drop['count']} {reason}" for reason, drop in counts["dropped"].items())
     cli.note(
         f"dataset {args.dataset}: {counts['rows_read']} rows read, {counts['train_rows']} to "

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from sftflow.core import cli
-from sftflow.core.jsonio import read_json, write_json
+from sftflow.core.jsonio import read_record, write_record
 from sftflow.scoring.scores import score_file
 
 
@@ -35,14 +35,14 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     args = arguments()
     results = args.evaluation.parents[2]
-    evaluation = read_json(args.evaluation)
-    contamination = read_json(args.contamination) if args.contamination else {"benchmarks": {}}
+    evaluation = read_record(args.evaluation)
+    contamination = read_record(args.contamination) if args.contamination else {"benchmarks": {}}
     scores = [
         score_file(results, evaluation, benchmark, contamination, args.settings)
         for benchmark in args.benchmark or evaluation["benchmarks"]
     ]
     for result in scores:
-        write_json(results / f"scores/{result['subject']}/{result['benchmark']}.json", result)
+        write_record(results / f"scores/{result['subject']}/{result['benchmark']}.json", result)
         cli.note(
             f"score {result['subject']} {result['benchmark']}  {100 * result['score']:.1f} %  "
             f"n = {result['n']}"

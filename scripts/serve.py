@@ -23,8 +23,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from sftflow.core import cli, gpu, identity, process
-from sftflow.core.cli import UserError
-from sftflow.core.jsonio import file_digest, read_json, write_json
+from sftflow.core.jsonio import read_record, write_record
+from sftflow.core.manifests import manifest_of, verified
 from sftflow.serving import backends, server
 from sftflow.serving.measure import chat, known, measure
 
@@ -45,9 +45,11 @@ def main() -> None:
     args = arguments()
     process.follow_snakemake()
     settings = args.settings
-    manifest = checked(args.weights, args.manifest)
-    adapter = checked(args.adapter, args.adapter_manifest)
-    packages = read_json(args.environment)["packages"] if args.environment else {}
+    manifest = args.manifest and verified(args.manifest, args.weights)
+    adapter = args.adapter_manifest and verified(args.adapter_manifest, args.adapter)
+    for folder in filter(None, (args.also_weights, args.also_adapter)):
+        verified(manifest_of(folder), folder)
+    packages = read_record(args.environment)["packages"] if args.environment else {}
     spec = backends.Spec.of(settings, args)
     label = f"serve {settings['subject']}"
     cli.note(f"{label}  starting ({spec.backend})")
@@ -63,7 +65,7 @@ def main() -> None:
         other = "adapter" if args.also_adapter else "merged"
         forms[other] = time_other(spec, args, other)
         cli.note(f"{label}  {other} form ready after {forms[other]['ready']:.1f} s")
-    write_json(
+    write_record(
         args.chat,
         {
             "schema": 1,
@@ -72,7 +74,7 @@ def main() -> None:
             "answers": answers,
         },
     )
-    write_json(
+    write_record(
         args.readiness,
         {
             "schema": 1,
@@ -92,20 +94,6 @@ def main() -> None:
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
         },
     )
-
-
-def checked(folder: Path | None, manifest: Path | None) -> dict | None:
-    """The manifest of weights that are, file by file, what it says; UserError when they are not."""
-    if manifest is None:
-        return None
-    content = read_json(manifest)
-    for file in content["files"]:
-        path = folder / file["path"]
-        if not path.exists():
-            raise UserError(f"{path} is missing, but {manifest} lists it: make it again")
-        if path.stat().st_size != file["size"] or file_digest(path) != file["sha256"]:
-            raise UserError(f"{path} is not the file that {manifest} lists: make it again")
-    return content
 
 
 def time_other(spec: backends.Spec, args: argparse.Namespace, form: str) -> dict:

@@ -31,7 +31,7 @@ from json import dumps
 from math import ceil
 from pathlib import Path
 
-from sftflow.core import cli, jsonio, layout
+from sftflow.core import cli, jsonio, manifests
 from sftflow.core.cli import UserError
 from sftflow.core.progress import Progress
 from sftflow.inputs import lengths
@@ -111,9 +111,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="processes that tokenize")
     args = parser.parse_args()
     run, training, model = (args.settings[key] for key in ("run", "training", "model"))
-    dataset = jsonio.read_json(args.dataset_receipt)
+    dataset, base = manifests.verified(args.dataset_receipt), manifests.verified(args.manifest)
     total = dataset["train_rows"] + dataset["validation_rows"]
-    encode = swift_encoder(layout.beside(args.manifest), model)
+    encode = swift_encoder(manifests.folder_of(args.manifest, base), model)
     fitter = Fitter(encode, training["max_length"], training["too_long"])
     workers = args.workers if total > 2000 else 1  # a pool costs more than it saves on few rows
     progress = Progress(f"tokenize {run}", total, "dialogues")
@@ -182,8 +182,12 @@ def main() -> None:
         "padded_share_grouped": round(lengths.padded_share(sizes, batch, seed, grouped=True), 4),
         "steps_per_epoch": ceil(len(sizes) / (batch * training["gradient_accumulation_steps"])),
         "digest": jsonio.digest([model["template"], model.get("system"), kept_digest.hexdigest()]),
+        "files": jsonio.file_entries(
+            args.receipt.parent,
+            [args.receipt.with_name(f"{side}.jsonl") for side in ("train", "validation")],
+        ),
     }
-    jsonio.write_json(args.receipt, receipt)
+    jsonio.write_record(args.receipt, receipt)
     left_out = sum(lines.count for lines in dropped.values())
     cli.note(
         f"run {run}: {len(sizes)} dialogues to train, {tokens['mean']:.0f} tokens each "

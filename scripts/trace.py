@@ -16,7 +16,7 @@ from pathlib import Path
 
 from sftflow.core import cli, identity
 from sftflow.core.cli import UserError
-from sftflow.core.jsonio import file_digest, read_json, read_jsonl
+from sftflow.core.jsonio import file_digest, read_jsonl, read_record
 
 
 def main() -> None:
@@ -34,7 +34,7 @@ def main() -> None:
     path = args.results / f"scores/{args.subject}/{args.benchmark}.json"
     if not path.exists():
         raise UserError(f"there is no {path}. Scores that are there: {known(args.results)}")
-    score = read_json(path)
+    score = read_record(path)
     if args.sample:
         cli.note(show_sample(find_sample(samples(args.results, score), args.sample)))
     elif args.wrong:
@@ -51,7 +51,7 @@ def known(results: Path) -> str:
 
 def optional(path: Path) -> dict:
     """A record that may not have been copied along with the scores."""
-    return read_json(path) if path.exists() else {}
+    return read_record(path) if path.exists() else {}
 
 
 def chain(results: Path, score: dict, path: Path) -> list[tuple[str, list[tuple[str, object]]]]:
@@ -192,7 +192,7 @@ def environments(results: Path, was: dict) -> list[tuple[str, object]]:
     }
     lines = []
     for path in sorted(results.glob("environments/*.json")):
-        record = read_json(path)
+        record = read_record(path)
         now = record["packages"]
         changed = [
             f"{name} was {version}"

@@ -27,7 +27,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sftflow.core import cli, process
-from sftflow.core.jsonio import read_json, write_json
+from sftflow.core.jsonio import read_record, write_json
 from sftflow.training.record import Events
 
 MODES = {"cloud": "online", "local": "local", "offline": "offline"}
@@ -59,7 +59,7 @@ def metrics(event: dict) -> dict[str, float]:
 
 def scores(files: list[Path]) -> dict[str, float]:
     """scores/<subject>/<benchmark>.json as {"scores/<suite>/<benchmark>": score}."""
-    found = map(read_json, files)
+    found = map(read_record, files)
     return {f"scores/{score['suite']}/{score['benchmark']}": score["score"] for score in found}
 
 
@@ -114,7 +114,7 @@ def main() -> None:
 
     settings, events = args.settings, args.events
     if args.training:
-        found = read_json(args.training)
+        found = read_record(args.training)
         settings |= experiment(found)
         events = args.training.parent / "trainings" / found["identity"][:16] / "events.jsonl"
     outcome = {"schema": 1, "mode": settings["mode"], "status": "recorded"}

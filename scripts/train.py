@@ -34,16 +34,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-from sftflow.core import cli, gpu, layout, process
+from sftflow.core import cli, gpu, process
 from sftflow.core.cli import UserError, note
 from sftflow.core.jsonio import (
     file_digest,
     read_json,
+    read_record,
     tree_digest,
     tree_files,
     write_json,
+    write_record,
     write_text,
 )
+from sftflow.core.manifests import folder_of, verified
 from sftflow.core.progress import Progress
 from sftflow.training import checkpoints, estimate, record
 from sftflow.training import settings as decide
@@ -204,7 +207,10 @@ def train(job: Job, micro: int) -> list[dict]:
 
 
 def take_weights(checkpoint: Path, target: Path, base: str, full: bool) -> None:
-    """Take a checkpoint's weights (as links where possible): no optimizer state, no host paths."""
+    """Copy a checkpoint's weights: no optimizer state, no host paths.
+
+    Not as links: whatever is written over the copy, the checkpoint can give the weights once more.
+    """
     fresh = target.with_name(target.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
@@ -212,7 +218,7 @@ def take_weights(checkpoint: Path, target: Path, base: str, full: bool) -> None:
     for path in {p for pattern in patterns for p in checkpoint.glob(pattern)}:
         if path.name in NOT_WEIGHTS:
             continue
-        link(str(path), str(fresh / path.name))
+        shutil.copyfile(path, fresh / path.name)
     config = fresh / "adapter_config.json"
     if config.exists():  # PEFT writes the path of this machine; the name says as much
         write_json(config, read_json(config) | {"base_model_name_or_path": base})
@@ -232,14 +238,18 @@ def publish(output: Path, key: str) -> bool:
     store = stored(output, key)
     if not (store / "adapter.json").exists():  # written last
         return False
-    manifest = read_json(store / "adapter.json")
+    manifest = read_record(store / "adapter.json")
     if (
         manifest["training"] != key
         or tree_digest(tree_files(store / "adapter")) != manifest["digest"]
     ):
         return False
     shutil.rmtree(output / "adapter", ignore_errors=True)
-    shutil.copytree(store / "adapter", output / "adapter", copy_function=link)
+    # an adapter is copied, so that whoever writes into one of the two leaves the other whole
+    full = manifest["form"] == "full"
+    shutil.copytree(
+        store / "adapter", output / "adapter", copy_function=link if full else shutil.copyfile
+    )
     for name in ("command.yaml", "training.json", "adapter.json"):
         write_text(output / name, (store / name).read_text(encoding="utf-8"))
     return True
@@ -270,8 +280,8 @@ def main() -> None:
 
     run, settings = args.settings["run"], args.settings["training"]
     model = args.settings["model"]
-    receipt, manifest = read_json(args.receipt), read_json(args.manifest)
-    weights = layout.beside(args.manifest).resolve()
+    receipt, manifest = verified(args.receipt), verified(args.manifest)
+    weights = folder_of(args.manifest, manifest).resolve()
     shape = read_json(weights / "config.json")
     wanted = 0 if settings["device"] == "cpu" else settings.get("gpus", 1)
     with gpu.claim(wanted) as gpus:
@@ -339,7 +349,7 @@ def main() -> None:
     flags = command(micro, None)
     flags["ENV"] = {"SFTFLOW_PLUGIN": json.dumps(ours)}  # so that the file alone does it again
     write_text(store / "command.yaml", yaml.safe_dump(flags, allow_unicode=True, sort_keys=True))
-    write_json(
+    write_record(
         store / "training.json",
         {
             "schema": 1,
@@ -366,7 +376,7 @@ def main() -> None:
             "versions": versions(),
         },
     )
-    write_json(
+    write_record(
         store / "adapter.json",
         {
             "schema": 1,

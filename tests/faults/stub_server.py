@@ -9,6 +9,7 @@ swift_deploy.py and listens where that would. STUB (JSON in the environment) say
     exit        status to end with at once  die_after    answers before it kills itself
     name        model name to claim         refuse       text whose questions are refused
     status      of a refusal (400)          ready        false: listens, and never answers
+    session     what GET /v1/session tells, as ms-swift's server has it
     engine      "dead": answers HTTP 500, and ends itself a second later, as vLLM does
 
 Its answers depend on nothing but the question.
@@ -56,6 +57,8 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def do_GET(self):
+        if self.path == "/v1/session" and "session" in STUB:
+            return self.reply(200, STUB["session"])
         if self.path != "/v1/models":
             return self.reply(404, {"message": "not here"})
         self.reply(200, {"data": [{"id": NAME}]})

@@ -14,9 +14,10 @@ import sys
 import time
 from pathlib import Path
 
+import environment
 import pytest
 from sftflow.core import identity, process
-from sftflow.core.jsonio import digest, read_json, read_jsonl, tree_digest, tree_files, write_json
+from sftflow.core.jsonio import digest, read_json, read_jsonl, tree_digest, tree_files, write_record
 from sftflow.serving import backends, server
 from support import EVALSCOPE, ROOT, SWIFT
 
@@ -54,7 +55,7 @@ class Case:
         self.note_weights()
         self.add("mmlu", "subject", {"a": 9, "b": 7})
         self.add("cmmlu", "category", {"c": 8})
-        write_json(
+        write_record(
             self.results / "environments/swift.json",
             {"env": "swift", "lock": None, "packages": PACKAGES},
         )
@@ -62,9 +63,9 @@ class Case:
     def note_weights(self) -> None:
         files = tree_files(self.weights)
         about = {"model": "m", "files": files, "digest": tree_digest(files)}
-        write_json(self.weights.parent / "manifest.json", about)
+        write_record(self.weights.parent / "manifest.json", about)
         marker = {"weights": identity.weights(about)}
-        write_json(self.results / "subjects/m/readiness.json", marker)
+        write_record(self.results / "subjects/m/readiness.json", marker)
 
     def add(
         self, name: str, key: str, subsets: dict[str, int], words: str = "Question", dataset=None
@@ -93,8 +94,13 @@ class Case:
             "  - split: test\n    path: test.jsonl\n---\n"
         )
         files = tree_files(data)
-        about = {"benchmark": name, "subsets": subsets, "digest": tree_digest(files)}
-        write_json(data.parent / "manifest.json", about)
+        about = {
+            "benchmark": name,
+            "subsets": subsets,
+            "files": files,
+            "digest": tree_digest(files),
+        }
+        write_record(data.parent / "manifest.json", about)
         self.benchmarks[name] = {"dataset": dataset, "subsets": list(subsets), "shots": 0}
 
     def command(self) -> list[str]:
@@ -379,7 +385,7 @@ def test_unknown_subset_is_an_error(case):
 
 
 def test_readiness_of_other_weights_is_refused(case):
-    write_json(case.results / "subjects/m/readiness.json", {"weights": digest("others")})
+    write_record(case.results / "subjects/m/readiness.json", {"weights": digest("others")})
     status, _, err = case.run()
     assert status == 1 and "serve the subject again" in err
 
@@ -429,7 +435,7 @@ def test_endpoint_that_moves(case, whole, monkeypatch):
     monkeypatch.setenv("STUB", json.dumps({**case.stub, "name": "sftflow-x"}))
     about = {"model": "sftflow-x", "version": "2026-11", "key_env": "THEIR_KEY"}
     marker = {"weights": identity.weights(None, endpoint=about)}
-    write_json(case.results / "subjects/m/readiness.json", marker)
+    write_record(case.results / "subjects/m/readiness.json", marker)
     case.serving["backend"] = "endpoint"
     for _ in range(2):
         with server.serve(spec, case.folder / "theirs.log") as theirs:
@@ -508,6 +514,8 @@ def real(case: Case) -> Case:
     shutil.rmtree(case.weights)
     shutil.copytree(demo, case.weights)
     case.note_weights()
+    about = {"env": "swift", "lock": None, **environment.inspect(SWIFT)}
+    write_record(case.results / "environments/swift.json", about)
     return case
 
 

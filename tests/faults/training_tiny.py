@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
-from sftflow.core.jsonio import tree_digest, tree_files, write_json, write_jsonl
+from sftflow.core.jsonio import file_entries, tree_digest, tree_files, write_jsonl, write_record
 
 WORDS = (
     "sleep night worry calm breath memory short long term friend walk 睡眠 焦虑 呼吸 记忆".split()
@@ -65,7 +65,7 @@ def main(folder: Path) -> None:
     model.save_pretrained(folder / "weights")
     tokenizer.save_pretrained(folder / "weights")
     files = tree_files(folder / "weights")
-    write_json(
+    write_record(
         folder / "manifest.json",
         {
             "schema": 1,
@@ -80,7 +80,7 @@ def main(folder: Path) -> None:
         write_jsonl(folder / f"{name}.jsonl", part)
     text = lambda row: "".join(f"\n{m['role']}{m['content']}" for m in row["messages"])  # noqa: E731
     lengths = [len(tokenizer(text(row)).input_ids) for row in parts["train"]]
-    write_json(
+    write_record(
         folder / "receipt.json",
         {
             "schema": 1,
@@ -89,6 +89,7 @@ def main(folder: Path) -> None:
             "validation_rows": 40,
             "tokens": {"train": sum(lengths), "mean": sum(lengths) / 200, "max": max(lengths)},
             "padded_share": 0.3,
+            "files": file_entries(folder, [folder / f"{name}.jsonl" for name in parts]),
             "digest": tree_digest(tree_files(folder / "weights")),
         },
     )

@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests/unit")]
 
 import internlm2_checkpoint as checkpoint
+from sftflow.core.jsonio import tree_digest, tree_files, write_record
 from sftflow.models import (
     internlm2,
     safetensors_files,
@@ -44,9 +45,6 @@ def main() -> int:
         (folder / "source").mkdir()
         (folder / "source/config.json").write_text(json.dumps(config))
         (folder / "source/tokenizer.json").write_text("{}")
-        (folder / "source.json").write_text(
-            json.dumps({"source": "made up", "hub": "local", "revision": None, "files": []})
-        )
 
         def bits(shape: tuple[int, ...]) -> np.ndarray:
             return chance.integers(0, 1 << 15, shape, "u2")
@@ -58,6 +56,10 @@ def main() -> int:
         file = folder / "source/model.safetensors"
         safetensors_files.write_file(file, outputs)
         size = file.stat().st_size / 1e9
+        files = tree_files(folder / "source")
+        origin = {"source": "made up", "hub": "local", "revision": None}
+        origin |= {"files": files, "digest": tree_digest(files)}
+        write_record(folder / "source.json", origin)
         command = [sys.executable, ROOT / "scripts/native_model.py", "--model", "made-up"]
         command += ["--source", folder / "source.json", "--settings", "{}"]
         command += ["--weights", folder / "weights", "--manifest", folder / "manifest.json"]

@@ -16,6 +16,10 @@ import time
 from pathlib import Path
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+sys.path.insert(0, str(SCRIPTS))
+
+from sftflow.core.jsonio import tree_digest, tree_files, write_record
+
 SECONDS, MEBIBYTES = 90, 1024
 CHARACTERS = "我最近总是感到焦虑该怎么办心理学情绪压力睡眠朋友家人工作学习希望帮助方法建议呼吸放松"
 WORDS = "anxiety sleep friend family work study hope help method advice breathe relax often".split()
@@ -48,8 +52,10 @@ def main() -> int:
             for _ in range(args.rows):
                 file.write(json.dumps(dialogue(chance), ensure_ascii=False) + "\n")
         size = (folder / "source" / "rows.jsonl").stat().st_size / 1e6
-        origin = {"source": "made up", "revision": None, "files": [{"path": "rows.jsonl"}]}
-        (folder / "source.json").write_text(json.dumps(origin))
+        files = tree_files(folder / "source")
+        origin = {"source": "made up", "revision": None}
+        origin |= {"files": files, "digest": tree_digest(files)}
+        write_record(folder / "source.json", origin)
         settings = {"on_bad_rows": "drop", "max_bad_share": 0.01, "validation_share": 0.05}
         outputs = {"train": "train.jsonl", "validation": "validation.jsonl", "receipt": "r.json"}
         command = [

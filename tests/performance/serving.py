@@ -40,12 +40,13 @@ sys.path.insert(0, str(ROOT / "scripts"))
 import environment
 from sftflow.core import gpu, identity, process
 from sftflow.core.jsonio import (
-    read_json,
     read_jsonl,
+    read_record,
     tree_digest,
     tree_files,
     write_json,
     write_jsonl,
+    write_record,
     write_text,
 )
 from sftflow.serving import (
@@ -109,10 +110,10 @@ def prepare(work: Path, shape: str, count: int) -> None:
         code = f"import serving; serving.save_model({str(weights)!r}, {shape!r})"
         here = Path(__file__).parent
         subprocess.run([python("swift"), "-c", code], cwd=here, check=True)
-        sizes = [(path.name, path.stat().st_size) for path in sorted(weights.iterdir())]
-        write_json(manifest, {"model": "random", "files": [], "digest": repr(sizes)})
+        files = tree_files(weights)
+        write_record(manifest, {"model": "random", "files": files, "digest": tree_digest(files)})
     readiness = results / "subjects/random/readiness.json"
-    write_json(readiness, {"weights": identity.weights(read_json(manifest))})
+    write_record(readiness, {"weights": identity.weights(read_record(manifest))})
     data = results / "benchmarks/questions/data"
     data.mkdir(parents=True, exist_ok=True)
     size, rng = len(words(SHAPES[shape])), random.Random(1)
@@ -122,8 +123,9 @@ def prepare(work: Path, shape: str, count: int) -> None:
         for i in range(count)
     )
     write_jsonl(data / "made_up_val.jsonl", ({**row, "answer": "A"} for row in rows))
-    about = {"benchmark": "questions", "subsets": {"made_up": count}}
-    write_json(data.parent / "manifest.json", about | {"digest": tree_digest(tree_files(data))})
+    about = {"benchmark": "questions", "subsets": {"made_up": count}, "files": tree_files(data)}
+    about |= {"digest": tree_digest(about["files"])}
+    write_record(data.parent / "manifest.json", about)
 
 
 class Failed(Exception):
@@ -225,7 +227,7 @@ def ours(work: Path, log: Path, backend: str, size: int | None, seconds: float) 
         serving |= {"max_batch_size": size, "concurrency": size}
     env = ENVIRONMENTS[backend]
     about = {"env": env, "lock": None, **environment.inspect(python(env))}
-    write_json(results / f"environments/{env}.json", about)
+    write_record(results / f"environments/{env}.json", about)
     benchmark = {"dataset": "general_mcq", "subsets": ["made_up"], "shots": 0, "repeats": 1}
     settings = {
         "subject": "random", "suite": "suite", "form": "base", "model": MODEL, "serving": serving,

@@ -21,11 +21,7 @@ sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests/unit")]
 
 import made_up
 from sftflow.config import resolve
-from sftflow.core.jsonio import (
-    digest,
-    read_json,
-    write_json,
-)
+from sftflow.core.jsonio import digest, read_record, write_json, write_record
 from sftflow.scoring import scores
 
 SUITES = {
@@ -73,7 +69,11 @@ def write_scores(results: Path, settings: dict) -> None:
                     results, settings, subject, suite, {benchmark: records}
                 )
                 made = scores.score_file(
-                    results, read_json(session), benchmark, {"benchmarks": {}}, {"confidence": 0.95}
+                    results,
+                    read_record(session),
+                    benchmark,
+                    {"benchmarks": {}},
+                    {"confidence": 0.95},
                 )
             n = made["n"]
             right = "".join(chance.choices("01", weights=(45, 55), k=n))
@@ -81,11 +81,12 @@ def write_scores(results: Path, settings: dict) -> None:
             own = {
                 "subject": subject,
                 "score": share,
+                "subsets": [subset | {"score": share} for subset in made["subsets"]],
                 "ci95": [max(share - 0.1, 0), min(share + 0.1, 1)],
                 "identity": digest([subject, benchmark]),
                 "items": made["items"] | {"scores": right},
             }
-            write_json(results / f"scores/{subject}/{benchmark}.json", made | own)
+            write_record(results / f"scores/{subject}/{benchmark}.json", made | own)
 
 
 def main() -> None:

@@ -5,7 +5,13 @@ from pathlib import Path
 
 from sftflow.config import jobs, resolve
 from sftflow.core import identity
-from sftflow.core.jsonio import digest, file_digest, read_json, write_json, write_jsonl
+from sftflow.core.jsonio import (
+    digest,
+    file_digest,
+    read_record,
+    write_jsonl,
+    write_record,
+)
 from sftflow.core.layout import PATHS, evaluation_folder
 from sftflow.scoring import scores
 
@@ -107,18 +113,18 @@ def write_session(results: Path, study: dict, subject: str, suite: str, answers:
         }
     path = results / f"evaluations/{subject}/{suite}.json"
     record = {"schema": 1, "subject": subject, "suite": suite, "benchmarks": entries}
-    write_json(path, record)
+    write_record(path, record)
     return path
 
 
 def write_scores(results: Path, session: Path, overlaps: dict | None = None) -> None:
-    evaluation = read_json(session)
+    evaluation = read_record(session)
     settings = {"confidence": 0.95, "made_with": {"statistics.confidence": 0.95}}
     for benchmark in evaluation["benchmarks"]:
         made = scores.score_file(
             results, evaluation, benchmark, {"benchmarks": overlaps or {}}, settings
         )
-        write_json(results / f"scores/{evaluation['subject']}/{benchmark}.json", made)
+        write_record(results / f"scores/{evaluation['subject']}/{benchmark}.json", made)
 
 
 def write_study(results: Path, raw: dict = RAW, shares: dict | None = None) -> dict:
@@ -148,13 +154,13 @@ def say_with_what(results: Path, study: dict) -> None:
         for name in study[kind]:
             file = results / path.format(**{wildcard: name})
             made_with = jobs.JOBS[rule](study, name)["made_with"]
-            write_json(file, read_json(file) | {"made_with": made_with})
+            write_record(file, read_record(file) | {"made_with": made_with})
 
 
 def write_records(results: Path, study: dict) -> None:
     """What lies beside the scores: receipts, training, readiness, chats, manifests."""
     for name in study["models"]:
-        write_json(
+        write_record(
             results / f"models/{name}/manifest.json",
             {
                 "schema": 1, "model": name, "source": "org/base", "revision": "1" * 40,
@@ -163,8 +169,8 @@ def write_records(results: Path, study: dict) -> None:
             },
         )  # fmt: skip
     for name in study["datasets"]:
-        write_json(results / f"datasets/{name}/receipt.json", dataset_receipt(name))
-        write_json(
+        write_record(results / f"datasets/{name}/receipt.json", dataset_receipt(name))
+        write_record(
             results / f"datasets/{name}/contamination.json",
             {
                 "schema": 1, "dataset": name, "settings": study["contamination"], "dialogues": 95,
@@ -184,15 +190,15 @@ def write_records(results: Path, study: dict) -> None:
             },
         )  # fmt: skip
     for name, run in study["runs"].items():
-        write_json(results / f"runs/{name}/receipt.json", run_receipt(name, run))
-        write_json(results / f"runs/{name}/training.json", training_record(name, run))
+        write_record(results / f"runs/{name}/receipt.json", run_receipt(name, run))
+        write_record(results / f"runs/{name}/training.json", training_record(name, run))
         adapter = {"schema": 1, "run": name, "files": [], "digest": digest([name, "adapter"])}
-        write_json(results / f"runs/{name}/adapter.json", adapter)
+        write_record(results / f"runs/{name}/adapter.json", adapter)
         merged = {"schema": 1, "run": name, "files": [], "digest": digest(name)}
-        write_json(results / f"runs/{name}/merged.json", merged | {"adapter": adapter["digest"]})
+        write_record(results / f"runs/{name}/merged.json", merged | {"adapter": adapter["digest"]})
         (results / f"runs/{name}/command.yaml").write_text("lora_rank: 8\ntuner_type: lora\n")
     for name, subject in study["subjects"].items():
-        write_json(results / f"subjects/{name}/readiness.json", readiness(name, subject))
+        write_record(results / f"subjects/{name}/readiness.json", readiness(name, subject))
         answers = [
             {
                 "prompt": prompt, "answer": f"An answer | of {name}\n<b>in two lines</b>",
@@ -201,11 +207,11 @@ def write_records(results: Path, study: dict) -> None:
             for prompt in study["prompts"]
         ]  # fmt: skip
         record = {"schema": 1, "subject": name, "form": subject["form"], "answers": answers}
-        write_json(results / f"subjects/{name}/chat.json", record)
+        write_record(results / f"subjects/{name}/chat.json", record)
     for env, packages in (("swift", VERSIONS), ("evalscope", {"evalscope": "1.14.1"})):
         record = {"schema": 1, "env": env, "software": "managed", "python": "3.11.7"}
         record |= {"packages": packages, "lock": digest(env)}
-        write_json(results / f"environments/{env}.json", record)
+        write_record(results / f"environments/{env}.json", record)
     say_with_what(results, study)
 
 

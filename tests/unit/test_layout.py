@@ -52,9 +52,9 @@ COMES_WITH_THE_TOOL = {
         *("pyarrow", "yaml"),
     },
 }
-# Declared, and imported by no script: what starts the workflow, and what pandas and
-# `snakemake --report` import.
-NOT_IMPORTED = {"snakemake", "snakemake-executor-plugin-slurm", "tabulate", "pygments"}
+# Declared, and imported by no script: Snakemake's plugin, and what pandas and `snakemake --report`
+# import.
+NOT_IMPORTED = {"snakemake-executor-plugin-slurm", "tabulate", "pygments"}
 # Distributions whose modules have other names.
 DISTRIBUTIONS = {
     "cudnn": "nvidia-cudnn-frontend",
@@ -115,7 +115,7 @@ def libraries(start: str) -> set[str]:
 def environments() -> dict[str, str]:
     """{program, or module that is started as one: the environment whose Python starts it}."""
     rules = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "rules").glob("*.smk"))
-    by_rule = re.findall(r'=interpreter\("(\w+)"\).*?scripts/(\w+)\.py', rules, re.DOTALL)
+    by_rule = re.findall(r'"\$SFTFLOW" (\w+) (\w+)\.py', rules)
     assert len(by_rule) > 10, "the rules name a program's environment in another way"
     by_hand = dict.fromkeys(PROGRAMS | {n for n in MODULES if n.startswith("dev.")}, "workflow")
     return by_hand | STARTED_ELSEWHERE | {program: env for env, program in by_rule}

@@ -7,7 +7,7 @@ import plan
 import pytest
 from sftflow.config import resolve
 from sftflow.core import cli, layout
-from sftflow.core.jsonio import write_json, write_jsonl
+from sftflow.core.jsonio import write_json, write_jsonl, write_record
 from sftflow.reporting import plan as tables_plan
 from sftflow.reporting import stale, text
 from sftflow.scoring import stats
@@ -38,7 +38,7 @@ def test_limit_10_is_seen_for_what_it_is(tmp_path):
 
 
 def test_a_limit_counts_per_subset_and_not_beyond_its_size(tmp_path):
-    write_json(
+    write_record(
         tmp_path / "benchmarks/mmlu/manifest.json",
         {"digest": "x", "subsets": {"professional_psychology": 15, "high_school_psychology": 500}},
     )
@@ -63,7 +63,7 @@ def test_what_is_not_known_yet_is_a_dash(tmp_path):
 def test_five_thousand_dialogues_make_157_steps(tmp_path):
     """Not the 300 to 500 that the hand-written report expected."""
     receipt = made_up.dataset_receipt("talks") | {"train_rows": 5000}
-    write_json(tmp_path / "datasets/talks/receipt.json", receipt)
+    write_record(tmp_path / "datasets/talks/receipt.json", receipt)
     assert sections(tmp_path)["What has to be trained"][0]["Steps"] == "157"
 
 
@@ -71,8 +71,9 @@ def test_hours_and_memory_of_a_7b_run(tmp_path):
     study = resolve.load(made_up.RAW)
     receipt = made_up.run_receipt("tuned", study["runs"]["tuned"]) | {"train_rows": 5000}
     receipt["tokens"] = {"train": 4_460_000, "mean": 892, "max": 2044, "histogram": []}
-    write_json(tmp_path / "runs/tuned/receipt.json", receipt)
-    write_json(tmp_path / "models/base/manifest.json", {"digest": "x", "parameters": 7_738_000_000})
+    write_record(tmp_path / "runs/tuned/receipt.json", receipt)
+    manifest = {"digest": "x", "parameters": 7_738_000_000}
+    write_record(tmp_path / "models/base/manifest.json", manifest)
     write_json(tmp_path / "models/base/weights/config.json", SHAPE)
     row = sections(tmp_path, gpu="H200")["What has to be trained"][0]
     expected = estimate.estimate(
@@ -94,8 +95,8 @@ def test_hours_and_memory_of_a_7b_run(tmp_path):
 def test_a_run_on_the_cpu_has_its_estimate_too(tmp_path):
     raw = made_up.RAW | {"training": {"device": "cpu", "torch_dtype": "float32"}}
     run = resolve.load(raw)["runs"]["tuned"]
-    write_json(tmp_path / "runs/tuned/receipt.json", made_up.run_receipt("tuned", run))
-    write_json(tmp_path / "models/base/manifest.json", {"digest": "x", "parameters": 2_000_000})
+    write_record(tmp_path / "runs/tuned/receipt.json", made_up.run_receipt("tuned", run))
+    write_record(tmp_path / "models/base/manifest.json", {"digest": "x", "parameters": 2_000_000})
     small = {"hidden_size": 128, "intermediate_size": 384, "vocab_size": 4096}
     write_json(tmp_path / "models/base/weights/config.json", SHAPE | small)
     row = sections(tmp_path, raw)["What has to be trained"][0]

@@ -1,7 +1,7 @@
 """Parts of the report: pictures, and what is said of a model. The whole: test_tables.py."""
 
 import pandas as pd
-from sftflow.core.jsonio import write_json
+from sftflow.core.jsonio import write_record
 from sftflow.core.layout import Results
 from sftflow.reporting import figures
 from sftflow.reporting.chinese import translate
@@ -25,7 +25,7 @@ def test_no_receipts_yet_is_said():
 def test_foreign_code_is_said_in_both_languages(tmp_path):
     study = {"models": {"m": {"label": None, "source": "x/m"}}}
     for foreign in (True, False):
-        write_json(tmp_path / "models/m/manifest.json", {"remote_code": foreign})
+        write_record(tmp_path / "models/m/manifest.json", {"remote_code": foreign})
         row = pd.DataFrame([model_row(study, Results(tmp_path), "m")])
         for language in ("en", "zh"):
             shown = translate(row, language).to_csv()

@@ -9,7 +9,7 @@ import score
 from sftflow.config import resolve
 from sftflow.core import cli
 from sftflow.core.cli import UserError
-from sftflow.core.jsonio import file_digest, read_json, write_json, write_jsonl
+from sftflow.core.jsonio import file_digest, read_json, write_jsonl, write_record
 from sftflow.scoring import scores
 
 STUDY = resolve.load(made_up.RAW)
@@ -76,7 +76,7 @@ def test_the_same_samples_give_the_same_bytes_in_any_order(session, run):
     lines = (results / entry["samples"]).read_text().splitlines()
     write_jsonl(results / entry["samples"], [json.loads(line) for line in reversed(lines)])
     entry["samples_sha256"] = file_digest(results / entry["samples"])
-    write_json(session, evaluation)
+    write_record(session, evaluation)
     run()
     assert path.read_bytes() == first
 
@@ -90,7 +90,7 @@ def test_a_figure_other_than_evalscopes_fails_and_shows_both(session, run, what)
     else:
         name = "high_school_psychology"
         figure["subsets"][name] = round(figure["subsets"][name] + 0.0001, 4)
-    write_json(session, evaluation)
+    write_record(session, evaluation)
     status, said = run()
     assert status == 1
     assert "from the samples" in said and "by evalscope" in said
@@ -116,14 +116,14 @@ def test_an_option_whose_score_contradicts_it_is_an_error(session, run):
     records[3]["extracted"] = "D" if records[3]["extracted"] != "D" else "A"
     write_jsonl(path, records)
     entry["samples_sha256"] = file_digest(path)
-    write_json(session, evaluation)
+    write_record(session, evaluation)
     assert "was read as" in run()[1]
 
 
 def test_a_benchmark_that_did_not_finish_is_no_score(session, run):
     evaluation = read_json(session)
     evaluation["benchmarks"]["mmlu"]["status"] = "failed"
-    write_json(session, evaluation)
+    write_record(session, evaluation)
     assert "did not finish" in run()[1]
 
 

@@ -6,11 +6,13 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from sftflow.core import process
 from sftflow.core.cli import UserError
+from sftflow.core.jsonio import write_record
 from sftflow.serving import backends, client, server
 from support import VLLM
 
@@ -60,6 +62,23 @@ def test_key_is_needed_and_shown_nowhere(spec, tmp_path):
             stranger.chat([{"role": "user", "content": "x"}])
         key = running.key
     assert key not in log.read_text()
+
+
+def test_a_server_of_other_packages_than_recorded_is_refused(spec, tmp_path):
+    """An identity states the recorded versions, so an answer must come from no other."""
+    record = tmp_path / "environments/swift.json"
+    for version in ("5.12.1", "5.17.0"):
+        write_record(record, {"packages": {"transformers": version, "torch": "2"}})
+        chosen = replace(spec(session={"versions": {"transformers": "5.12.1"}}), record=record)
+        if version == "5.12.1":
+            with server.serve(chosen, tmp_path / "log") as running:
+                assert running.probe
+        else:
+            with (
+                pytest.raises(client.ServerError, match=r"5\.12\.1, where .*swift\.json has 5\.17"),
+                server.serve(chosen, tmp_path / "log"),
+            ):
+                pass
 
 
 def test_names_and_keys_are_new_each_time(spec, tmp_path):

@@ -10,7 +10,14 @@ from pathlib import Path
 import prepare_dataset
 import pytest
 from sftflow.core.cli import UserError
-from sftflow.core.jsonio import read_jsonl, write_json
+from sftflow.core.jsonio import (
+    file_entries,
+    read_jsonl,
+    read_record,
+    tree_digest,
+    tree_files,
+    write_record,
+)
 from sftflow.inputs import sharegpt
 from support import EVALSCOPE
 
@@ -293,8 +300,9 @@ def test_an_empty_validation_is_an_error_that_helps(tmp_path):
 def test_the_program_writes_rows_and_a_receipt(tmp_path, monkeypatch, capsys):
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "d.jsonl").write_text(json.dumps(row(ASK, ANSWER)))
-    origin = {"source": "here", "revision": None, "files": [{"path": "d.jsonl"}]}
-    write_json(tmp_path / "source.json", origin)
+    files = tree_files(tmp_path / "source")
+    origin = {"source": "here", "revision": None, "files": files, "digest": tree_digest(files)}
+    write_record(tmp_path / "source.json", origin)
     names = {"train": "train.jsonl", "validation": "validation.jsonl", "receipt": "receipt.json"}
     outputs = [part for key, name in names.items() for part in (f"--{key}", str(tmp_path / name))]
     arguments = ["--dataset", "d", "--source", str(tmp_path / "source.json"), *outputs]
@@ -304,6 +312,8 @@ def test_the_program_writes_rows_and_a_receipt(tmp_path, monkeypatch, capsys):
     (kept,) = read_jsonl(tmp_path / "train.jsonl")
     assert kept["messages"][0] == {"role": "user", "content": "你好"}
     assert (tmp_path / "validation.jsonl").read_text() == ""
+    paths = [tmp_path / "train.jsonl", tmp_path / "validation.jsonl"]
+    assert read_record(tmp_path / "receipt.json")["files"] == file_entries(tmp_path, paths)
     assert "1 rows read, 1 to train" in capsys.readouterr().out
 
 

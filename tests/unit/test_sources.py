@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from sftflow.core.cli import UserError
+from sftflow.core.jsonio import read_record
 from sftflow.inputs import hubs
 from support import EVALSCOPE, ROOT
 
@@ -257,3 +258,24 @@ def test_a_lock_that_no_longer_fits_is_refused(tmp_path):
     (tmp_path / "uv.lock").unlink()
     done = environment(tmp_path, "--project", str(tmp_path))
     assert done.returncode == 1 and "uv.lock is missing" in done.stderr
+
+
+def test_the_environments_record_names_what_is_imported(tmp_path):
+    """Two copies of a package on the path: the first is imported, whichever is the newer one."""
+    for version in ("5.12.1", "5.17.0"):
+        about = tmp_path / version / f"two_copies-{version}.dist-info"
+        about.mkdir(parents=True)
+        (about / "METADATA").write_text(f"Name: Two_Copies\nVersion: {version}\n")
+        (tmp_path / version / "two_copies.py").write_text(f"__version__ = {version!r}\n")
+    for order in (["5.12.1", "5.17.0"], ["5.17.0", "5.12.1"]):
+        path = os.pathsep.join(str(tmp_path / version) for version in order)
+        places = ["--project", str(tmp_path), "--software", "active"]
+        done = environment(tmp_path, *places, PYTHONPATH=path)
+        assert done.returncode == 0, done.stderr
+        recorded = read_record(tmp_path / "tool.json")["packages"]["two-copies"]
+        code = "import two_copies; print(two_copies.__version__)"
+        imported = subprocess.run(
+            ["python", "-c", code], env=os.environ | {"PYTHONPATH": path},
+            capture_output=True, text=True,
+        )  # fmt: skip
+        assert recorded == imported.stdout.strip() == order[0]

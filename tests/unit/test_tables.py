@@ -12,7 +12,7 @@ import tables as program
 from scipy.stats import binomtest
 from sftflow.config import resolve, schema
 from sftflow.core import cli, layout
-from sftflow.core.jsonio import digest, read_json, read_jsonl, write_json
+from sftflow.core.jsonio import digest, read_json, read_jsonl, write_json, write_record
 from sftflow.reporting import cells as tables_cells
 from sftflow.reporting import comparison, tables
 from sftflow.reporting import text as tables_text
@@ -159,13 +159,13 @@ def test_another_training_makes_the_run_stale_and_leaves_the_base(results):
 
 @pytest.mark.parametrize("path", ["models/base/manifest.json", "benchmarks/mmlu/manifest.json"])
 def test_other_weights_and_other_data_make_stale(results, path):
-    write_json(results / path, {"digest": digest("another")})
+    write_record(results / path, {"digest": digest("another")})
     row = section(build(results, "psychology")["psychology"], "Side by side")[0]
     assert "stale" in row["Base 1B"]
 
 
 def test_scores_that_were_not_asked_for_are_named(results):
-    write_json(results / "scores/old/mmlu.json", read_json(results / "scores/base/mmlu.json"))
+    write_record(results / "scores/old/mmlu.json", read_json(results / "scores/base/mmlu.json"))
     assert "scores/old/mmlu.json" in tables_text.render(build(results, "comparison")["comparison"])
 
 
@@ -199,12 +199,12 @@ def test_holms_family_is_the_benchmarks_of_one_pair(results):
 
 
 def test_identical_subjects_show_no_evidence_and_no_false_certainty(results):
-    write_json(
+    write_record(
         results / "scores/tuned/mmlu.json",
         read_json(results / "scores/base/mmlu.json") | {"subject": "tuned"},
     )
-    write_json(results / "runs/tuned/merged.json", {"digest": digest("base"), "adapter": "x"})
-    write_json(results / "runs/tuned/adapter.json", {"digest": "x"})
+    write_record(results / "runs/tuned/merged.json", {"digest": digest("base"), "adapter": "x"})
+    write_record(results / "runs/tuned/adapter.json", {"digest": "x"})
     found = build(results, "comparison")["comparison"]
     row = section(found, "Benchmarks")[1]
     assert row["Verdict"] == "no evidence at n = 40"
@@ -458,7 +458,7 @@ def test_another_metric_than_accuracy_is_named(tmp_path):
         session = made_up.write_session(tmp_path, study, subject, "writing", {"essay": records})
         evaluation = read_json(session)
         evaluation["benchmarks"]["essay"]["metric"] = "Rouge-L"
-        write_json(session, evaluation)
+        write_record(session, evaluation)
         made_up.write_scores(tmp_path, session)
     write_json(tmp_path / "study.json", study)
     found = build(tmp_path, "writing", "comparison")

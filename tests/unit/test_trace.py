@@ -6,7 +6,7 @@ from pathlib import Path
 import made_up
 import pytest
 from sftflow.core import cli
-from sftflow.core.jsonio import digest, read_json, write_json
+from sftflow.core.jsonio import digest, read_json, write_record
 
 
 @pytest.fixture
@@ -50,8 +50,8 @@ def test_the_chain_of_a_run(results, say):
 
 
 def test_what_changed_since_is_told(results, say):
-    write_json(results / "runs/tuned/merged.json", {"digest": digest("other")})
-    write_json(results / "benchmarks/mmlu/manifest.json", {"digest": digest("other")})
+    write_record(results / "runs/tuned/merged.json", {"digest": digest("other")})
+    write_record(results / "benchmarks/mmlu/manifest.json", {"digest": digest("other")})
     samples = results / read_json(results / "scores/tuned/mmlu.json")["samples"]
     samples.write_text(samples.read_text() + "\n")
     said = say("tuned", "mmlu")[1]
@@ -66,7 +66,7 @@ def test_packages_that_changed_since_are_told(results, say):
     path = results / "environments/swift.json"
     record = read_json(path)
     record["packages"] = record["packages"] | {"torch": "2.99.0"}
-    write_json(path, record)
+    write_record(path, record)
     assert "CHANGED since: torch was 2.11.0" in say("tuned", "mmlu")[1]
 
 

@@ -6,6 +6,7 @@ import math
 import merge
 import pytest
 import track
+from sftflow.core.jsonio import write_record
 
 
 def verdict(merged: float, base: float, dtype: str = "float32") -> str | None:
@@ -42,7 +43,7 @@ def test_following_ends_with_the_training(tmp_path):
 
 def test_scores_by_suite_and_benchmark(tmp_path):
     file = tmp_path / "score.json"
-    file.write_text(json.dumps({"suite": "psychology", "benchmark": "mmlu", "score": 0.25}))
+    write_record(file, {"suite": "psychology", "benchmark": "mmlu", "score": 0.25})
     assert track.scores([file]) == {"scores/psychology/mmlu": 0.25}
 
 

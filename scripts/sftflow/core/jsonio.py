@@ -4,11 +4,12 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-STAMP = ".snakemake_timestamp"  # Snakemake leaves it in every folder that is an output
+from sftflow.core.cli import UserError
 
 
 def read_json(path: str | Path) -> Any:
@@ -45,6 +46,45 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
 
 
+def sealed(content: dict) -> dict:
+    """A record: its content, and "sha256", the digest of that content."""
+    content = {name: value for name, value in content.items() if name != "sha256"}
+    return content | {"sha256": digest(content)}
+
+
+def write_record(path: str | Path, content: dict) -> None:
+    """Write a record, which `read_record` takes only as it was written."""
+    write_json(path, sealed(content))
+
+
+def read_record(path: str | Path) -> dict:
+    """The content of a record. Raises UserError when it is not what `write_record` wrote."""
+    try:
+        content = read_json(path)
+    except ValueError as error:
+        raise UserError(
+            f"{path} is not valid JSON ({error}): delete it, and it is made again"
+        ) from None
+    stated = content.pop("sha256", None) if isinstance(content, dict) else None
+    if stated is None:
+        raise UserError(
+            f"{path} states no sha256 of its own content, so this version of the workflow did not "
+            "write it. Results of an older version are not taken over: use another results folder, "
+            "or delete that file, and it is made again"
+        )
+    if stated != (found := digest(content)):
+        raise UserError(
+            f"{path} was changed after it had been written (sha256 of its content: "
+            f"{short(stated)} stated, {short(found)} found): delete it, and it is made again"
+        )
+    return content
+
+
+def short(digest: object) -> str:
+    """A digest as people compare it."""
+    return f"{str(digest)[:12]}…"
+
+
 def read_jsonl(path: str | Path) -> Iterator[Any]:
     with open(path, encoding="utf-8") as file:
         for line in file:
@@ -75,19 +115,35 @@ def file_digest(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def tree_files(folder: str | Path) -> list[dict]:
-    """Every file below `folder`, links followed: {path, size (bytes), sha256}, sorted by path."""
-    folder = Path(folder)
-    walk = os.walk(folder, followlinks=True)
-    paths = (Path(base) / name for base, _, names in walk for name in names if name != STAMP)
+def file_digests(paths: Iterable[str | Path]) -> list[str]:
+    """`file_digest` of several files at once; hashing does not hold Python's lock."""
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        return list(pool.map(file_digest, paths))
+
+
+def file_entries(folder: Path, paths: Iterable[Path]) -> list[dict]:
+    """Files below `folder` as manifests list them: {path, size (bytes), sha256}."""
+    paths = list(paths)
     return [
         {
             "path": path.relative_to(folder).as_posix(),
             "size": path.stat().st_size,
-            "sha256": file_digest(path),
+            "sha256": sha256,
         }
-        for path in sorted(paths)
+        for path, sha256 in zip(paths, file_digests(paths), strict=True)
     ]
+
+
+def tree_paths(folder: Path) -> list[Path]:
+    """Every file below `folder`, links followed, sorted."""
+    walk = os.walk(folder, followlinks=True)
+    return sorted(Path(base) / name for base, _, names in walk for name in names)
+
+
+def tree_files(folder: str | Path) -> list[dict]:
+    """Every file below `folder`, links followed: {path, size (bytes), sha256}, sorted by path."""
+    folder = Path(folder)
+    return file_entries(folder, tree_paths(folder))
 
 
 def tree_digest(files: list[dict]) -> str:

@@ -3,9 +3,8 @@
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from sftflow.core.cli import UserError
 from sftflow.core.handover import HOME
-from sftflow.core.jsonio import read_json
+from sftflow.core.jsonio import read_record
 
 
 @dataclass(frozen=True)
@@ -54,14 +53,6 @@ TABLES = ("training", "inference", "comparison", "chat", "data", "sweep", "plan"
 FIGURES = ("loss", "learning_rate", "scores", "token_lengths")
 
 
-def beside(manifest: str | Path) -> Path:
-    """The folder that a manifest describes: weights/, data/, source/, adapter/ or merged/."""
-    manifest = Path(manifest)
-    if manifest.name == "manifest.json":
-        return manifest.with_name("data" if manifest.parts[-3] == "benchmarks" else "weights")
-    return manifest.with_suffix("")
-
-
 def evaluation_folder(subject: str, benchmark: str, identity: str) -> str:
     """Of one evaluated benchmark: samples.jsonl, entry.json and evalscope/."""
     return f"evaluations/{subject}/{benchmark}/{identity[:16]}"
@@ -86,11 +77,8 @@ class Results:
         self.folder = Path(folder)
 
     def read(self, path: str) -> dict | None:
+        """A record below results/; UserError when it was changed after it had been written."""
         try:
-            return read_json(self.folder / path)
+            return read_record(self.folder / path)
         except FileNotFoundError:
             return None
-        except ValueError as error:
-            raise UserError(
-                f"{self.folder / path} is not valid JSON ({error}): delete it, and it is made again"
-            ) from None

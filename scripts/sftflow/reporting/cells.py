@@ -4,10 +4,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+from sftflow.core.cli import UserError
 from sftflow.core.layout import Results
 from sftflow.reporting import stale
 from sftflow.reporting.text import MISSING, STALE, label
 from sftflow.scoring import stats
+from sftflow.scoring.consistent import contradiction
 
 # {(suite, subject): {"micro" | "macro": (mean, bootstrap draws of it)}}
 Draws = dict[tuple[str, str], dict[str, tuple[float, np.ndarray]]]
@@ -43,7 +45,7 @@ def load_cells(study: dict, results: Results) -> dict[tuple[str, str], Cell]:
     cells = {}
     for benchmark in asked(study):
         for subject in study["evaluate"]["subjects"]:
-            score = results.read(f"scores/{subject}/{benchmark}.json")
+            score = read_score(results, f"scores/{subject}/{benchmark}.json")
             state, note = "ok", ""
             if score is None:
                 state, note = MISSING, "no score file"
@@ -51,6 +53,16 @@ def load_cells(study: dict, results: Results) -> dict[tuple[str, str], Cell]:
                 state, note = STALE, "stale: " + "; ".join(changed)
             cells[subject, benchmark] = Cell(subject, benchmark, score, state, note)
     return cells
+
+
+def read_score(results: Results, path: str) -> dict | None:
+    """A score file that agrees with its own items; None where there is none."""
+    score = results.read(path)
+    if score and (found := contradiction(score)):
+        raise UserError(
+            f"{results.folder / path} contradicts itself: {found}. Delete it, and it is made again"
+        )
+    return score
 
 
 def extra_scores(study: dict, results: Results) -> list[str]:

@@ -1,6 +1,7 @@
 """The table of the plan: what a study costs, and what it can show, before any GPU hour."""
 
 import pandas as pd
+from sftflow.core.jsonio import read_json
 from sftflow.core.layout import Results, answers_folder
 from sftflow.reporting import cells as tables_cells
 from sftflow.reporting import stale, text
@@ -145,7 +146,8 @@ def run_row(study: dict, results: Results, name: str, gpu: str) -> dict:
     rows = receipt and receipt["train_rows"]
     epochs = settings["num_train_epochs"]
     manifest = results.read(f"models/{run['model']}/manifest.json")
-    shape = results.read(f"models/{run['model']}/weights/config.json")
+    config = results.folder / f"models/{run['model']}/weights/config.json"
+    shape = read_json(config) if config.is_file() else None
     cost = {}
     if fit and manifest and shape:
         cost = estimate(settings, fit, shape, manifest["parameters"], hardware(settings, gpu))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sftflow.core import environments
-from sftflow.core.jsonio import read_json
+from sftflow.core.jsonio import read_record
 from sftflow.serving.client import LOCAL, Server, ServerError
 
 
@@ -19,7 +19,8 @@ class Spec:
 
     serving: {backend, max_batch_size, concurrency, ready_timeout (s), device, gpus, torch_dtype,
         max_model_len, extra (the backend's own flags)}; model: {model_type, template};
-    endpoint: {url, model, key_env}; python: the interpreter of the backend's environment.
+    endpoint: {url, model, key_env}; python: the interpreter of the backend's environment, and
+    record: environments/<env>.json of it.
     """
 
     serving: dict
@@ -28,6 +29,7 @@ class Spec:
     weights: Path | None = None
     adapter: Path | None = None
     python: str | None = None
+    record: Path | None = None
     threads: int | None = None
 
     @classmethod
@@ -38,7 +40,7 @@ class Spec:
         """
         python = args.python
         if python is None and args.environment is not None:
-            record = read_json(args.environment)
+            record = read_record(args.environment)
             python = environments.interpreter(record["env"], record["software"])
         return cls(
             serving=settings["serving"],
@@ -47,6 +49,7 @@ class Spec:
             weights=args.weights,
             adapter=args.adapter,
             python=python,
+            record=args.environment,
             threads=args.threads,
         )
 

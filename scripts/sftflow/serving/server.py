@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sftflow.core import cli, gpu, process
+from sftflow.core.jsonio import read_record
 from sftflow.serving.backends import COMMANDS, SHARED_BY, Spec, environment
 from sftflow.serving.client import POLL, Server, ServerError
 
@@ -62,6 +63,7 @@ def serve(spec: Spec, log: Path) -> Iterator[Server]:
         running.process = process.start(command, env=environment(spec) | env, log=log)
         try:
             wait_until_ready(running, spec.serving.get("ready_timeout") or 600)
+            _prove_versions(running, spec.record)
             yield running
         finally:
             process.stop(running.process)
@@ -139,6 +141,26 @@ def _prove(running: Server, timeout: float) -> None:
     answer = running.chat(PROBE, timeout=timeout, max_tokens=PROBE_TOKENS, temperature=0)
     running.seconds["first_answer"] = round(time.monotonic() - begun, 3)
     running.probe = answer["choices"][0]["message"]["content"] or ""
+
+
+def _prove_versions(running: Server, record: Path | None) -> None:
+    """The server was imported from the packages that its environment's record names."""
+    if record is None:
+        return
+    try:
+        told = running.json("/session", timeout=30)["versions"]
+    except ServerError:  # vLLM has no such address
+        return
+    packages = read_record(record)["packages"]
+    other = [name for name in told if name in packages and packages[name] != told[name]]
+    if other:
+        names = ", ".join(
+            f"{name} {told[name]}, where {record} has {packages[name]}" for name in other
+        )
+        raise ServerError(
+            f"the server runs {names}: its environment has changed since. Delete that record, and "
+            "it is made again"
+        )
 
 
 @contextlib.contextmanager
