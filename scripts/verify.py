@@ -25,11 +25,13 @@ from sftflow.scoring.consistent import contradiction
 MANIFESTS = (
     "models/*/source.json", "models/*/manifest.json", "datasets/*/source.json",
     "datasets/*/receipt.json", "benchmarks/*/manifest.json", "runs/*/receipt.json",
-    "runs/*/adapter.json", "runs/*/merged.json",
+    "runs/*/adapter.json", "runs/*/merged.json", "runs/*/trainings/*/adapter.json",
 )  # fmt: skip
 # Records of one folder share a row where it may hold many.
 FOLDERS = ("environments", "subjects/*", "scores/*")
-RECORDS = ("datasets/*/contamination.json", "runs/*/training.json")
+RECORDS = (
+    "datasets/*/contamination.json", "runs/*/training.json", "runs/*/trainings/*/training.json",
+)  # fmt: skip
 
 
 @dataclass
@@ -81,9 +83,8 @@ def rows(results: Path) -> Iterator[Row]:
     for path, row in found("evaluations/*/*.json"):
         check_session(results, path, row)
         yield row
-    for folder, row in found("evaluations/*"):
-        row.what += "/*/answers.jsonl"
-        for path in sorted(folder.glob("*/answers.jsonl")):
+    for folder, row in found("evaluations/*/answers"):
+        for path in sorted(folder.glob("*/*.jsonl")):
             check_answers(path, row)
         if row.files:
             yield row
@@ -122,7 +123,7 @@ def check_session(results: Path, path: Path, row: Row) -> None:
 
 
 def check_answers(path: Path, row: Row) -> None:
-    """Each whole line is an answer; one that states its sha256 is what that says.
+    """Each whole line is an answer, and what its own sha256 says.
 
     A last line without its end is what a killed job leaves: no answer, and no problem.
     """
@@ -132,7 +133,7 @@ def check_answers(path: Path, row: Row) -> None:
         try:
             answer = json.loads(line)
             whole = isinstance(answer, dict) and {"key", "n", "response"} <= answer.keys()
-            whole = whole and ("sha256" not in answer or sealed(answer) == answer)
+            whole = whole and sealed(answer) == answer
         except ValueError:
             whole = False
         if not whole:

@@ -269,7 +269,7 @@ def test_the_environments_record_names_what_is_imported(tmp_path):
         (tmp_path / version / "two_copies.py").write_text(f"__version__ = {version!r}\n")
     for order in (["5.12.1", "5.17.0"], ["5.17.0", "5.12.1"]):
         path = os.pathsep.join(str(tmp_path / version) for version in order)
-        places = ["--project", str(tmp_path), "--software", "active"]
+        places = ["--project", str(tmp_path), "--settings", '{"software": "active"}']
         done = environment(tmp_path, *places, PYTHONPATH=path)
         assert done.returncode == 0, done.stderr
         recorded = read_record(tmp_path / "tool.json")["packages"]["two-copies"]

@@ -14,12 +14,15 @@ import tables
 import verify
 from sftflow.core import cli
 from sftflow.core.jsonio import (
+    canonical,
     file_entries,
     read_json,
+    sealed,
     tree_digest,
     tree_files,
     write_json,
     write_record,
+    write_text,
 )
 from support import EVALSCOPE, ROOT
 
@@ -78,9 +81,10 @@ def whole(tmp_path_factory) -> Path:
         about = made_up.readiness(subject, study["subjects"][subject])
         about["weights"] = read_json(weights)["digest"]
         write_record(results / f"subjects/{subject}/readiness.json", about)
-        session = next(results.glob(f"evaluations/{subject}/*/samples.jsonl")).parent
+        folder = results / f"evaluations/{subject}/answers/0123456789abcdef"
         answer = {"key": "k", "n": 0, "response": {"text": SECRET}, "seconds": 1.0, "at": 1.0}
-        (session / "answers.jsonl").write_text((json.dumps(answer) + "\n") * 2 + '{"key": "to')
+        line = canonical(sealed(answer)).decode() + "\n"
+        write_text(folder / "psychology.jsonl", line * 2 + '{"key": "to')
     return results
 
 
@@ -106,9 +110,10 @@ def call(monkeypatch, capsys) -> Callable[..., Done]:
 def serving(results: Path, subject: str = "tuned") -> list[object]:
     """Arguments that serve.py and evaluate.py share, for merged weights."""
     settings = {
-        "subject": subject, "suite": "s", "form": "merged", "prompts": [], "generation": {},
+        "subject": subject, "suite": "s", "form": "merged", "prompts": [],
         "serving": {"backend": "transformers"}, "model": {"model_type": "llama", "template": "x"},
-        "benchmarks": {"mmlu": {"dataset": "mmlu", "subsets": ["a"]}},
+        "backend": {"name": "transformers"},
+        "benchmarks": {"mmlu": {"dataset": "mmlu", "subsets": ["a"], "generation": {}}},
     }  # fmt: skip
     run = results / "runs/tuned"
     return [
@@ -161,8 +166,8 @@ def test_changed_answer_keys_are_not_asked(results):
     data.write_text(json.dumps({"answer": "B"}))
     refused(evaluate(results), f"{data} is another file", "benchmarks/mmlu/manifest.json")
     found = program(
-        "contamination", "--dataset", "talks", "--settings", '{"zh_ngram": 13, "en_ngram": 8}',
-        "--dialogues", results / "datasets/talks/train.jsonl",
+        "contamination", "--settings", '{"zh_ngram": 13, "en_ngram": 8}',
+        "--dataset-receipt", results / "datasets/talks/receipt.json",
         "--benchmarks", results / "benchmarks/mmlu/manifest.json", "--output", results / "c.json",
     )  # fmt: skip
     refused(found, f"{data} is another file")
@@ -182,18 +187,17 @@ def train(results: Path) -> Done:
     run, base = results / "runs/tuned", results / "models/base"
     settings = {"run": "tuned", "training": {"device": "cpu"}, "model": {"name": "base"}}
     return program(
-        "train", "--train", run / "train.jsonl", "--validation", run / "validation.jsonl",
-        "--receipt", run / "receipt.json", "--manifest", base / "manifest.json",
-        "--weights", base / "weights", "--settings", json.dumps(settings), "--output", run,
+        "train", "--receipt", run / "receipt.json", "--manifest", base / "manifest.json",
+        "--settings", json.dumps(settings), "--output", run,
     )  # fmt: skip
 
 
 def merge(results: Path) -> Done:
     run, base = results / "runs/tuned", results / "models/base"
-    settings = {"run": "tuned", "torch_dtype": "float32", "model": {"name": "base"}}
+    settings = {"run": "tuned", "training": {"torch_dtype": "float32"}, "model": {}}
     return program(
         "merge", "--adapter", run / "adapter.json", "--manifest", base / "manifest.json",
-        "--weights", base / "weights", "--settings", json.dumps(settings), "--output", run,
+        "--settings", json.dumps(settings), "--output", run,
     )  # fmt: skip
 
 
@@ -201,9 +205,9 @@ def tokenize(results: Path) -> Done:
     data = results / "datasets/talks"
     settings = {"run": "tuned", "training": {}, "model": {"model_type": "llama", "template": "x"}}
     return program(
-        "tokenize_run", "--train", data / "train.jsonl", "--validation", data / "validation.jsonl",
-        "--dataset-receipt", data / "receipt.json", "--weights", results / "models/base/weights",
-        "--settings", json.dumps(settings), "--output", results / "runs/tuned",
+        "tokenize_run", "--dataset-receipt", data / "receipt.json",
+        "--manifest", results / "models/base/manifest.json",
+        "--settings", json.dumps(settings), "--receipt", results / "runs/tuned/receipt.json",
     )  # fmt: skip
 
 
@@ -234,7 +238,7 @@ def test_an_edited_file_stops_the_step_that_uses_it(results, step, path):
 
 
 def tabled(call, results: Path) -> Done:
-    return call(tables.main, "--results", results, "--settings", f"@{results}/study.json")
+    return call(tables.main, "--settings", results / "study.json")
 
 
 def test_what_is_whole_stands_in_tables(call, results):
@@ -283,7 +287,8 @@ def test_an_edited_record_stands_in_no_table(call, results, path):
 def test_an_edited_session_is_not_scored(call, results):
     path = results / "evaluations/tuned/psychology.json"
     path.write_text(path.read_text().replace('"n": 40', '"n": 41'))
-    refused(call(score.main, "--evaluation", path), str(path), "delete it, and it is made again")
+    given = ("--evaluation", path, "--settings", '{"confidence": 0.95}')
+    refused(call(score.main, *given), str(path), "delete it, and it is made again")
 
 
 # --- at any time ---------------------------------------------------------------------------------
@@ -301,7 +306,7 @@ def test_all_that_is_whole_is_ok(call, results):
         *("models/base/source.json", "benchmarks/mmlu/manifest.json", "runs/tuned/adapter.json"),
         *("runs/tuned/merged.json", "runs/tuned/receipt.json", "datasets/talks/receipt.json"),
         *("runs/tuned/training.json", "subjects/base/*.json", "scores/tuned/*.json"),
-        *("evaluations/base/psychology.json", "evaluations/base/*/answers.jsonl"),
+        *("evaluations/base/psychology.json", "evaluations/base/answers"),
     ):
         assert rows[what].endswith(" ok"), what
     assert SECRET not in out
@@ -317,8 +322,8 @@ def test_all_that_is_whole_is_ok(call, results):
         ("runs/tuned/merged.json", "runs/tuned/merged.json", "is not valid JSON"),
         ("runs/tuned/training.json", "runs/tuned/training.json", "is not valid JSON"),
         ("scores/tuned/mmlu.json", "scores/tuned/*.json", "is not valid JSON"),
-        ("evaluations/base/*/samples.jsonl", "evaluations/base/psychology.json", "samples.jsonl"),
-        ("evaluations/base/*/answers.jsonl", "evaluations/base/*/answers.jsonl", "line 1"),
+        ("evaluations/base/*/*/samples.jsonl", "evaluations/base/psychology.json", "samples.jsonl"),
+        ("evaluations/base/answers/*/*.jsonl", "evaluations/base/answers", "line 1"),
     ],
 )
 def test_whatever_was_overwritten_is_named(call, results, path, what, said):
