@@ -8,7 +8,7 @@ min_version("9.27")
 
 
 # The demo is the default. A user's own --configfile, or a module's config, takes its place: they are never merged.
-if not config:
+if not workflow.configfiles:
 
     configfile: str(workflow.current_basedir.join("config/config.yaml"))
 
