@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from support import copy_workflow, run_snakemake
@@ -16,3 +17,13 @@ def workflow(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def snakemake() -> Callable:
     return run_snakemake
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory) -> SimpleNamespace:
+    """A fresh copy in which `snakemake --cores 2` has run once: {folder, results, run}.
+
+    Its path has a space, an apostrophe and Chinese in it, as users' paths have.
+    """
+    folder = copy_workflow(tmp_path_factory.mktemp("demo") / "it's a 演示")
+    return SimpleNamespace(folder=folder, results=folder / "results", run=run_snakemake(folder))

@@ -6,24 +6,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import yaml
 from statsmodels.stats.contingency_tables import mcnemar
-from support import copy_workflow, jobs, run_snakemake
+from support import jobs, run_snakemake
 
 pytestmark = pytest.mark.slow
 
 BASE, TUNED = "tiny", "tiny-sft"
 TABLES = "training inference general psychology comparison chat data sweep plan".split()
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory) -> SimpleNamespace:
-    """A fresh copy in which `snakemake --cores 2` has run once."""
-    folder = copy_workflow(tmp_path_factory.mktemp("demo"))
-    return SimpleNamespace(folder=folder, results=folder / "results", run=run_snakemake(folder))
 
 
 @pytest.fixture
@@ -80,6 +72,7 @@ def test_one_command_makes_every_output(demo):
         *(f"datasets/psychology/{name}" for name in ("train.jsonl", "validation.jsonl")),
         *("datasets/psychology/receipt.json", f"models/{BASE}/manifest.json"),
         *(f"runs/{TUNED}/{name}.json" for name in ("receipt", "training", "adapter", "merged")),
+        f"runs/{TUNED}/swanlab.json",
         *(f"subjects/{s}/{name}.json" for s in (BASE, TUNED) for name in ("readiness", "chat")),
         *(f"tables/{name}.{form}" for name in TABLES for form in ("md", "csv")),
         *("report/report.zh.md", "report/report.en.md", "report/report.html"),
