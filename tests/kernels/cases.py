@@ -32,7 +32,7 @@ if not ON_GPU:  # several tiles and shares in few rows and columns
     triton_lora.BACKWARD.update(ROWS=16, COLUMNS=32, SHARE=32)
     triton_lora.SWIGLU_FORWARD.update(ROWS=16, COLUMNS=32, SHARE=64)
     triton_lora.SWIGLU_BACKWARD.update(ROWS=16, COLUMNS=32, SHARE=32)
-    triton_loss.COLUMNS = 64
+    triton_loss.COLUMNS = 128
 loss.CHUNK = 16
 
 CASES: dict[str, Callable[[], None]] = {}

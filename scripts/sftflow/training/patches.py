@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 from packaging.specifiers import SpecifierSet
+from packaging.version import InvalidVersion
 
 # What envs/swift/uv.lock holds, and what else was tried.
 TESTED = {
@@ -88,7 +89,11 @@ def untested(wanted: Patch) -> str:
         found, tested = installed(package), TESTED[package]
         if found is None:
             return f"{package} is not installed"
-        if not SpecifierSet(tested).contains(found, prereleases=True):
+        try:
+            fits = SpecifierSet(tested).contains(found, prereleases=True)
+        except InvalidVersion:  # of a build of one's own
+            fits = False
+        if not fits:
             return f"{package} {found} is not among the tested versions, {tested}"
     return ""
 
