@@ -63,7 +63,13 @@ def engine(name: str) -> Iterator[None]:
 
 
 def draw(*size: int, dtype: str = "float32", learns: bool = False) -> torch.Tensor:
-    made = torch.randn(size, device=DEVICE) / 2
+    """Normal numbers."""
+    return torch.randn(size, device=DEVICE).to(getattr(torch, dtype)).requires_grad_(learns)
+
+
+def weigh(*size: int, dtype: str = "float32", learns: bool = False) -> torch.Tensor:
+    """A matrix (out, in) that leaves normal numbers about as large as they were."""
+    made = torch.randn(size, device=DEVICE) / size[1] ** 0.5
     return made.to(getattr(torch, dtype)).requires_grad_(learns)
 
 

@@ -95,7 +95,7 @@ def recomputed_as_kept(by, p):
         kept = learn(model)
         model.enable_input_require_grads()
         model.gradient_checkpointing_enable({"use_reentrant": False})
-        assert near(learn(model), kept, 1e-6)
+        assert near(learn(model), kept, 1e-5)
 
 
 @each(by=ENGINES, family=("Llama", "Qwen2", "Qwen3"))
