@@ -1,11 +1,14 @@
 """A patch that does not fit leaves what it would have changed, and says why."""
 
 import sys
+import tomllib
 from types import ModuleType
 
 import pytest
+from packaging.specifiers import SpecifierSet
 from sftflow.training import patches
 from sftflow.training.patches import Patch, apply
+from support import ROOT
 
 
 def stock(self, batch, *, padding=None):
@@ -94,3 +97,11 @@ def test_every_patch_says_what_it_brings():
     assert len(declared) > 10
     for one in declared:
         assert one.change.__doc__ and one.targets and set(one.packages) <= set(patches.TESTED)
+
+
+def test_the_locked_versions_are_among_the_tested():
+    """Who updates a pin has to look at the patches, and to widen TESTED."""
+    lock = tomllib.loads((ROOT / "envs" / "swift" / "uv.lock").read_text(encoding="utf-8"))
+    locked = {package["name"]: package["version"] for package in lock["package"]}
+    for name, tested in patches.TESTED.items():
+        assert locked[name] in SpecifierSet(tested), name
