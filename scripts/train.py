@@ -48,7 +48,7 @@ from sftflow.core.jsonio import (
 )
 from sftflow.core.manifests import folder_of, verified
 from sftflow.core.progress import Progress
-from sftflow.training import checkpoints, estimate, record
+from sftflow.training import checkpoints, estimate, patches, record
 from sftflow.training import settings as decide
 from sftflow.training.cost import split_batch
 
@@ -295,7 +295,9 @@ def main() -> None:
             hardware["memory_gib"] = min(g["memory_gib"] for g in gpus)
             hardware["capability"] = min(g["capability"] for g in gpus)
             hardware["name"] = gpus[0]["name"]
-        choices = decide.choose(settings, shape, manifest["parameters"], receipt, hardware)
+        needed = patches.packed_rows, patches.fused_lora
+        refused = {each.name: why for each in needed if (why := patches.untested(each))}
+        choices = decide.choose(settings, shape, manifest["parameters"], receipt, hardware, refused)
         predicted = estimate.estimate(settings, receipt, shape, manifest["parameters"], hardware)
         made_with = args.settings.get("made_with") or {"training": settings, "model": model}
         key = decide.identity(made_with, manifest, receipt, hardware["kind"], versions())

@@ -301,6 +301,33 @@ def test_packed_rows_and_fused_lora_give_the_losses_of_the_padded_reference(tiny
     )
     start = next(e for e in Events(folder_of(tmp_path / "packed") / "events.jsonl").new())
     assert (start["fused_layers"], start["checkpointed_layers"]) == (14, 2)
+    applied = {each["name"] for each in packed["patches"] if each["applied"]}
+    assert applied >= {"packed_rows", "fused_lora", "checkpointed_layers", "level_micro_batches"}
+
+
+FOREIGN = """\
+import importlib.metadata
+
+known = importlib.metadata.version
+told = {"ms-swift": "4.99.0", "peft": "0.99.0"}
+importlib.metadata.version = lambda name: told.get(name) or known(name)
+"""
+
+
+def test_untested_versions_train_with_stock_parts(tiny, tmp_path, monkeypatch):
+    """Also where packed rows and fused LoRA are asked for: padded rows, PEFT's LoRA, reasons."""
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "sitecustomize.py").write_text(FOREIGN)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "foreign"))
+    changed = {"attn_impl": "varlen", "fused_lora": True, "num_train_epochs": 1}
+    status, _, log = run(tiny, tmp_path / "run", settings(**changed))
+    assert status == 0, log[-3000:]
+    record = read_json(tmp_path / "run" / "training.json")
+    why = {each["name"]: each["why"] for each in record["patches"] if not each["applied"]}
+    assert why["packed_rows"] == "ms-swift 4.99.0 is not among the tested versions, ~=4.6.0"
+    assert why["fused_lora"] == "peft 0.99.0 is not among the tested versions, >=0.20,<0.22"
+    assert record["versions"]["peft"] == "0.99.0"
+    assert record["padded_share"] > 0 and record["final_loss"] < record["curve"]["loss"][0]
 
 
 @pytest.mark.parametrize(

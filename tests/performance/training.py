@@ -24,7 +24,8 @@ SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 from sftflow.core.jsonio import read_json, write_json, write_jsonl
 from sftflow.training import settings as training
-from sftflow.training.settings import Events, useful_flops
+from sftflow.training.cost import useful_flops
+from sftflow.training.record import Events
 
 SHAPES = {
     "7b": {  # InternLM2.5-7B

@@ -35,10 +35,15 @@ MODEL = {"name": "m", "model_type": "llama", "template": "chatml"}
 VERSIONS = {"ms-swift": "4", "transformers": "5", "peft": "0", "torch": "2"}
 
 
-def values(**changes) -> dict:
+def chosen_with_reasons(**changes) -> dict:
     hardware = changes.pop("hardware", H200)
     shape = SHAPE | changes.pop("shape", {})
-    chosen = training.choose(SETTINGS | changes, shape, PARAMETERS, RECEIPT, hardware)
+    refused = changes.pop("refused", None)
+    return training.choose(SETTINGS | changes, shape, PARAMETERS, RECEIPT, hardware, refused)
+
+
+def values(**changes) -> dict:
+    chosen = chosen_with_reasons(**changes)
     assert all(choice["why"] for choice in chosen.values())
     return {name: choice["value"] for name, choice in chosen.items()}
 
@@ -102,6 +107,30 @@ def test_choices_for_other_models_and_old_gpus_are_padded():
     ):  # fmt: skip
         # autocast, where PEFT computes LoRA
         assert not values(**changed)["fused_lora"] and values(**changed)["bf16"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"use_dora": True}, "use_dora"),
+        ({"lora_rank": 128}, "rank 128 is over 64"),
+        ({"shape": {"intermediate_size": 14340}}, "layers 14340 wide"),
+        ({"extra": {"deepspeed": "zero3"}}, "deepspeed leaves no whole matrices"),
+        ({"hardware": H200 | {"capability": [7, 5]}}, "Ampere"),
+        ({"tuner_type": "full"}, "tuner_type is full"),
+        ({"hardware": CPU}, "no CUDA"),
+        ({"refused": {"fused_lora": "peft 0.30 is untested"}}, "peft 0.30 is untested"),
+    ],
+)
+def test_lora_that_is_not_fused_says_why(changes, why):
+    chosen = chosen_with_reasons(**changes)["fused_lora"]
+    assert chosen["value"] is False and why in chosen["why"]
+
+
+def test_versions_that_rows_were_never_packed_with_get_padded_ones():
+    chosen = chosen_with_reasons(refused={"packed_rows": "ms-swift 4.9 is untested"})
+    assert chosen["attn_impl"] == {"value": "sdpa", "why": "ms-swift 4.9 is untested"}
+    assert not chosen["padding_free"]["value"]
 
 
 def test_what_is_asked_for_stands():
@@ -221,6 +250,7 @@ def step(n: int, loss: float) -> dict:
 START = {
     "event": "start", "steps": 4, "first_step": 0, "parameters": 1000, "matmul_parameters": 900,
     "trainable_parameters": 100, "train_rows": 16, "validation_rows": 2,
+    "patches": [{"name": "packed_rows", "applied": True, "why": ""}],
 }  # fmt: skip
 
 
@@ -242,6 +272,7 @@ def test_summary():
     assert out["padded_share"] == 0.2
     assert out["useful_flops"] == (4 * 900 + 2 * 100) * 320
     assert "flop_utilisation" not in out and "gpu_memory_gib" not in out
+    assert out["patches"] == START["patches"]
     json.dumps(out, allow_nan=False)
     on_gpu = record.summary(events, ["NVIDIA H200"])
     assert on_gpu["flop_utilisation"] == pytest.approx(out["useful_flops"] / 8 / 989e12, abs=1e-4)

@@ -1,10 +1,14 @@
-"""LoRA's layers with fewer, larger kernels: the passes that kernels.fuse_lora gives a model.
+"""Autograd functions for LoRA's layers, with fewer, larger kernels: what fuse.py gives a model.
 
 The adapter reads the input once, dropout included, whose mask is drawn again instead of stored; all
 in the activations' dtype, while A, B and their gradients stay in theirs (float32 by default).
 LoraLinear is for any layer. LoraQkv and LoraMlp are halves of a decoder layer like Llama's, from a
 norm on, on CUDA. In them W and B lie side by side, and so does what they are multiplied with, so
 that one product serves both: x Wᵀ + h Bᵀ = [x h] [W B]ᵀ.
+
+Notation: d… is the loss's gradient with respect to …; ∘ multiplies elements; s is LoRA's scale; m
+is dropout's mask over its probability to keep, m = mask / (1 - p), the same in both directions.
+A (rank, in) and B (out, rank) are trained, W (out, in), biases and norms frozen.
 """
 
 import itertools
@@ -17,35 +21,34 @@ def by_triton(x: torch.Tensor) -> bool:
     return x.is_cuda
 
 
-def project(x, a, scale: float, p: float, seed: int) -> torch.Tensor:
-    """scale · dropout(x) aᵀ: x (tokens, in), a (rank, in) → (tokens, rank) in x's dtype."""
+def lora_a_forward(x, a, scale: float, p: float, seed: int) -> torch.Tensor:
+    """h = s · (x ∘ m) Aᵀ: x (tokens, in), a (rank, in) → (tokens, rank) in x's dtype."""
     if by_triton(x):
-        from sftflow.kernels.triton.lora import project as on_cuda
+        from .triton.lora import lora_a_forward as on_cuda
 
         return on_cuda(x.contiguous(), a, scale, p, seed)
-    return (x * stay(x, p, seed)) @ a.T.to(x.dtype) * (scale / (1 - p))
+    return (x * dropout_mask(x, p, seed)) @ a.T.to(x.dtype) * (scale / (1 - p))
 
 
-def adapt(
+def lora_a_backward(
     x, a, d_wide, scale: float, p: float, seed: int
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The gradients of `project` with this seed: of a, and of x if it has one.
+    """(dA, dx) from dh: dA = s · dhᵀ (x ∘ m), dx = dx from elsewhere + s · (dh A) ∘ m.
 
-    The last columns of d_wide (tokens, in + rank or rank) are the gradient of project's result;
-    the others, if there are any, the part of x's gradient that comes from elsewhere.
+    d_wide: [dx from elsewhere, dh] (tokens, in + rank), or dh alone, and then dx is None.
     """
     if by_triton(x):
-        from sftflow.kernels.triton.lora import adapt as on_cuda
+        from .triton.lora import lora_a_backward as on_cuda
 
         return on_cuda(x.contiguous(), a, d_wide, scale, p, seed)
     elsewhere, d_hidden = d_wide.split((d_wide.shape[1] - len(a), len(a)), 1)
-    kept, d_hidden = stay(x, p, seed), d_hidden * (scale / (1 - p))
+    kept, d_hidden = dropout_mask(x, p, seed), d_hidden * (scale / (1 - p))
     dx = elsewhere + d_hidden @ a.to(x.dtype) * kept if elsewhere.numel() else None
     return d_hidden.T @ (x * kept), dx
 
 
-def stay(x, p: float, seed: int) -> torch.Tensor:
-    """Which elements dropout leaves without CUDA: the same for the same seed."""
+def dropout_mask(x, p: float, seed: int) -> torch.Tensor:
+    """Which elements dropout keeps without CUDA: the same for the same seed."""
     generator = torch.Generator().manual_seed(seed)
     return torch.empty(x.shape, dtype=torch.bool).bernoulli_(1 - p, generator=generator)
 
@@ -56,20 +59,23 @@ def wide_rows(like: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
 
 
 class LoraLinear(torch.autograd.Function):
-    """y = x Wᵀ + bias + s · dropout(x) Aᵀ Bᵀ with W and bias frozen (Hu et al. 2021).
+    """y = x Wᵀ + bias + h Bᵀ with h = s · (x ∘ m) Aᵀ (Hu et al. 2021, arXiv:2106.09685).
 
     For several layers that read the same x, each with its own (W, bias, A, B): as in Microsoft's
-    own loralib, one dropout serves them all, and x is read once. x (tokens, in), W (out, in),
-    A (rank, in), B (out, rank); products are in x's dtype. LoRA's part comes first, so that the
-    large product adds to it on its way to memory. Kept for the backward pass: x, which the layer
-    before keeps anyway, and s · dropout(x) Aᵀ (tokens, rank).
+    own loralib, one dropout serves them all, and x is read once. x (tokens, in), y (tokens, out);
+    products are in x's dtype. LoRA's part comes first, so that the large product adds to it on its
+    way to memory. Kept for the backward pass: x, which the layer before keeps anyway, and
+    h (tokens, rank).
+
+    Backward, summed over the layers for dx: dh = dy B, dB = dyᵀ h, dA = s · dhᵀ (x ∘ m),
+    dx = dy W + s · (dh A) ∘ m.
     """
 
     @staticmethod
     def forward(ctx, x, scale, p, seed, *layers):
         weights, biases, all_a, all_b = (layers[i::4] for i in range(4))
         a, low = torch.cat(all_a), [b.to(x.dtype) for b in all_b]
-        hidden = project(x, a, scale, p, seed)
+        hidden = lora_a_forward(x, a, scale, p, seed)
         outs = []
         for weight, bias, b, part in zip(weights, biases, low, _split(hidden, low), strict=True):
             y = (part @ b.T).addmm_(x, weight.T)
@@ -91,7 +97,7 @@ class LoraLinear(torch.autograd.Function):
             torch.mm(dy, b, out=d_part)
             if has_dx:
                 d_x.addmm_(dy, weight, beta=min(i, 1))
-        da, dx = adapt(x, a, d_wide if has_dx else d_hidden, *ctx.dropout)
+        da, dx = lora_a_backward(x, a, d_wide if has_dx else d_hidden, *ctx.dropout)
         parts = zip(dys, _split(da.T, low), _split(hidden, low), ctx.dtypes, strict=True)
         for dy, da, part, dtypes in parts:
             grads += [None, None, da.T.to(dtypes[0]), (dy.T @ part).to(dtypes[1])]
@@ -118,35 +124,40 @@ def lay(all_b: Sequence[torch.Tensor], matrix: torch.Tensor) -> None:
         beside[block] = b
 
 
-def normed_product(x, more, norm, eps, all_a, all_b, matrix, bias, dropout) -> tuple:
-    """(total = x + more, [n h] [W B]ᵀ + bias, what the way back needs), n = RMS norm of total.
+def rms_norm_lora_forward(x, more, norm, eps, all_a, all_b, matrix, bias, dropout) -> tuple:
+    """(t = x + more, y = [n h] [W B]ᵀ + bias, what the backward pass needs).
 
-    x and more (tokens, in); more and bias may be None. h = s · dropout(n) Aᵀ with all A below each
-    other; matrix [W B] (out, in + ranks) has the W below each other, each with its own B beside it
-    and zeros for the others'.
+    n = t ∘ ρ ∘ norm is t's RMS norm (Zhang and Sennrich 2019, arXiv:1910.07467), with
+    ρ = 1 / √(mean of t² + eps) for each token; h = s · (n ∘ m) Aᵀ with all A below each other.
+    x, more, t (tokens, in); more and bias may be None. matrix [W B] (out, in + ranks) has the W
+    below each other, each with its own B beside it and zeros for the others'.
     """
-    from sftflow.kernels.triton.lora import project
-    from sftflow.kernels.triton.norm import normalise
+    from .triton.lora import lora_a_forward
+    from .triton.norm import rms_norm_forward
 
     lay(all_b, matrix)
     a, wide = torch.cat(all_a), wide_rows(x, len(x), matrix.shape[1])
     n, h = wide.split((x.shape[1], len(a)), 1)
-    total, root = normalise(x.contiguous(), more, norm, eps, n)
-    project(n, a, *dropout, h)
+    total, root = rms_norm_forward(x.contiguous(), more, norm, eps, n)
+    lora_a_forward(n, a, *dropout, h)
     product = wide @ matrix.T if bias is None else torch.addmm(bias, wide, matrix.T)
     return total, product, (total, norm, root, n, h, a)
 
 
-def normed_product_back(d_total, d_product, saved, matrix, dropout, has_dx: bool) -> tuple:
-    """(the gradient of x and more, that of all A) from those of total and of the product."""
-    from sftflow.kernels.triton.lora import adapt
-    from sftflow.kernels.triton.norm import differentiate
+def rms_norm_lora_backward(d_total, d_product, saved, matrix, dropout, has_dx: bool) -> tuple:
+    """(dx, which is also the gradient of more; that of all A) from dt and dy.
+
+    [dn' dh] = dy [W B], dA = s · dhᵀ (n ∘ m), dn = dn' + s · (dh A) ∘ m, and through the norm
+    dx = dt + ρ ∘ (g - t ρ ∘ mean(g ∘ t ρ)) with g = dn ∘ norm. Without has_dx, dx is None.
+    """
+    from .triton.lora import lora_a_backward
+    from .triton.norm import rms_norm_backward
 
     total, norm, root, n, _, a = saved
     matrix = matrix if has_dx else matrix[:, total.shape[1] :]  # B alone: h has a gradient always
     d_wide = wide_rows(total, len(total), matrix.shape[1])
-    da, dn = adapt(n, a, torch.mm(d_product, matrix, out=d_wide), *dropout)
-    dx = differentiate(d_total.contiguous(), dn, total, norm, root) if has_dx else None
+    da, dn = lora_a_backward(n, a, torch.mm(d_product, matrix, out=d_wide), *dropout)
+    dx = rms_norm_backward(d_total.contiguous(), dn, total, norm, root) if has_dx else None
     return dx, da
 
 
@@ -157,32 +168,38 @@ def in_dtypes(grads: Iterable[tuple], dtypes: Sequence[torch.dtype]) -> list[tor
 
 
 class LoraQkv(torch.autograd.Function):
-    """(x, q, k, v) with q and k rotated, of n = RMS norm of x.
+    """(x, q, k, v): [q k v] = [n h] [W B]ᵀ + bias of n = RMS norm of x; then q and k are rotated.
 
     x (tokens, in) is handed through, so that its gradient from both is summed in one pass. matrix
-    and bias: see `normed_product`; cos and sin (tokens, size); q (tokens, heads[0], size), k and v
-    (tokens, heads[1], size); all_ab: A and B of q, k and v in turn.
+    and bias: see `rms_norm_lora_forward`; cos and sin (tokens, size), whose right half repeats the
+    left one; q (tokens, heads[0], size), k and v (tokens, heads[1], size); all_ab: A and B of q, k
+    and v in turn. Rotation (Su et al. 2021, arXiv:2104.09864) of a head's halves (l, r):
+    (l cos - r sin, r cos + l sin).
+
+    Backward: dq and dk are rotated by the negative angle, which gives dy = d[q k v] (tokens, out);
+    dB = dyᵀ h, of which each layer's block is taken; the rest: `rms_norm_lora_backward`.
     """
 
     @staticmethod
     def forward(ctx, x, norm, eps, dropout, matrix, bias, cos, sin, heads, *all_ab):
-        from sftflow.kernels.triton.rope import rotate
+        from .triton.rope import rope_forward
 
         all_a, all_b = all_ab[::2], all_ab[1::2]
-        x, joint, saved = normed_product(x, None, norm, eps, all_a, all_b, matrix, bias, dropout)
+        entrance = x, None, norm, eps, all_a, all_b, matrix, bias, dropout
+        x, joint, saved = rms_norm_lora_forward(*entrance)
         ctx.save_for_backward(*saved, cos, sin)
         ctx.matrix, ctx.dropout = matrix, dropout  # its B is the same until the backward pass
         ctx.shapes, ctx.dtypes = [b.shape for b in all_b], [each.dtype for each in all_ab]
-        return x.view_as(x), *rotate(joint, cos, sin, *heads)
+        return x.view_as(x), *rope_forward(joint, cos, sin, *heads)
 
     @staticmethod
     def backward(ctx, dx, *d_qkv):
-        from sftflow.kernels.triton.rope import rotate_back
+        from .triton.rope import rope_backward
 
         *saved, cos, sin = ctx.saved_tensors
-        d_joint = rotate_back(*(each.contiguous() for each in d_qkv), cos, sin)
+        d_joint = rope_backward(*(each.contiguous() for each in d_qkv), cos, sin)
         has_dx = ctx.needs_input_grad[0]
-        dx, da = normed_product_back(dx, d_joint, saved, ctx.matrix, ctx.dropout, has_dx)
+        dx, da = rms_norm_lora_backward(dx, d_joint, saved, ctx.matrix, ctx.dropout, has_dx)
         *_, h, _ = saved
         db = d_joint.T @ h
         grads = ((da[columns], db[rows, columns]) for rows, columns in blocks(ctx.shapes))
@@ -190,26 +207,31 @@ class LoraQkv(torch.autograd.Function):
 
 
 class LoraMlp(torch.autograd.Function):
-    """total + down(silu(gate(n)) · up(n)), n = RMS norm of total = x + more.
+    """t + down(silu(gate(n)) ∘ up(n)), n = RMS norm of t = x + more: SwiGLU (arXiv:2002.05202).
 
     Llama's gated layer with the norm before it and the residual sums. x and more (tokens, in), more
     may be None; seeds: of the dropout before gate and up, and before down; matrix of gate and up:
-    see `normed_product`; down's [W B] (in, inner + rank); all_ab: A and B of gate, up and down in
-    turn, all of one rank.
+    see `rms_norm_lora_forward`; down's [W B] (in, inner + rank); all_ab: A and B of gate, up and
+    down in turn, all of one rank. With act = silu(gate) ∘ up (tokens, inner) and
+    h = s · (act ∘ m) Aᵀ of down, the result is t + [act h] [W B]ᵀ of down.
+
+    Backward: [d act' dh] = dy [W B] of down, d act = d act' + s · (dh A) ∘ m; with
+    σ = sigmoid(gate): d gate = d act ∘ up ∘ σ ∘ (1 + gate ∘ (1 - σ)), d up = d act ∘ gate ∘ σ;
+    of down dB = dyᵀ h, dA = s · dhᵀ (act ∘ m); the rest: `rms_norm_lora_backward` with dt = dy.
     """
 
     @staticmethod
     def forward(ctx, x, more, norm, eps, scale, p, seeds, matrix, down, *all_ab):
-        from sftflow.kernels.triton.lora import gated_project
+        from .triton.lora import swiglu_lora_a_forward
 
         dropouts = [(scale, p, seed) for seed in seeds]
         all_a, all_b = all_ab[::2], all_ab[1::2]
         entrance = x, more, norm, eps, all_a[:2], all_b[:2], matrix, None, dropouts[0]
-        total, both, saved = normed_product(*entrance)
+        total, both, saved = rms_norm_lora_forward(*entrance)
         lay(all_b[2:], down)
         act = wide_rows(x, len(x), down.shape[1])
         inner, of_down = act.split((all_a[2].shape[1], len(all_a[2])), 1)
-        h = gated_project(both, all_a[2], inner, *dropouts[1])
+        h = swiglu_lora_a_forward(both, all_a[2], inner, *dropouts[1])
         of_down.copy_(h)
         ctx.save_for_backward(*saved, both, all_a[2], h)
         ctx.matrices = matrix, down  # their B is the same until the backward pass
@@ -218,7 +240,7 @@ class LoraMlp(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, dy):
-        from sftflow.kernels.triton.lora import gated_adapt
+        from .triton.lora import swiglu_lora_a_backward
 
         *saved, both, down_a, of_down = ctx.saved_tensors
         matrix, down = ctx.matrices
@@ -227,31 +249,34 @@ class LoraMlp(torch.autograd.Function):
         for part in (slice(inner), slice(inner, None)):  # faster one by one
             torch.mm(dy, down[:, part], out=d_act[:, part])
         *_, of_both, _ = saved
-        d_both, d_down_a, *db = gated_adapt(both, of_both, down_a, d_act, *ctx.dropouts[1])
+        given = both, of_both, down_a, d_act
+        d_both, d_down_a, *db = swiglu_lora_a_backward(*given, *ctx.dropouts[1])
         has_dx = any(ctx.needs_input_grad[:2])
-        dx, da = normed_product_back(dy, d_both, saved, matrix, ctx.dropouts[0], has_dx)
+        dx, da = rms_norm_lora_backward(dy, d_both, saved, matrix, ctx.dropouts[0], has_dx)
         grads = zip((*da.chunk(2), d_down_a), (*db, dy.T @ of_down), strict=True)
         more = dx if ctx.needs_input_grad[1] else None
         return dx, more, *[None] * 7, *in_dtypes(grads, ctx.dtypes)  # 7: norm to down
 
 
-class ResidualNorm(torch.autograd.Function):
-    """(x, its RMS norm times a frozen weight), x (tokens, size).
+class ResidualRmsNorm(torch.autograd.Function):
+    """(x, n = x ∘ ρ ∘ weight), ρ = 1 / √(mean of x² + eps) for each token; x (tokens, size).
 
-    x is handed through so that its gradient from both is summed in one pass.
+    x is handed through so that its gradient from both is summed in one pass:
+    dx = d(first) + ρ ∘ (g - x ρ ∘ mean(g ∘ x ρ)) with g = dn ∘ weight.
     """
 
     @staticmethod
     def forward(ctx, x, weight, eps):
-        from sftflow.kernels.triton.norm import normalise
+        from .triton.norm import rms_norm_forward
 
         x, out = x.contiguous(), torch.empty_like(x)
-        _, root = normalise(x, None, weight, eps, out)
+        _, root = rms_norm_forward(x, None, weight, eps, out)
         ctx.save_for_backward(x, weight, root)
         return x.view_as(x), out
 
     @staticmethod
     def backward(ctx, dx, d_out):
-        from sftflow.kernels.triton.norm import differentiate
+        from .triton.norm import rms_norm_backward
 
-        return differentiate(dx.contiguous(), d_out.contiguous(), *ctx.saved_tensors), None, None
+        dx = rms_norm_backward(dx.contiguous(), d_out.contiguous(), *ctx.saved_tensors)
+        return dx, None, None

@@ -5,8 +5,9 @@
 It is ms-swift's own SwiftDeploy, with these differences: it shares the port that is held for it,
 where `swift deploy` moves to another one silently when the port is taken; the API key comes from
 the environment, where `swift deploy` wants it as an argument and prints it; GET /v1/session tells
-what only this process knows (seconds, memory, versions); batches are full (see `fill_batches`); and
-attention is not cuDNN's, which plans anew for every length of the cache, so for every token.
+what only this process knows (seconds, memory, versions, patches); batches are full (`full_batches`
+in training/patches.py, which holds every change to ms-swift); and attention is not cuDNN's, which
+plans anew for every length of the cache, so for every token.
 """
 
 import os
@@ -15,36 +16,21 @@ import time
 BEGUN = time.monotonic()
 KEY = os.environ.pop("SFTFLOW_KEY")
 PORT = int(os.environ.pop("SFTFLOW_PORT"))
-LINGER = 0.05  # seconds without a new request after which a batch is closed
 
 import resource  # noqa: E402
 import socket  # noqa: E402
+import sys  # noqa: E402
 from importlib.metadata import version  # noqa: E402
+from pathlib import Path  # noqa: E402
 
 import torch  # noqa: E402
 import uvicorn  # noqa: E402
 from swift.pipelines.infer.deploy import SwiftDeploy  # noqa: E402
 
+sys.path.append(str(Path(__file__).resolve().parents[2]))  # last: it has programs with common names
+from sftflow.training import patches  # noqa: E402
+
 IMPORTED = time.monotonic()
-
-
-def fill_batches(engine) -> None:
-    """Let a batch wait while requests still arrive, up to its size.
-
-    ms-swift takes whatever lies in its queue the moment it is free. A batch is answered as a whole,
-    so the next questions come together a moment later: the first of them would be taken alone, and
-    all others would wait for it.
-    """
-    fetch = engine._fetch_infer_requests
-
-    def fetch_together():
-        before = 0
-        while before < (waiting := engine._queue.qsize()) < engine.max_batch_size:
-            before = waiting
-            time.sleep(LINGER)
-        return fetch()
-
-    engine._fetch_infer_requests = fetch_together
 
 
 class Deploy(SwiftDeploy):
@@ -54,11 +40,11 @@ class Deploy(SwiftDeploy):
         self.loaded = time.monotonic()
         self.args.api_key = KEY  # after ms-swift has logged its arguments
         super()._install_auth_middleware()
-        fill_batches(self.infer_engine)
+        _, self.batches = patches.apply(patches.full_batches, self.infer_engine)
         self.app.get("/v1/session")(self.session)
 
     async def session(self) -> dict:
-        """{import_seconds, load_seconds, memory (bytes), gpu_memory (bytes, or null), versions}."""
+        """{import_seconds, load_seconds, memory and gpu_memory (bytes; null: no GPU), …}."""
         cuda = torch.cuda.is_available() and torch.cuda.max_memory_reserved() > 0
         return {
             "import_seconds": round(IMPORTED - BEGUN, 3),
@@ -70,6 +56,7 @@ class Deploy(SwiftDeploy):
             "versions": {
                 name: version(name) for name in ("ms-swift", "transformers", "torch", "peft")
             },
+            "patches": [self.batches],
         }
 
     def run(self) -> None:

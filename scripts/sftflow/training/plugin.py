@@ -7,9 +7,9 @@ JSON line per event into the file that the environment variable SFTFLOW_PLUGIN d
 {"events": path, "train_rows": n, "validation_rows": n, "fused_lora": bool,
 "checkpointed_layers": n, "stock": bool}. Without the variable it only watches the loss. On CUDA it
 also brings the faster parts of sftflow.kernels; `stock` leaves ms-swift's training loop as it is.
-The events:
+What it changes in other packages stands in patches.py. The events:
 
-    start       steps, rows, parameters, GPU memory before the first step
+    start       steps, rows, parameters, patches (see patches.apply)
     step        loss (mean per labelled token over the optimizer step), learning rate, tokens
                 (without padding), positions (with padding), seconds since the step before
     validation  loss, token accuracy
@@ -20,34 +20,23 @@ The events:
 
 import dataclasses
 import difflib
-import functools
 import gc
-import itertools
 import json
 import math
 import os
 import resource
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 import yaml
 from swift.callbacks import TrainerCallback, callbacks_map
-from swift.dataloader import shard
-from swift.utils import to_device
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from sftflow.core.jsonio import write_json
-from sftflow.kernels.fuse import (
-    allow_packing,
-    checkpoint_layers,
-    compile_once,
-    fuse_lora,
-    fuse_loss,
-)
+from sftflow.training import patches
 from sftflow.training.checkpoints import COMPLETE, file_sizes
 from sftflow.training.settings import RENAMED
 
@@ -91,9 +80,18 @@ class Monitor(TrainerCallback):
                     f"ms-swift kept {found} of the {asked[name]} {name} that the receipt counts: "
                     "the template or max_length differs from the one the receipt was made with",
                 )
+        records = [patches.apply_once(patches.packed_rows)[1]]
+
+        def apply(patch, *given):
+            made, record = patches.apply(patch, *given)
+            records.append(record)
+            return made
+
         model = trainer.accelerator.unwrap_model(trainer.model)
-        fused = fuse_lora(model) if asked.get("fused_lora", torch.cuda.is_available()) else 0
-        checkpointed = checkpoint_layers(model, asked.get("checkpointed_layers", sys.maxsize))
+        fused = asked.get("fused_lora", torch.cuda.is_available())
+        fused = apply(patches.fused_lora, model) if fused else None
+        count = asked.get("checkpointed_layers", sys.maxsize)
+        checkpointed = apply(patches.checkpointed_layers, model, count)
         everything = sum(p.numel() for p in model.parameters())
         trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
         embedding = model.get_input_embeddings().weight
@@ -106,22 +104,29 @@ class Monitor(TrainerCallback):
         self.begun = time.time()
         self._reset(args.device)
         if not asked.get("stock"):
-            keep_gpu_busy(trainer)
-            level_micro_batches(trainer)
+            gc.freeze()  # its walks through what stays for good, the GPU would wait for, too
+            apply(patches.modes_switched_once, trainer)
+            apply(patches.flops_not_counted, trainer)
+            apply(patches.rows_sent_ahead)
+            apply(patches.gradients_cleared_by_optimizer, trainer)
+            apply(patches.gradients_clipped_unseen, trainer)
+            apply(patches.level_micro_batches, trainer)
             if trainer.args.use_liger_kernel:
-                fuse_loss()
-                compile_once()
+                apply(patches.linear_cross_entropy)
+                apply(patches.rope_compiled_once)
+        apply(patches.gradient_norm_seen, trainer, self._see_gradient)
         self._watch(trainer)
         self._event(
             "start",
             steps=state.max_steps,
             first_step=state.global_step,
-            fused_layers=fused,
+            fused_layers=fused.layers if fused else 0,
             checkpointed_layers=checkpointed,
             parameters=everything,
             trainable_parameters=trainable,
             # an embedding lookup multiplies nothing; a tied one is also the output matrix
             matmul_parameters=everything - (0 if tied else embedding.numel()),
+            patches=records,
             **rows,
         )
 
@@ -218,7 +223,7 @@ class Monitor(TrainerCallback):
         )
 
     def _watch(self, trainer) -> None:
-        """See every micro-batch and every gradient; nothing here waits for the GPU."""
+        """See every micro-batch; nothing here waits for the GPU."""
         inner = trainer.training_step
 
         def training_step(model, inputs, *args, **kwargs):
@@ -230,15 +235,10 @@ class Monitor(TrainerCallback):
             return loss
 
         trainer.training_step = training_step
-        clip = trainer._clip_grad_norm
 
-        def clip_grad_norm(model):
-            norm = clip(model)
-            if torch.is_tensor(norm):
-                self.gradient += norm.detach().to(self.gradient.device)
-            return norm
-
-        trainer._clip_grad_norm = clip_grad_norm
+    def _see_gradient(self, norm) -> None:
+        if torch.is_tensor(norm):
+            self.gradient += norm.detach().to(self.gradient.device)
 
 
 def arrival(device: torch.device):
@@ -250,59 +250,8 @@ def arrival(device: torch.device):
     return sent.synchronize
 
 
-def keep_gpu_busy(trainer) -> None:
-    """Leave out what the GPU would wait for between two steps.
-
-    That is: walks through thousands of modules, the garbage collector's too; moving rows to the GPU
-    only when it has nothing left to do; and a look at every gradient's norm, to leave out an update
-    that is not a number (the callback looks a step later, and stops).
-    """
-    model, inner = trainer.model_wrapped, trainer.model
-    walk = model.train
-    walk()  # now all parts agree with the whole, as they do after every later walk
-
-    def train(mode: bool = True):
-        # on several GPUs an evaluation turns the inner model alone, not what wraps it
-        return model if model.training == inner.training == mode else walk(mode)
-
-    model.train = train
-    trainer.floating_point_ops = lambda inputs: 0.0  # useful FLOPs are counted from tokens
-    gc.freeze()
-    shard.to_device = functools.partial(to_device, non_blocking=True)
-    if not trainer.is_deepspeed_enabled:  # its optimizer leaves this to the model
-        model.zero_grad = trainer.optimizer.zero_grad
-    plain = not (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled)
-    if plain and trainer.accelerator.scaler is None:
-        trained = [p for group in trainer.optimizer.param_groups for p in group["params"]]
-        trainer._clip_grad_norm = lambda model: torch.nn.utils.clip_grad_norm_(
-            trained, trainer.args.max_grad_norm
-        )
-
-
-def level_micro_batches(trainer) -> None:
-    """Packed micro-batches of one step get about as many tokens each."""
-    rows = trainer.train_dataset
-    columns = getattr(getattr(rows, "dataset", rows), "column_names", ())
-    if trainer.template.padding_free and "lengths" in columns:
-        lengths, deal = list(rows["lengths"]), shard.BatchSamplerShard.__iter__
-        count = trainer.args.gradient_accumulation_steps
-        shard.BatchSamplerShard.__iter__ = lambda sampler: level(deal(sampler), lengths, count)
-
-
-def level(batches: Iterator[list[int]], lengths: list, count: int) -> Iterator[list[int]]:
-    """Deal the rows of every `count` batches to as many, longest first, to and fro."""
-    while step := list(itertools.islice(batches, count)):
-        rows = sorted(itertools.chain(*step), key=lambda row: (lengths[row], row), reverse=True)
-        dealt = [[] for _ in step]
-        for i in range(0, len(rows), len(step)):
-            for batch, row in zip(dealt, rows[i : i + len(step)], strict=False):
-                batch.append(row)
-            dealt.reverse()
-        yield from dealt
-
-
 callbacks_map["sftflow"] = Monitor
-allow_packing()
+patches.apply_once(patches.packed_rows)  # before ms-swift checks its arguments
 
 
 def check_flags(command: dict) -> None:
@@ -323,9 +272,13 @@ def main() -> int:
     from swift.pipelines import sft_main
 
     try:
-        check_flags(yaml.safe_load(Path(sys.argv[1]).read_text(encoding="utf-8")))
+        command = yaml.safe_load(Path(sys.argv[1]).read_text(encoding="utf-8"))
+        check_flags(command)
         arguments = sys.argv[1:]
         parse_yaml_args(arguments)
+        _, packing = patches.apply_once(patches.packed_rows)
+        if command.get("attn_impl") == "varlen" and not packing["applied"]:
+            arguments += ["--attn_impl", "sdpa", "--padding_free", "false"]  # the later one counts
         sft_main(arguments)
     except torch.OutOfMemoryError as error:
         event("failed", kind="out_of_memory", message=str(error).splitlines()[0])

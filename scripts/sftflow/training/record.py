@@ -85,6 +85,7 @@ def summary(events: list[dict], gpu_names: list[str]) -> dict:
         "curve": {
             name: [e[name] for e in steps] for name in ("step", "loss", "learning_rate")
         },
+        "patches": begin.get("patches", []),
     }  # fmt: skip
     if checks:
         out["validation_loss"] = checks[-1]["loss"]

@@ -8,7 +8,7 @@ always holds the same dialogues, however they are cut into micro-batches. *Token
 from sftflow.core import code
 from sftflow.core.cli import UserError
 from sftflow.core.jsonio import digest
-from sftflow.kernels.limits import FUSED_RANK, LIGER_TYPES, PACKED_TYPES, PACKING
+from sftflow.kernels.limits import LIGER_TYPES, PACKED_TYPES, PACKING, supports
 from sftflow.training.cost import largest_micro_batch, memory_gib, split_batch
 
 RENAMED = {  # flags of older ms-swift versions → today's
@@ -48,18 +48,22 @@ RESERVED = {
 # --- decisions -----------------------------------------------------------------------------------
 
 
-def choose(training: dict, shape: dict, parameters: int, receipt: dict, hardware: dict) -> dict:
+def choose(
+    training: dict, shape: dict, parameters: int, receipt: dict, hardware: dict,
+    refused: dict[str, str] | None = None,
+) -> dict:  # fmt: skip
     """Decide every setting that says "auto": {name: {"value": …, "why": …}}.
 
     hardware: {"kind": "cuda" | "cpu", "cores": usable CPU cores, and of the smallest GPU
-    "memory_gib", "capability": [major, minor]}. What the user asked for stands. The memory
+    "memory_gib", "capability": [major, minor]}. refused: why a patch of patches.py may not be
+    applied to the installed versions, by its name. What the user asked for stands. The memory
     estimate decides about checkpointing: a checkpointed layer costs a second forward pass (half as
     much again), so there are only as many as it takes for the activations to fit.
     """
     asked = {**training, **(training.get("extra") or {})}
     cuda, family = hardware["kind"] == "cuda", shape.get("model_type")
     short = training["torch_dtype"] in ("bfloat16", "float16")
-    lora = training["tuner_type"] == "lora"
+    refused = refused or {}
     out: dict[str, dict] = {}
 
     def decide(name: str, value: object, why: str) -> object:
@@ -77,6 +81,8 @@ def choose(training: dict, shape: dict, parameters: int, receipt: dict, hardware
         attention = decide("attn_impl", "sdpa", "no CUDA")
     elif not short or hardware["capability"] < [8, 0] or family not in PACKED_TYPES:
         attention = decide("attn_impl", "sdpa", "packed attention needs 16 bits, Ampere, Llama's")
+    elif "packed_rows" in refused:
+        attention = decide("attn_impl", "sdpa", refused["packed_rows"])
     else:
         attention = decide("attn_impl", "varlen", "packed rows need an attention that keeps apart")
     packed = decide(
@@ -87,17 +93,12 @@ def choose(training: dict, shape: dict, parameters: int, receipt: dict, hardware
         else f"{attention} needs padded rows",
     )
     decide("group_by_length", False, "every step holds the dialogues of the shuffled order")
-    special = any(asked.get(name) for name in ("use_dora", "quant_method", "deepspeed", "fsdp"))
-    plain = lora and not special and training["lora_rank"] <= FUSED_RANK
-    able = cuda and short and hardware["capability"] >= [8, 0]
+    unfit = unfusable(asked, shape, hardware)
+    unfit += [refused["fused_lora"]] if "fused_lora" in refused else []
     fused = decide(
         "fused_lora",
-        able and plain,
-        "fewer kernels, less memory, the same numbers"
-        if able and plain
-        else f"needs plain LoRA up to rank {FUSED_RANK} on whole matrices, 16 bits, Ampere"
-        if cuda
-        else "no CUDA",
+        not unfit,
+        "; ".join(unfit) or "fewer kernels, less memory, the same numbers",
     )
     if training["torch_dtype"] == "bfloat16":
         decide(
@@ -129,6 +130,19 @@ def choose(training: dict, shape: dict, parameters: int, receipt: dict, hardware
         "why": f"{workers} asked for, {cores} cores" if cuda else "no GPU to keep busy",
     }
     return out
+
+
+def unfusable(asked: dict, shape: dict, hardware: dict) -> list[str]:
+    """Why a training's LoRA layers can't be computed by sftflow.kernels; empty if they can."""
+    if hardware["kind"] != "cuda":
+        return ["no CUDA"]
+    if asked["tuner_type"] != "lora":
+        return [f"tuner_type is {asked['tuner_type']}"]
+    reasons = supports(shape, {"r": asked["lora_rank"], "use_dora": asked.get("use_dora")})
+    if asked["torch_dtype"] not in ("bfloat16", "float16") or hardware["capability"] < [8, 0]:
+        reasons.append("needs 16 bits and Ampere or newer")
+    whole = [name for name in ("quant_method", "deepspeed", "fsdp") if asked.get(name)]
+    return reasons + [f"{name} leaves no whole matrices" for name in whole]
 
 
 def command(

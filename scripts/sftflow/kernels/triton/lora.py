@@ -1,9 +1,9 @@
-"""LoRA's own part of a linear layer in Triton: one pass over its input in each direction.
+"""LoRA's A in Triton: one pass over a layer's input in each direction, dropout included.
 
-Dropout happens on the way. Its mask is a function of a seed, so nobody has to store it: an element
-is dropped if the product of two numbers of 32 bits, taken as a signed one, is below a threshold:
-one is drawn for its row and one for its column (murmur3's mixing of a place and the seed). The
-gated passes do the same for the down matrix of a gated layer, and its activation first.
+The mask of the dropout is a function of a seed, so nobody has to store it: an element is dropped if
+the product of two numbers of 32 bits, taken as a signed one, is below a threshold: one is drawn for
+its row and one for its column (murmur3's mixing of a place and the seed). The `swiglu_` passes do
+the same for the down matrix of a gated layer, and its activation first.
 
 Shapes: x and dx (rows, columns), columns a multiple of 16; a (rank, columns); hidden and d_hidden
 (rows, rank). A matrix of as many rows as x may be a part of a wider one. Sums are in float32.
@@ -15,10 +15,10 @@ import triton.language as tl
 
 # the fastest of those tried on an H200: rows and columns that a program has in hand, its warps, the
 # tiles it loads ahead; SHARE: over how many rows or columns one program sums
-PROJECT = {"ROWS": 32, "COLUMNS": 128, "num_warps": 4, "num_stages": 3}
-ADAPT = {"ROWS": 64, "COLUMNS": 64, "SHARE": 1024, "num_warps": 4, "num_stages": 1}
-GATED_PROJECT = {"ROWS": 32, "COLUMNS": 128, "SHARE": 1024, "num_warps": 4, "num_stages": 3}
-GATED_ADAPT = {"ROWS": 32, "COLUMNS": 64, "SHARE": 1024, "num_warps": 4, "num_stages": 3}
+FORWARD = {"ROWS": 32, "COLUMNS": 128, "num_warps": 4, "num_stages": 3}
+BACKWARD = {"ROWS": 64, "COLUMNS": 64, "SHARE": 1024, "num_warps": 4, "num_stages": 1}
+SWIGLU_FORWARD = {"ROWS": 32, "COLUMNS": 128, "SHARE": 1024, "num_warps": 4, "num_stages": 3}
+SWIGLU_BACKWARD = {"ROWS": 32, "COLUMNS": 64, "SHARE": 1024, "num_warps": 4, "num_stages": 3}
 
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
@@ -32,8 +32,8 @@ def _mix(number, seed):
 
 
 @triton.jit
-def _stay(row, column, threshold, seed):
-    """Which elements of these rows and columns are not dropped.
+def _dropout_mask(row, column, threshold, seed):
+    """Which elements of these rows and columns dropout keeps.
 
     Among any three of them, whatever becomes of two says nothing of the third; only the products
     at the corners of a rectangle are bound to each other.
@@ -104,7 +104,7 @@ def _store_low_rows(low, row, rows, value, STRIDE: tl.constexpr, RANK: tl.conste
 
 
 @triton.jit(do_not_specialize=["seed", "rows"])
-def _project(
+def _lora_a_forward(
     x, a, hidden, rows, threshold, factor, seed, columns: tl.constexpr, X_STRIDE: tl.constexpr,
     HIDDEN_STRIDE: tl.constexpr, DROP: tl.constexpr, RANK: tl.constexpr, PADDED: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
@@ -118,13 +118,13 @@ def _project(
         left = tl.load(x + at, mask=inside, other=0.0)
         right = _low_columns(a, column, columns, RANK, PADDED).to(left.dtype)
         if DROP:
-            left = tl.where(_stay(row, column, threshold, seed), left, 0.0)
+            left = tl.where(_dropout_mask(row, column, threshold, seed), left, 0.0)
         total = tl.dot(left, right, total)
     _store_low_rows(hidden, row, rows, total * factor, HIDDEN_STRIDE, RANK, PADDED)
 
 
 @triton.jit(do_not_specialize=["seed", "rows"])
-def _adapt(
+def _lora_a_backward(
     x, a, d_hidden, d_wide, dx, da, rows, threshold, factor, seed, columns: tl.constexpr,
     X_STRIDE: tl.constexpr, WIDE_STRIDE: tl.constexpr, SHARE: tl.constexpr, DROP: tl.constexpr,
     HAS_DX: tl.constexpr, RANK: tl.constexpr, PADDED: tl.constexpr, ROWS: tl.constexpr,
@@ -140,13 +140,13 @@ def _adapt(
         value = tl.load(x + long * X_STRIDE + column[None, :], mask=inside, other=0.0)
         grad = _low_rows(d_hidden, row, rows, WIDE_STRIDE, RANK, PADDED)
         if DROP:
-            stay = _stay(row, column, threshold, seed)
-            value = tl.where(stay, value, 0.0)
+            kept = _dropout_mask(row, column, threshold, seed)
+            value = tl.where(kept, value, 0.0)
         total = tl.dot(tl.trans(value), grad, total)
         if HAS_DX:
             product = tl.dot(grad, tl.trans(low_a))
             if DROP:
-                product = tl.where(stay, product, 0.0)
+                product = tl.where(kept, product, 0.0)
             at = long * WIDE_STRIDE + column[None, :]
             product += tl.load(d_wide + at, mask=inside, other=0.0)
             tl.store(dx + long * columns + column[None, :], product, mask=inside)
@@ -155,7 +155,7 @@ def _adapt(
 
 
 @triton.jit(do_not_specialize=["seed", "rows"])
-def _gated_project(
+def _swiglu_lora_a_forward(
     both, a, act, hidden, rows, threshold, factor, seed, columns: tl.constexpr,
     ACT_STRIDE: tl.constexpr, SHARE: tl.constexpr, DROP: tl.constexpr, RANK: tl.constexpr,
     PADDED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
@@ -173,14 +173,14 @@ def _gated_project(
         tl.store(act + long * ACT_STRIDE + column[None, :], value, mask=inside)
         right = _low_columns(a, column, columns, RANK, PADDED).to(value.dtype)
         if DROP:
-            value = tl.where(_stay(row, column, threshold, seed), value, 0.0)
+            value = tl.where(_dropout_mask(row, column, threshold, seed), value, 0.0)
         total = tl.dot(value, right, total)
     part = tl.program_id(1) * rows * RANK
     _store_low_rows(hidden + part, row, rows, total * factor, RANK, RANK, PADDED)
 
 
 @triton.jit(do_not_specialize=["seed", "rows"])
-def _gated_adapt(
+def _swiglu_lora_a_backward(
     both, of_both, a, d_hidden, d_wide, d_both, sums, rows, threshold, factor, seed,
     columns: tl.constexpr, LOW_STRIDE: tl.constexpr, WIDE_STRIDE: tl.constexpr,
     SHARE: tl.constexpr, DROP: tl.constexpr, RANK: tl.constexpr, PADDED: tl.constexpr,
@@ -207,9 +207,9 @@ def _gated_adapt(
         silu = gates * share
         value = (silu * ups).to(both.dtype.element_ty)
         if DROP:
-            stay = _stay(row, column, threshold, seed)
-            value = tl.where(stay, value, 0.0)
-            product = tl.where(stay, product, 0.0)
+            kept = _dropout_mask(row, column, threshold, seed)
+            value = tl.where(kept, value, 0.0)
+            product = tl.where(kept, product, 0.0)
         sum_a = tl.dot(tl.trans(value), grad, sum_a)
         d_value = product + tl.load(
             d_wide + long * WIDE_STRIDE + column[None, :], mask=inside, other=0.0
@@ -239,77 +239,79 @@ def _dropout(scale: float, p: float, seed: int) -> tuple[int, float, int]:
     return round(p * 2**32) - 2**31, scale / (1 - p), seed
 
 
-def project(
+def lora_a_forward(
     x: torch.Tensor, a: torch.Tensor, scale: float, p: float, seed: int,
     hidden: torch.Tensor | None = None,
 ) -> torch.Tensor:  # fmt: skip
-    """scale · dropout(x) aᵀ, in x's dtype; in `hidden` if given."""
+    """h = scale · (x ∘ m) aᵀ in x's dtype, in `hidden` if given; m: dropout's mask / (1 - p)."""
     (rows, columns), rank = x.shape, len(a)
     hidden = x.new_empty(rows, rank) if hidden is None else hidden
-    _project[(triton.cdiv(rows, PROJECT["ROWS"]),)](
+    _lora_a_forward[(triton.cdiv(rows, FORWARD["ROWS"]),)](
         x, a, hidden, rows, *_dropout(scale, p, seed), columns=columns, X_STRIDE=x.stride(0),
-        HIDDEN_STRIDE=hidden.stride(0), DROP=p > 0, RANK=rank, PADDED=_padded(rank), **PROJECT,
+        HIDDEN_STRIDE=hidden.stride(0), DROP=p > 0, RANK=rank, PADDED=_padded(rank), **FORWARD,
     )  # fmt: skip
     return hidden
 
 
-def adapt(
+def lora_a_backward(
     x: torch.Tensor, a: torch.Tensor, d_wide: torch.Tensor, scale: float, p: float, seed: int
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The gradients of `project` with this seed: of `a` (float32), and of `x` if it has one.
+    """(da in float32, dx or None), given d_wide = [dx from elsewhere, dh] or dh alone.
 
-    The last columns of d_wide are the gradient of project's result. What comes before them is
-    either nothing, and x needs no gradient, or the part of x's gradient from elsewhere.
+    da = scale · dhᵀ (x ∘ m), dx = dx from elsewhere + scale · (dh a) ∘ m, with the mask of `seed`.
     """
     (rows, columns), rank = x.shape, len(a)
     has_dx = d_wide.shape[1] > rank
-    tiles, parts = triton.cdiv(columns, ADAPT["COLUMNS"]), triton.cdiv(rows, ADAPT["SHARE"])
+    tiles, parts = triton.cdiv(columns, BACKWARD["COLUMNS"]), triton.cdiv(rows, BACKWARD["SHARE"])
     da = torch.empty(parts, rank, columns, device=x.device)
     dx = x.new_empty(x.shape) if has_dx else None
-    _adapt[(tiles, parts)](
+    _lora_a_backward[(tiles, parts)](
         x, a, d_wide[:, -rank:], d_wide, dx, da, rows, *_dropout(scale, p, seed), columns=columns,
         X_STRIDE=x.stride(0), WIDE_STRIDE=d_wide.stride(0), DROP=p > 0, HAS_DX=has_dx, RANK=rank,
-        PADDED=_padded(rank), **ADAPT,
+        PADDED=_padded(rank), **BACKWARD,
     )  # fmt: skip
     return da.sum(0), dx  # no atomic additions: those would come in another order every time
 
 
-def gated_project(
+def swiglu_lora_a_forward(
     both: torch.Tensor, a: torch.Tensor, act: torch.Tensor, scale: float, p: float, seed: int
 ) -> torch.Tensor:
-    """`project(act, a, scale, p, seed)` with act (rows, columns) = silu(gate) · up, filled in.
+    """`lora_a_forward(act, a, scale, p, seed)`, with act = silu(gate) ∘ up filled in on the way.
 
-    both (rows, 2 · columns): gate and up side by side.
+    act (rows, columns); both (rows, 2 · columns): gate and up side by side.
     """
     rows, (rank, columns) = len(both), a.shape
-    tiles = triton.cdiv(rows, GATED_PROJECT["ROWS"])
-    parts = triton.cdiv(columns, GATED_PROJECT["SHARE"])
+    tiles = triton.cdiv(rows, SWIGLU_FORWARD["ROWS"])
+    parts = triton.cdiv(columns, SWIGLU_FORWARD["SHARE"])
     hidden = torch.empty(parts, rows, rank, device=both.device)
-    _gated_project[(tiles, parts)](
+    _swiglu_lora_a_forward[(tiles, parts)](
         both, a, act, hidden, rows, *_dropout(scale, p, seed), columns=columns,
-        ACT_STRIDE=act.stride(0), DROP=p > 0, RANK=rank, PADDED=_padded(rank), **GATED_PROJECT,
+        ACT_STRIDE=act.stride(0), DROP=p > 0, RANK=rank, PADDED=_padded(rank), **SWIGLU_FORWARD,
     )  # fmt: skip
     return hidden.sum(0).to(both.dtype)
 
 
-def gated_adapt(
+def swiglu_lora_a_backward(
     both: torch.Tensor, of_both: torch.Tensor, a: torch.Tensor, d_wide: torch.Tensor, scale: float,
     p: float, seed: int,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
-    """The gradients of `gated_project`: of both, and in float32 of a and of gate's B and up's.
+    """(d both, and in float32 da and the gradients of gate's B and of up's).
 
-    of_both (rows, 2 · rank): what B was multiplied with for gate and for up. d_wide: as for
-    `adapt`, with the gradient of act before the gradient of gated_project's result.
+    d_wide = [d act from elsewhere, dh]; d act = that + scale · (dh a) ∘ m. With σ = sigmoid(gate):
+    d gate = d act ∘ up ∘ σ ∘ (1 + gate ∘ (1 - σ)), d up = d act ∘ gate ∘ σ, da as in
+    `lora_a_backward`. of_both (rows, 2 · rank): what gate's B and up's were multiplied with, so
+    that their gradients are d gateᵀ and d upᵀ times it.
     """
     rows, (rank, columns) = len(both), a.shape
-    tiles = triton.cdiv(columns, GATED_ADAPT["COLUMNS"])
-    parts = triton.cdiv(rows, GATED_ADAPT["SHARE"])
+    tiles = triton.cdiv(columns, SWIGLU_BACKWARD["COLUMNS"])
+    parts = triton.cdiv(rows, SWIGLU_BACKWARD["SHARE"])
     sums = torch.empty(parts, 3, rank, columns, device=both.device)
     d_both = torch.empty_like(both)
-    _gated_adapt[(tiles, parts)](
+    _swiglu_lora_a_backward[(tiles, parts)](
         both, of_both, a, d_wide[:, -rank:], d_wide, d_both, sums, rows,
         *_dropout(scale, p, seed), columns=columns, LOW_STRIDE=of_both.stride(0),
-        WIDE_STRIDE=d_wide.stride(0), DROP=p > 0, RANK=rank, PADDED=_padded(rank), **GATED_ADAPT,
+        WIDE_STRIDE=d_wide.stride(0), DROP=p > 0, RANK=rank, PADDED=_padded(rank),
+        **SWIGLU_BACKWARD,
     )  # fmt: skip
     da, d_gate_b, d_up_b = sums.sum(0)
     return d_both, da, d_gate_b.T, d_up_b.T

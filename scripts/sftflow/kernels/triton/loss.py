@@ -46,9 +46,9 @@ def _scale(values, factor, results, count, SIZE: tl.constexpr):
 
 
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """-log p of each label (tokens,) in float32; a negative label counts nothing.
+    """-log softmax(z)[label] (tokens,) in float32; a negative label counts nothing.
 
-    The logits (tokens, vocabulary) become its gradient.
+    The logits z (tokens, vocabulary) become the gradient: softmax(z), less 1 at the label.
     """
     losses = torch.empty(len(logits), device=logits.device)
     _cross_entropy[(len(logits),)](

@@ -10,7 +10,7 @@ import triton.language as tl
 
 
 @triton.jit
-def _normalise(x, more, weight, total, out, root, eps, columns: tl.constexpr,
+def _rms_norm_forward(x, more, weight, total, out, root, eps, columns: tl.constexpr,
                OUT_STRIDE: tl.constexpr, ADD: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, COLUMNS)
@@ -28,7 +28,7 @@ def _normalise(x, more, weight, total, out, root, eps, columns: tl.constexpr,
 
 
 @triton.jit
-def _differentiate(d_total, d_out, total, weight, root, dx, columns: tl.constexpr,
+def _rms_norm_backward(d_total, d_out, total, weight, root, dx, columns: tl.constexpr,
                    COLUMNS: tl.constexpr):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, COLUMNS)
@@ -41,31 +41,34 @@ def _differentiate(d_total, d_out, total, weight, root, dx, columns: tl.constexp
     tl.store(dx + at, grad + tl.load(d_total + at, mask=inside, other=0.0), mask=inside)
 
 
-def normalise(
+def rms_norm_forward(
     x: torch.Tensor, more: torch.Tensor | None, weight: torch.Tensor, eps: float, out: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(total = x + more, 1 / RMS by row); `out` is filled with total's RMS norm times weight.
+    """(total = x + more, ρ); `out` is filled with total ∘ ρ ∘ weight.
 
-    Without more, x is total.
+    ρ (rows,) = 1 / √(mean of total² + eps), in float32. Without more, x is total.
     """
     rows, columns = x.shape
     total = x if more is None else torch.empty_like(x)
     root = torch.empty(rows, device=x.device)
-    _normalise[(rows,)](
+    _rms_norm_forward[(rows,)](
         x, more, weight, total, out, root, eps, columns=columns, OUT_STRIDE=out.stride(0),
         ADD=more is not None, COLUMNS=triton.next_power_of_2(columns), num_warps=8,
     )  # fmt: skip
     return total, root
 
 
-def differentiate(
+def rms_norm_backward(
     d_total: torch.Tensor, d_out: torch.Tensor, total: torch.Tensor, weight: torch.Tensor,
     root: torch.Tensor,
 ) -> torch.Tensor:  # fmt: skip
-    """The gradient of x, and of more: through total and through its norm together."""
+    """The gradient of x, and of more: through total and through its norm together.
+
+    With t = total ∘ ρ and g = d_out ∘ weight: dx = d_total + ρ ∘ (g - t ∘ mean(g ∘ t)); `root`: ρ.
+    """
     rows, columns = total.shape
     dx = torch.empty_like(total)
-    _differentiate[(rows,)](
+    _rms_norm_backward[(rows,)](
         d_total, d_out, total, weight, root, dx, columns=columns,
         COLUMNS=triton.next_power_of_2(columns), num_warps=8,
     )  # fmt: skip

@@ -30,7 +30,7 @@ def _turn(side, apart, cos, sin, COUNT: tl.constexpr, SIZE: tl.constexpr, BACK: 
 
 
 @triton.jit
-def _rotate(joint, q, k, v, cos, sin, HEADS: tl.constexpr, KV_HEADS: tl.constexpr,
+def _rope(joint, q, k, v, cos, sin, HEADS: tl.constexpr, KV_HEADS: tl.constexpr,
             SIZE: tl.constexpr, BACK: tl.constexpr, MOST: tl.constexpr, FEWER: tl.constexpr,
             HALF: tl.constexpr):  # fmt: skip
     token = tl.program_id(0).to(tl.int64)
@@ -50,17 +50,17 @@ def _rotate(joint, q, k, v, cos, sin, HEADS: tl.constexpr, KV_HEADS: tl.constexp
 
 def _launch(joint, q, k, v, cos, sin, back: bool) -> None:
     tokens, heads, size = q.shape
-    _rotate[(tokens,)](
+    _rope[(tokens,)](
         joint, q, k, v, cos, sin, HEADS=heads, KV_HEADS=k.shape[1], SIZE=size, BACK=back,
         MOST=triton.next_power_of_2(heads), FEWER=triton.next_power_of_2(k.shape[1]),
         HALF=triton.next_power_of_2(size // 2),
     )  # fmt: skip
 
 
-def rotate(
+def rope_forward(
     joint: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, heads: int, kv_heads: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """joint → (q and k rotated, v)"""
+    """joint → (q and k rotated, v): (l, r) → (l cos - r sin, r cos + l sin) for a head's halves."""
     size = joint.shape[1] // (heads + 2 * kv_heads)
     assert cos.shape == sin.shape == (len(joint), size)
     q, k, v = (joint.new_empty(len(joint), count, size) for count in (heads, kv_heads, kv_heads))
@@ -68,10 +68,10 @@ def rotate(
     return q, k, v
 
 
-def rotate_back(
+def rope_backward(
     d_q: torch.Tensor, d_k: torch.Tensor, d_v: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
 ) -> torch.Tensor:
-    """The gradient of `rotate`: of q, k, v → of joint."""
+    """dq, dk, dv → d joint: the rotation by the negative angle."""
     joint = d_q.new_empty(len(d_q), sum(each[0].numel() for each in (d_q, d_k, d_v)))
     _launch(joint, d_q, d_k, d_v, cos, sin, True)
     return joint
