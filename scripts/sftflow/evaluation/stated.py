@@ -18,7 +18,8 @@ from itertools import pairwise
 from typing import Literal
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-LONGEST = 100_000  # characters that are read of an answer
+LONGEST = 50_000  # characters that are read of an answer
+SHORT = 8  # characters of a line that may be no more than a letter
 CHANGES = 2  # of mind; an answer that goes on to a third states nothing
 
 
@@ -70,8 +71,9 @@ def stated(answer: str, form: Form) -> str | None:
         text = f"{text[: LONGEST // 2]}\n{text[-LONGEST // 2 :]}"
     read = _number if form.kind == "number" else _choice
     # A model that runs on answers questions of its own invention after the one it was asked.
-    parts = (read(part, form) for part in _RUN_ON.split(_plain(text)))
-    return next((found for found in parts if found), None)
+    parts = [part for part in _RUN_ON.split(_plain(text)) if part.strip()]
+    found = (read(part, form, number == 0) for number, part in enumerate(parts))
+    return next((statement for statement in found if statement), None)
 
 
 def equal(one: str, other: str, form: Form) -> bool:
@@ -242,13 +244,14 @@ _RIGHT = re.compile(
 )
 
 
-def _choice(text: str, form: Form) -> str | None:
+def _choice(text: str, form: Form, first: bool) -> str | None:
     text = _without_repeated_options(text)
     said = _last(text, lambda end, alone: _claim(text, end, form, alone))
-    if said != NOTHING:
+    if said != NOTHING or not first:
         return said
     hints = {hint for hint in _hints(text, form) if hint}
-    return hints.pop() if len(hints) == 1 else None
+    labels = {label[1] for line in text.split("\n") if (label := _LABEL.match(line))}
+    return hints.pop() if len(hints) == 1 and len(hints | labels) == 1 else None
 
 
 def _claim(text: str, start: int, form: Form, alone: bool) -> str | None:
@@ -262,7 +265,7 @@ def _claim(text: str, start: int, form: Form, alone: bool) -> str | None:
     if len(letters) > 1:
         return None if left_open or form.kind == "choice" else letters
     after = re.sub(r"^[\s.:)、]{0,4}", "", text[end : end + 400])
-    if _GOES_ON.match(text, end):
+    if text[end - 1] in ")]}" or _GOES_ON.match(text, end):
         return letters if _named(after, form) in (NOTHING, letters) else None
     return letters if _begins(after, letters, form) else NOTHING
 
@@ -275,6 +278,8 @@ def _letters(text: str, start: int, form: Form) -> tuple[str, int, bool]:
     letters, end, left_open = first[1], _CLOSE.match(text, first.end()).end(), False
     if letters.islower() and not re.match(r"[)\]}.,;:\n\"'”】>*]|$", text[first.end() : first.end() + 1]):
         return NOTHING, start, False
+    if letters == "a" and not text[end:].strip() and text[:start].rstrip().endswith((" is", " be")):
+        return NOTHING, start, False  # an article, cut off
     while separator := _SEPARATOR.match(text, end):
         following = _LETTER.match(text, _OPEN.match(text, separator.end()).end())
         if following is None or not following[1].isupper() or _VERB.match(text, following.end()):
@@ -338,7 +343,7 @@ def _hints(text: str, form: Form) -> Iterator[str]:
         if letter in LETTERS[: len(form.options)] and not _denied(text, match.start()):
             yield letter
     lines = [line for line in text.split("\n") if line.strip()]
-    for line in {*lines[:1], *lines[-1:]}:
+    for line in {*lines[:1], *lines[-1:], *(line for line in lines if len(line) < SHORT)}:
         if named := _named(line, form):
             yield named
         elif label := _LABEL.match(line):
@@ -377,9 +382,9 @@ _RANGE = re.compile(
 _SCALES = {"百": 100, "千": 1000, "万": 10_000, "亿": 10**8, "thousand": 1000, "million": 10**6, "billion": 10**9}
 
 
-def _number(text: str, form: Form) -> str | None:
+def _number(text: str, _: Form, first: bool) -> str | None:
     said = _last(text, lambda end, alone: _amount(text, end, alone))
-    if said != NOTHING:
+    if said != NOTHING or not first:
         return said
     lines = [line for line in text.split("\n") if line.strip()]
     only = lines[-1].strip(" *_") if lines else ""
