@@ -128,11 +128,14 @@ def record(question: Question, prediction: dict, review: dict) -> dict:
     parts = [{"text": content}] if isinstance(content, str) else content
     answer = "".join(part.get("text") or "" for part in parts)
     reason = {"max_tokens": "length"}.get(choice["stop_reason"], choice["stop_reason"])
+    if reason == "unknown":  # to evalscope, which notes the server's own word beside it
+        reason = ((output.get("metadata") or {}).get("finish_reasons") or {}).get("0", reason)
     if any(part.get("refusal") for part in parts):
         reason = "refusal"
     main = score.get("main_score_name") or next(iter(score["value"]))
     form = asked_form(question, main)
-    said, end = stated(answer, form), ending(answer, reason)
+    end = ending(answer, reason)
+    said = None if end == "refused" else stated(answer, form)
     # All letters of one answer, or the letters of which any is right.
     target = "".join(sorted(question.target)) if form.kind == "choices" else question.target
     return {

@@ -124,17 +124,13 @@ _NOUN = (
     rf"|\b{_BEST}\s(?:option|choice|response|statement|letter|result)s?\b"
     r"|答案|正确选项|最佳选项|答(?=:)|(?:正确|符合题意|恰当|合适)的(?:选项|说法|一项|选择)?(?=[是为:应]))"
 )
-_COPULA = (
-    r"(?:(?<![a-z])(?:is|are|(?:would|should|must|will|has\sto)\sbe)(?![a-z])|[:=]|-{0,2}>|=>|→|(?<=[】\]])|应[该当]?[是为选]?|[是为选即就])"
-)
+_COPULA = r"(?:(?<![a-z])(?:is|are|(?:would|should|must|will|has\sto)\sbe)(?![a-z])|[:=]|-{0,2}>|=>|→|(?<=[】\]])|应[该当]?[是为选]?|[是为选即就])"
 _ADVERB = (
     r"(?:\s{0,3}(?:(?:therefore|thus|hence|then|clearly|definitely|probably|most\slikely|likely|indeed"
     r"|simply|still|actually|also|approximately|about|roughly|equal\sto|option|choice|letter)(?![a-z])"
     r"|应该|应当|应|就|显然|是|为|选择|选项|选|约|大约|一共|共)){0,3}"
 )
-_NOT_BUT = (
-    r"(?:\s{0,3}not\s(?:option\s)?[(\"']?[A-Z][)\"']?[,.]?\s(?:but|rather)\s(?:rather\s|instead\s)?)?"
-)
+_NOT_BUT = r"(?:\s{0,3}not\s(?:option\s)?[(\"']?[A-Z][)\"']?[,.]?\s(?:but|rather)\s(?:rather\s|instead\s)?)?"
 _SAID = re.compile(
     rf"{_NOUN}(?:\s(?:to|for|of|in|among|from|here|that)\b[^.\n:;?!]{{0,60}}?)?[\"'\s)\]】*]{{0,4}}"
     rf"(?:{_COPULA}{_ADVERB}\s{{0,3}}:?{_NOT_BUT}|(?:并)?不是[A-Z][,。;]?\s?(?:而)?是(?:选项)?)",
@@ -208,13 +204,13 @@ def _last(text: str, claim: Callable[[int, bool], str | None]) -> str | None:
 
 # --- choices -------------------------------------------------------------------------------------
 
-_LABEL = re.compile(r"[ \t]{0,8}(?:[-•>][ \t])?(?:[Oo]ption |选项 ?)?[(\[]?([A-Z])([)\].:、])[ \t]{0,4}(.{0,400})")
+_LABEL = re.compile(
+    r"[ \t]{0,8}(?:[-•>][ \t])?(?:[Oo]ption |选项 ?)?[(\[]?([A-Z])([)\].:、])[ \t]{0,4}(.{0,400})"
+)
 _OPEN = re.compile(
     r"[\s\"'“‘(\[{<【「⟦_*#>~]{0,12}(?:(?:option|choice|letter|选项)\s?[\"'(\[]?)?", re.I
 )
-_LETTER = re.compile(
-    r"([A-Z]{1,10}|[a-z])(?![A-Za-z0-9_'+#]|-[A-Za-z]|\.[A-Za-z](?![A-Za-z]))"
-)
+_LETTER = re.compile(r"([A-Z]{1,10}|[a-z])(?![A-Za-z0-9_'+#]|-[A-Za-z]|\.[A-Za-z](?![A-Za-z]))")
 _CLOSE = re.compile(r"(?: {0,2}[)\]}\"'”’】」>*_]{1,4})?(?: ?选?项)?")
 _SEPARATOR = re.compile(
     r"\s{0,3}(?:[,、/&+;]|(?:and|or)(?=[\s(])|和|或者?|以及|及|与|还是)\s{0,3}\(?"
@@ -276,7 +272,9 @@ def _letters(text: str, start: int, form: Form) -> tuple[str, int, bool]:
     if first is None:
         return NOTHING, start, False
     letters, end, left_open = first[1], _CLOSE.match(text, first.end()).end(), False
-    if letters.islower() and not re.match(r"[)\]}.,;:\n\"'”】>*]|$", text[first.end() : first.end() + 1]):
+    if letters.islower() and not re.match(
+        r"[)\]}.,;:\n\"'”】>*]|$", text[first.end() : first.end() + 1]
+    ):
         return NOTHING, start, False
     if letters == "a" and not text[end:].strip() and text[:start].rstrip().endswith((" is", " be")):
         return NOTHING, start, False  # an article, cut off
@@ -356,7 +354,11 @@ def _hints(text: str, form: Form) -> Iterator[str]:
             start = _OPEN.match(line).end()
             letters, end, left_open = _letters(line, start, form)
             if not line[end:].strip(" .。*_)]}\"'”】>"):
-                yield NOTHING if left_open or (form.kind == "choice" and len(letters) > 1) else letters
+                yield (
+                    NOTHING
+                    if left_open or (form.kind == "choice" and len(letters) > 1)
+                    else letters
+                )
 
 
 # --- numbers -------------------------------------------------------------------------------------
@@ -373,13 +375,24 @@ _WITHIN = re.compile(  # "Answer: She has 42 clips left."
     + _AMOUNT
     + r"(?=[^\d.\n=?]{0,40}(?:[.!]\s|[.!]?$|\n))",
 )
-_FORMULA = re.compile(r"\s{0,2}(?:(?:[a-z$%°]{1,12}\s){0,2}[-+*×÷/=x]\s{0,2}[($]?\d|=|[-+*×÷/](?:\s|$))", re.I)
+_FORMULA = re.compile(
+    r"\s{0,2}(?:(?:[a-z$%°]{1,12}\s){0,2}[-+*×÷/=x]\s{0,2}[($]?\d|=|[-+*×÷/](?:\s|$))", re.I
+)
 _RESULT = re.compile(r"=\s{0,3}" + _AMOUNT + r"(?![^\n]{0,80}=)(?!\s?[-+*×÷/])", re.I)
 _RANGE = re.compile(
     r"\s{0,2}(?:[a-z%°]{1,12}\s){0,2}(?:or|to|and|till|-|~|,|或者?|和|到|至)\s{0,2}(?:about\s)?[$]?\d"
-    r"|\s{0,2}[^\s\d]{0,3}(?:或者?|和|到|至)\d", re.I,
+    r"|\s{0,2}[^\s\d]{0,3}(?:或者?|和|到|至)\d",
+    re.I,
 )
-_SCALES = {"百": 100, "千": 1000, "万": 10_000, "亿": 10**8, "thousand": 1000, "million": 10**6, "billion": 10**9}
+_SCALES = {
+    "百": 100,
+    "千": 1000,
+    "万": 10_000,
+    "亿": 10**8,
+    "thousand": 1000,
+    "million": 10**6,
+    "billion": 10**9,
+}
 
 
 def _number(text: str, _: Form, first: bool) -> str | None:
@@ -391,7 +404,13 @@ def _number(text: str, _: Form, first: bool) -> str | None:
     if only.endswith(".") and len(lines) > 1:  # "26." is where a list was cut
         return None
     found = _AT.match(only)
-    return _written(found) if found and re.fullmatch(r"[^\d\n=+*/-]{0,20}", only[found.end() :]) and len(only[found.end():].split()) < 2 else None
+    return (
+        _written(found)
+        if found
+        and re.fullmatch(r"[^\d\n=+*/-]{0,20}", only[found.end() :])
+        and len(only[found.end() :].split()) < 2
+        else None
+    )
 
 
 def _amount(text: str, start: int, alone: bool) -> str | None:
