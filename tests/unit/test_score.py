@@ -193,8 +193,9 @@ def test_answers_without_text_are_counted_and_wrong():
 @pytest.mark.parametrize(
     ("target", "read", "score"),
     [
-        (["A", "C"], "A", 1), (["A", "C"], "C", 1), (["A", "C"], "B", 0), (["A", "B", "C", "D"], "D", 1),
-        ("b", "B", 1), ("B", "b", 1), ("AC", "CA", 1), ("AC", "A", 0.5), ("(B)", "B", 0), ("B", "", 0),
+        (["A", "C"], "A", 1), (["A", "C"], "C", 1), (["A", "C"], "B", 0), ([*"ABCD"], "D", 1),
+        ("b", "B", 1), ("B", "b", 1), ("AC", "CA", 1), ("AC", "A", 0.5), ("(B)", "B", 0),
+        ("B", "", 0),
     ],
 )  # fmt: skip
 def test_every_legal_result_has_a_score(target, read, score):
@@ -229,7 +230,7 @@ def test_records_of_an_older_version_say_what_to_do(session, run):
     write_jsonl(path, [{k: v for k, v in r.items() if k != "stated"} for r in records])
     entry["samples_sha256"] = file_digest(path)
     write_json(session, evaluation)
-    assert "No question is asked again" in run()[1]
+    assert "evaluations/base/*.json, and run again: the answers are kept" in run()[1]
 
 
 def test_numbers_have_no_f1_and_no_chance():

@@ -44,12 +44,15 @@ def test_what_is_stated_is_recognised_and_nothing_else():
 @pytest.mark.parametrize(
     "text",
     [
-        " ", "\n", "A", "a", "1", "答", "#", "<think>", "\\boxed{", "\\text{", "A\n", "A, ", "A or ",
-        "A) x\n", "1,", "answer of ", "answer is ", "The answer is A.\n", "I choose ", "答案", "$", "(",
-        "不对，", "B is correct ", "no, that is wrong ", "= 1 ", "~~", "answer: x, ",
+        " ", "\n", "A", "a", "1", "#", "$", "(", "~~", "<think>", "\\boxed{", "\\text{", "A\n",
+        "A, ", "A or ", "A) x\n", "1,", "= 1 ", "answer of ", "answer is ", "answer: x, ",
+        "The answer is A.\n", "I choose ", "B is correct ", "no, that is wrong ",
+        "答", "答案", "不对，", "选", "因此",
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("form", [Form("choice", ("a store", "A or B") * 5), NUMBER], ids=str)
+@pytest.mark.parametrize(
+    "form", [Form("choice", ("a store", "A or B") * 5), NUMBER], ids=["choice", "number"]
+)
 def test_no_loop_takes_long(text, form):
     """A million characters, which no model writes in one answer; quadratic time would be hours."""
     begun = time.process_time()

@@ -1,7 +1,7 @@
 r"""What an answer states in an explicit form, and how it ended. Standard library only.
 
 Explicit is "ANSWER: B", "The answer is (B).", \boxed{B}, a bare "B", "B. memory", an option's own
-text alone, 故选B, 答案是B, 【答案】B; for a number "#### 42", \boxed{42}, "the answer is 42", 答案是42.
+text alone, 故选B, 【答案】B; for a number "#### 42", \boxed{42}, "the answer is 42", 答案是42.
 What is named in passing is not: options repeated, distractors discussed, "if the answer were B".
 Precision goes first: where a careful reader would hesitate, nothing is stated.
 
@@ -85,7 +85,8 @@ def equal(one: str, other: str, form: Form) -> bool:
 
 
 _RUN_ON = re.compile(
-    r"<\|[a-z_]{2,20}\|>|</s>|^[ \t#]{0,8}(?:(?:next |new )?question\b[ \d]{0,4}[:.]|Q\d{0,3}:|user:|human:"
+    r"<\|[a-z_]{2,20}\|>|</s>"
+    r"|^[ \t#]{0,8}(?:(?:next |new )?question\b[ \d]{0,4}[:.]|Q\d{0,3}:|user:|human:"
     r"|answer the following|(?:下一|新)?(?:问题|题目|题)[ \d]{0,4}:|用户:|回答下面)",
     re.I | re.M,
 )
@@ -96,10 +97,13 @@ _WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
 _WIDTH |= dict.fromkeys(map(ord, "\u3000\xa0\u2002\u2003\u2009\u202f"), " ")
 _WIDTH |= dict.fromkeys(map(ord, "\u200b\u200c\u200d\ufeff\r"), None)
 _WIDTH |= dict.fromkeys(map(ord, "−–‐‑﹣"), "-") | {ord("．"): ".", ord("’"): "'"}
+_STYLED = re.compile(
+    r"\\(?:text|mathbf|textbf|mathrm|mathsf|textit|mathit|rm|bf) ?\{([^{}]{0,200})\}"
+)
 _PLAIN = [
     (re.compile(r"~~[^~\n]{1,200}~~"), ""),  # struck out
-    (re.compile(r"\\(?:text|mathbf|textbf|mathrm|mathsf|textit|mathit|rm|bf) ?\{([^{}]{0,200})\}"), r"\1"),
-    (re.compile(r"\\(?:text|mathbf|textbf|mathrm|mathsf|textit|mathit|rm|bf) ?\{([^{}]{0,200})\}"), r"\1"),
+    (_STYLED, r"\1"),
+    (_STYLED, r"\1"),  # \mathbf{\text{B}}
     (re.compile(r"\\[dt]?frac ?\{(\d{1,30})\}\{(\d{1,30})\}"), r"\1/\2"),
     (re.compile(r"\\(?:boxed|fbox) ?\{"), "⟦"),
     (re.compile(r"\{,\}"), ","),
@@ -122,22 +126,29 @@ _BEST = r"(?:correct|right|best|final|appropriate|suitable|likely|chosen|accurat
 _NOUN = (
     rf"(?:\b(?:answers?|ans\.?|solution)(?![a-z])(?:\s(?:choice|option|letter|key)s?\b)?"
     rf"|\b{_BEST}\s(?:option|choice|response|statement|letter|result)s?\b"
-    r"|答案|正确选项|最佳选项|答(?=:)|(?:正确|符合题意|恰当|合适)的(?:选项|说法|一项|选择)?(?=[是为:应]))"
+    r"|\bmy\s(?:choice|pick)\b|答案|正确选项|最佳选项|答(?=:)|(?:正确|符合题意|恰当|合适)的(?:选项|说法|一项|选择)?(?=[是为:应]))"
 )
-_COPULA = r"(?:(?<![a-z])(?:is|are|(?:would|should|must|will|has\sto)\sbe)(?![a-z])|[:=]|-{0,2}>|=>|→|(?<=[】\]])|应[该当]?[是为选]?|[是为选即就])"
+_COPULA = (
+    r"(?:(?<![a-z])(?:is|are|(?:would|should|must|will|has\sto)\sbe)(?![a-z])"
+    r"|[:=]|-{0,2}>|-{1,2}(?=\s)|=>|→|(?<=[】\]])|应[该当]?[是为选]?|[是为选即就])"
+)
 _ADVERB = (
-    r"(?:\s{0,3}(?:(?:therefore|thus|hence|then|clearly|definitely|probably|most\slikely|likely|indeed"
-    r"|simply|still|actually|also|approximately|about|roughly|equal\sto|option|choice|letter)(?![a-z])"
-    r"|应该|应当|应|就|显然|是|为|选择|选项|选|约|大约|一共|共)){0,3}"
+    r"(?:\s{0,3}(?:(?:therefore|thus|hence|then|clearly|definitely|probably|most\slikely|likely"
+    r"|indeed|simply|still|actually|also|approximately|about|roughly|equal\sto|option|choice"
+    r"|letter)(?![a-z])|应该|应当|应|就|显然|是|为|选择|选项|选|约|大约|一共|共)){0,3}"
 )
-_NOT_BUT = r"(?:\s{0,3}not\s(?:option\s)?[(\"']?[A-Z][)\"']?[,.]?\s(?:but|rather)\s(?:rather\s|instead\s)?)?"
+_NOT_BUT = (
+    r"(?:\s{0,3}not\s(?:option\s)?[(\"']?[A-Z][)\"']?[,.]?"
+    r"\s(?:but|rather)\s(?:rather\s|instead\s)?)?"
+)
 _SAID = re.compile(
     rf"{_NOUN}(?:\s(?:to|for|of|in|among|from|here|that)\b[^.\n:;?!]{{0,60}}?)?[\"'\s)\]】*]{{0,4}}"
     rf"(?:{_COPULA}{_ADVERB}\s{{0,3}}:?{_NOT_BUT}|(?:并)?不是[A-Z][,。;]?\s?(?:而)?是(?:选项)?)",
     re.I,
 )
 _CHOSEN = re.compile(
-    r"\bI(?:'d|'ll|\swould|\swill)?\s(?:choose|pick|select|go\swith|opt\sfor)\s(?:(?:option|answer|choice)\b)?"
+    r"\bI(?:'d|'ll|\swould|\swill)?\s(?:choose|pick|select|go\swith|opt\sfor)\s"
+    r"(?:(?:option|answer|choice)\b)?"
     r"|(?<![不别误错勿漏若可备候单多])(?<!不能)(?<!不应)(?<!不该)(?<!不可)(?<!不会)(?<!如果)(?<!假如)"
     r"(?:选择|选)(?:的是|的答案是|出的?是?|答案|为)?(?:选项)?:?"
     r"|⟦|<answer>|\[\[|####(?=\s?[-$.\d])",
@@ -145,15 +156,16 @@ _CHOSEN = re.compile(
 )
 _ALONE = re.compile(  # counts where nothing follows what it introduces
     r"^\W{0,6}(?:(?:final|correct|my)\s)?answer\s|^\W{0,6}(?:最终|正确|参考)?答案\s?"
-    r"|(?:\b(?:wait|actually|correction|sorry|oops|no)|不对|更正|等等|抱歉)[\s,.:!…-]{1,5}(?:no[\s,.]{1,3})?"
-    r"(?:it\s(?:should|must)\sbe|it(?:'s|\sis)|that\s(?:should\sbe|is)|I\smean|make\s(?:that|it)"
-    r"|应该是|应该选|应为|应是|应选|是|选)?"
-    r"|\b(?:I\smean|it\sshould\sbe|change\s(?:it|that|my\sanswer)\sto)|改为|改成|改选|(?<!不)应该?[是为选]",
+    r"|(?:\b(?:wait|actually|correction|sorry|oops|no)|不对|更正|等等|抱歉)"
+    r"[\s,.:!…-]{1,5}(?:no[\s,.]{1,3})?(?:it\s(?:should|must)\sbe|it(?:'s|\sis)"
+    r"|that\s(?:should\sbe|is)|I\smean|make\s(?:that|it)|应该?[是为选]|是|选)?"
+    r"|\b(?:I\smean|it\sshould\sbe|change\s(?:it|that|my\sanswer)\sto)"
+    r"|改[为成选]|(?<!不)应该?[是为选]",
     re.I | re.M,
 )
 _RETRACTED = re.compile(
     r"(?:\b(?:no|wait|hmm|actually|oops)|不对)[\s,.!…-]{1,4}(?:that|this|it)"
-    r"(?:'s|\sis|\swas|\scan't\sbe|\scannot\sbe)\s(?:wrong|incorrect|not\sright|not\scorrect|a\smistake)",
+    r"(?:'s|\sis|\swas|\scan(?:'t|not)\sbe)\s(?:wrong|incorrect|not\s(?:right|correct)|a\smistake)",
     re.I,
 )
 _WITHHELD = re.compile(
@@ -162,12 +174,14 @@ _WITHHELD = re.compile(
     re.I,
 )
 _DENIED = re.compile(  # before a mark: what makes it a supposition, or somebody else's answer
-    r"(?:\b(?:if|whether|why|unless|suppose|supposing|assume|assuming|not|nor|neither|wrong|incorrect|false"
-    r"|another|other|student's|previous|common|tempting|example)|n't(?:\s(?:think|believe|say|mean|know))?"
+    r"(?:\b(?:if|whether|why|unless|suppose|supposing|assume|assuming|not|nor|neither|wrong"
+    r"|incorrect|false|another|other|student's|previous|common|tempting|example)"
+    r"|n't(?:\s(?:think|believe|say|mean|know))?"
     r"|如果|假如|假设|若|为什么|为何|并非|不认为|不是|难道|是否|错误的?|误以为"
     r"|\b(?:students?|people|someone|somebody|others|some|many|they|told\syou)\b[^.,:\n]{0,25}"
     r"|(?:有人|人们|很多人|同学|学生)[^,。:\n]{0,8})"
-    r"\s?(?:that\s)?(?:(?:the|an?|my|your|this|its|option)\s)?(?:(?:correct|right|best|final|wrong|正确|最终)的?\s?)?$",
+    r"\s?(?:that\s)?(?:(?:the|an?|my|your|this|its|option)\s)?"
+    r"(?:(?:correct|right|best|final|wrong|正确|最终)的?\s?)?$",
     re.I,
 )
 
@@ -205,38 +219,45 @@ def _last(text: str, claim: Callable[[int, bool], str | None]) -> str | None:
 # --- choices -------------------------------------------------------------------------------------
 
 _LABEL = re.compile(
-    r"[ \t]{0,8}(?:[-•>][ \t])?(?:[Oo]ption |选项 ?)?[(\[]?([A-Z])([)\].:、])[ \t]{0,4}(.{0,400})"
+    r"[ \t]{0,8}(?:[-•>][ \t])?(?:[Oo]ption |选项 ?)?[(\[]?([A-Za-z])([)\].:、])"
+    r"(?! ?[A-Z][、,.)])[ \t]{0,4}(.{0,400})"
 )
 _OPEN = re.compile(
     r"[\s\"'“‘(\[{<【「⟦_*#>~]{0,12}(?:(?:option|choice|letter|选项)\s?[\"'(\[]?)?", re.I
 )
-_LETTER = re.compile(r"([A-Z]{1,10}|[a-z])(?![A-Za-z0-9_'+#]|-[A-Za-z]|\.[A-Za-z](?![A-Za-z]))")
+_LETTER = re.compile(r"([A-Z]{1,10}|[a-z])(?![A-Za-z0-9_+#]|['-][A-Za-z]|\.[A-Za-z](?![A-Za-z]))")
 _CLOSE = re.compile(r"(?: {0,2}[)\]}\"'”’】」>*_]{1,4})?(?: ?选?项)?")
 _SEPARATOR = re.compile(
     r"\s{0,3}(?:[,、/&+;]|(?:and|or)(?=[\s(])|和|或者?|以及|及|与|还是)\s{0,3}\(?"
-    r"(?:(?:and|or|also|possibly|maybe|perhaps)\s|和|或者?)?|\s{0,2}\((?:or|或)\s?|[ ](?=[A-Z]\b)|(?<=\))(?=\()"
+    r"(?:(?:and|or|also|possibly|maybe|perhaps)\s|和|或者?)?"
+    r"|\s{0,2}\((?:or|或)\s?|[ ](?=[A-Z]\b)|(?<=\))(?=\()"
 )
 _OR = re.compile(r"or|或|还是")
+AFTER_LOWER = {"", *")]}.,;:\n\"'”】>*"}  # what makes of "b" a letter, and of "a" no article
 _VERB = re.compile(
-    r"\s{0,2}(?:(?:is|was|isn't|does|has|can|would|describes?|refers?|means)(?![a-z])|错|不|是|描述|指|则)"
+    r"\s{0,2}(?:(?:is|was|isn't|does|has|can|would|describes?|refers?|means)(?![a-z])"
+    r"|错|不|是|描述|指|则)"
 )
 _END = re.compile(r"\s{0,3}(?:[.。,;!:]\s{0,3})?(?:\n|$)|\s{0,2}[.。,;!)\]}]")
 _GOES_ON = re.compile(  # after a letter that is the claim, and not the first word of something else
-    r"\s{0,3}(?:because|since|as|for|due|and|or|which|with|not|but|over|rather|instead|based|given|is|in"
-    r"|on|from|by|that|so|seems|fits)(?![a-z])"
-    r"|\s{0,2}(?:项|选项|是|因|而|正确|不|和|或|与|及|为|对|符合|的|才|描述|最|啦|了|[^\sA-Za-z\u4e00-\u9fff]|\n|$)"
+    r"\s{0,3}(?:because|since|as|for|due|and|or|which|with|not|but|over|rather|instead|based|given"
+    r"|is|in|on|from|by|that|so|seems|fits)(?![a-z])"
+    r"|\s{0,2}(?:选?项|[是因而不和或与及为对的才最啦了吧]|正确|符合|描述"
+    r"|[^\sA-Za-z\u4e00-\u9fff]|\n|$)"
 )
 _DOUBT = re.compile(
-    r"\s{0,2}(?:\?|吗|(?:(?:is|was|are)\s)?(?:wrong|incorrect)|(?:is|was|are)\snot\s|(?:是)?(?:错|不对|不正确|不符))"
+    r"\s{0,2}(?:\?|吗|(?:(?:is|was|are)\s)?(?:wrong|incorrect)|(?:is|was|are)\snot\s"
+    r"|是?(?:错|不对|不正确|不符))"
 )
 _RIGHT = re.compile(
-    r"(?<![A-Za-z])\(?([A-Z])\)?\s(?:is|must\sbe)\s(?:the\s)?(?:(?:most|clearly|definitely|only|therefore|thus)\s)?"
+    r"(?<![A-Za-z])\(?([A-Z])\)?\s(?:is|must\sbe)\s(?:the\s)?"
+    r"(?:(?:most|clearly|definitely|only|therefore|thus)\s)?"
     r"(?:(?:correct|right|best)(?:\s(?:answer|option|choice|one|response))?|answer)"
     r"(?=\s{0,2}(?:[.,:;!)\n]|$|(?:because|since|as|here|for|among|given)\b))"
     r"|(?<![A-Za-z])([A-Z])\)?(?:选项|项)?(?:是|为)?最?(?:正确|对的|符合题意|恰当|合适)(?!性)"
-    r"|(?:\b(?:therefore|thus|hence|so)|因此|所以|故|综上)[,:]?\s{0,3}(?:it(?:'s|\sis)\s|是|为)?(?:(?:option|choice)\s)?"
-    r"\(?([A-Z])\)?[.。\s]{0,3}(?=\n|$)",
-    re.I,
+    r"|(?:(?:\b(?:therefore|thus|hence|so)|因此|所以|故|综上)[,:]?\s{0,3}(?:it(?:'s|\sis)\s|是|为)?"
+    r"|^it(?:'s|\sis)\s|^是)(?:(?:option|choice)\s)?\(?([A-Z])\)?[.。]?(?=\s{0,3}$)",
+    re.I | re.M,
 )
 
 
@@ -246,7 +267,7 @@ def _choice(text: str, form: Form, first: bool) -> str | None:
     if said != NOTHING or not first:
         return said
     hints = {hint for hint in _hints(text, form) if hint}
-    labels = {label[1] for line in text.split("\n") if (label := _LABEL.match(line))}
+    labels = {label[1].upper() for line in text.split("\n") if (label := _LABEL.match(line))}
     return hints.pop() if len(hints) == 1 and len(hints | labels) == 1 else None
 
 
@@ -272,9 +293,7 @@ def _letters(text: str, start: int, form: Form) -> tuple[str, int, bool]:
     if first is None:
         return NOTHING, start, False
     letters, end, left_open = first[1], _CLOSE.match(text, first.end()).end(), False
-    if letters.islower() and not re.match(
-        r"[)\]}.,;:\n\"'”】>*]|$", text[first.end() : first.end() + 1]
-    ):
+    if letters.islower() and text[first.end() : first.end() + 1] not in AFTER_LOWER:
         return NOTHING, start, False
     if letters == "a" and not text[end:].strip() and text[:start].rstrip().endswith((" is", " be")):
         return NOTHING, start, False  # an article, cut off
@@ -304,7 +323,7 @@ def _normal(text: str) -> str:
 
 
 def _named(text: str, form: Form) -> str:
-    """The letter of the one option whose own text is the line, or the sentence, that begins here."""
+    """The letter of the one option whose text is the line, or the sentence, that begins here."""
     line = text.partition("\n")[0]
     clause = _CLAUSE.search(line)
     wholes = {_normal(line), _normal(line[: clause and clause.start()])}
@@ -334,18 +353,19 @@ def _without_repeated_options(text: str) -> str:
 
 
 def _hints(text: str, form: Form) -> Iterator[str]:
-    """Weaker forms, which count where none is contradicted: "B is correct", a line "B" or "B. memory"
-    or an option's text alone at the beginning or the end."""
+    """Weaker forms, which count where none is contradicted: "B is correct"; a line "B" or
+    "B. memory", or an option's text alone, at the beginning or the end."""
     for match in _RIGHT.finditer(text):
         letter = next(filter(None, match.groups()))
         if letter in LETTERS[: len(form.options)] and not _denied(text, match.start()):
             yield letter
-    lines = [line for line in text.split("\n") if line.strip()]
+    lines, several = [line for line in text.split("\n") if line.strip()], form.kind == "choices"
     for line in {*lines[:1], *lines[-1:], *(line for line in lines if len(line) < SHORT)}:
         if named := _named(line, form):
             yield named
         elif label := _LABEL.match(line):
             letter, mark, rest = label.groups()
+            letter = letter.upper()
             if letter in LETTERS[: len(form.options)] and (
                 not rest.strip() or mark in ")、" or _begins(rest, letter, form)
             ):
@@ -354,11 +374,7 @@ def _hints(text: str, form: Form) -> Iterator[str]:
             start = _OPEN.match(line).end()
             letters, end, left_open = _letters(line, start, form)
             if not line[end:].strip(" .。*_)]}\"'”】>"):
-                yield (
-                    NOTHING
-                    if left_open or (form.kind == "choice" and len(letters) > 1)
-                    else letters
-                )
+                yield letters if len(letters) == 1 or (several and not left_open) else NOTHING
 
 
 # --- numbers -------------------------------------------------------------------------------------
@@ -366,22 +382,27 @@ def _hints(text: str, form: Form) -> Iterator[str]:
 _AMOUNT = (
     r"(?:US\$|USD|RMB|[$€£¥₹])?\s?(?P<minus>-|minus\s|负)?(?:US\$|[$€£¥₹])?"
     r"(?P<number>\d{1,3}(?:,\d{3}){1,10}(?:\.\d{1,30})?|\d{1,40}(?:\.\d{1,30})?|\.\d{1,30})"
-    r"(?:\s?/\s?(?P<below>\d{1,30}))?(?P<scale>\s?(?:thousand|million|billion|百|千|万|亿)(?![a-z]))?"
+    r"(?:\s?/\s?(?P<below>\d{1,30}))?"
+    r"(?P<scale>\s?(?:thousand|million|billion|百|千|万|亿)(?![a-z]))?"
     r"(?![\d:]\d|\d|(?:st|nd|rd|th)\b|[a-z]?\s?\^|[a-z]\s?[-+*/=])"
 )
 _AT = re.compile(r"[\s\"'“(\[{<:=≈~⟦*_]{0,12}(?:[a-z]\s?=\s?)?" + _AMOUNT, re.I)
+_BARE = re.compile(r"[(\[]?" + _AMOUNT + r"\s?[^\d\s=+*/-]{0,15}", re.I)
 _WITHIN = re.compile(  # "Answer: She has 42 clips left."
-    r"\s{0,3}(?:that\s)?(?:there\s(?:are|were|will\sbe|is)|(?:she|he|they|it|we|you|[A-Z][a-z]{1,20})\s[a-z]{1,12}(?:\s[a-z]{1,12}){0,3}?)\s"
+    r"\s{0,3}(?:that\s)?(?:there\s(?:are|were|will\sbe|is)"
+    r"|(?:she|he|they|it|we|you|[A-Z][a-z]{1,20})\s[a-z]{1,12}(?:\s[a-z]{1,12}){0,3}?)\s"
     + _AMOUNT
     + r"(?=[^\d.\n=?]{0,40}(?:[.!]\s|[.!]?$|\n))",
 )
 _FORMULA = re.compile(
-    r"\s{0,2}(?:(?:[a-z$%°]{1,12}\s){0,2}[-+*×÷/=x]\s{0,2}[($]?\d|=|[-+*×÷/](?:\s|$))", re.I
+    r"\s{0,2}(?:(?:[a-z$%°]{1,12}\s){0,2}[-+*×÷/=x]\s{0,2}[($]?\d|=|[-+*×÷/](?:\s|$)"
+    r"|(?:times|plus|minus|multiplied|divided)\b)",
+    re.I,
 )
 _RESULT = re.compile(r"=\s{0,3}" + _AMOUNT + r"(?![^\n]{0,80}=)(?!\s?[-+*×÷/])", re.I)
 _RANGE = re.compile(
-    r"\s{0,2}(?:[a-z%°]{1,12}\s){0,2}(?:or|to|and|till|-|~|,|或者?|和|到|至)\s{0,2}(?:about\s)?[$]?\d"
-    r"|\s{0,2}[^\s\d]{0,3}(?:或者?|和|到|至)\d",
+    r"\s{0,2}(?:(?:[a-z%°]{1,12}\s){0,2}(?:or|to|and|till|-|~|,)|[^\s\d]{0,3}(?:或者?|和|到|至))"
+    r"\s{0,2}(?:about\s)?[$]?\d",
     re.I,
 )
 _SCALES = {
@@ -399,18 +420,10 @@ def _number(text: str, _: Form, first: bool) -> str | None:
     said = _last(text, lambda end, alone: _amount(text, end, alone))
     if said != NOTHING or not first:
         return said
-    lines = [line for line in text.split("\n") if line.strip()]
-    only = lines[-1].strip(" *_") if lines else ""
-    if only.endswith(".") and len(lines) > 1:  # "26." is where a list was cut
-        return None
-    found = _AT.match(only)
-    return (
-        _written(found)
-        if found
-        and re.fullmatch(r"[^\d\n=+*/-]{0,20}", only[found.end() :])
-        and len(only[found.end() :].split()) < 2
-        else None
-    )
+    lines = [line.strip(" *_") for line in text.split("\n") if line.strip()]
+    # A number alone is an answer; "26." at the end of several lines is where a list was cut.
+    found = lines and not (lines[1:] and lines[-1].endswith(".")) and _BARE.fullmatch(lines[-1])
+    return _written(found) if found else None
 
 
 def _amount(text: str, start: int, alone: bool) -> str | None:
@@ -429,7 +442,7 @@ def _amount(text: str, start: int, alone: bool) -> str | None:
 
 def _written(found: re.Match) -> str:
     """A number without separators and needless zeros: "1234", "0.5", "-3", "5/8"."""
-    text = found["number"].replace(",", "")
+    text = found["number"].replace(",", "").lstrip("0") or "0"
     if found["below"]:
         text = f"{text}/{found['below']}"
     elif found["scale"]:

@@ -189,7 +189,7 @@ def warnings(cell: Cell, reference: dict | None) -> list[str]:
     if score["truncated"] > 0.1 * score["answers"]:
         found.append("many answers truncated: raise max_tokens")
     if score.get("empty"):
-        found.append(f"{score['empty']} answers without text")
+        found.append(f"answers without text: {score['empty']}")
     strict = score.get("strict")
     if strict and not low <= strict["score"] <= high:
         found.append(

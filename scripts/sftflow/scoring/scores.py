@@ -60,8 +60,8 @@ def load_samples(results: Path, benchmark: str, entry: dict) -> list[dict]:
         raise UserError(f"{path} holds no sample: check the subsets and limit of {benchmark}")
     if "stated" not in samples[0]:
         raise UserError(
-            f"{path} is of an older version, which did not note what answers state: delete it and "
-            f"evaluate {benchmark} again. No question is asked again: the answers are kept."
+            f"{path} is of an older version, which did not note what answers state. Delete it and "
+            f"{path.parents[1]}/*.json, and run again: the answers are kept, none is asked for twice."
         )
     return samples
 
