@@ -230,7 +230,12 @@ def test_records_of_an_older_version_say_what_to_do(session, run):
     write_jsonl(path, [{k: v for k, v in r.items() if k != "stated"} for r in records])
     entry["samples_sha256"] = file_digest(path)
     write_json(session, evaluation)
-    assert "evaluations/base/*.json, and run again: the answers are kept" in run()[1]
+    assert "evaluations/base/*.json, and run again: answers are kept" in run()[1]
+
+
+def test_chance_counts_every_right_option():
+    records = [made_up.sample(0, True), made_up.sample(1, True, target=["B", "C"])]
+    assert scored(records)["chance"] == pytest.approx((1 / 4 + 2 / 4) / 2)
 
 
 def test_numbers_have_no_f1_and_no_chance():

@@ -5,8 +5,9 @@ text alone, 故选B, 【答案】B; for a number "#### 42", \boxed{42}, "the ans
 What is named in passing is not: options repeated, distractors discussed, "if the answer were B".
 Precision goes first: where a careful reader would hesitate, nothing is stated.
 
-The text is walked once, from mark to mark. Every repeat in a pattern is bounded, so that the time
-grows with the length of the answer and not with its square.
+Marks ("the answer is") make claims, and the last claim counts: models correct themselves. Only where
+there is none do weaker forms count, if they agree. Every repeat in a pattern is bounded, so that the
+time grows with the length of an answer and not with its square.
 """
 
 import re
@@ -77,11 +78,10 @@ def stated(answer: str, form: Form) -> str | None:
 
 
 def equal(one: str, other: str, form: Form) -> bool:
-    """Whether two statements say the same: numbers by value, letters as a set."""
+    """Whether two statements say the same: numbers by value, letters in any order and case."""
     if form.kind == "number":
-        values = [_value(re.sub(r"[\s,$%]", "", text)) for text in (one, other)]
-        return None not in values and values[0] == values[1]
-    return sorted(one.upper()) == sorted(other.upper())
+        return None is not _value(one) == _value(other)
+    return sorted(one.strip().upper()) == sorted(other.strip().upper())
 
 
 _RUN_ON = re.compile(
@@ -130,7 +130,7 @@ _NOUN = (
 )
 _COPULA = (
     r"(?:(?<![a-z])(?:is|are|(?:would|should|must|will|has\sto)\sbe)(?![a-z])"
-    r"|[:=]|-{0,2}>|-{1,2}(?=\s)|=>|→|(?<=[】\]])|应[该当]?[是为选]?|[是为选即就])"
+    r"|[:=]|-{0,2}>|-{1,2}(?=\s)|=>|→|(?<=[】\]])|应[该当]?[是为选]?|大?约[是为]|[是为选即就])"
 )
 _ADVERB = (
     r"(?:\s{0,3}(?:(?:therefore|thus|hence|then|clearly|definitely|probably|most\slikely|likely"
@@ -142,7 +142,7 @@ _NOT_BUT = (
     r"\s(?:but|rather)\s(?:rather\s|instead\s)?)?"
 )
 _SAID = re.compile(
-    rf"{_NOUN}(?:\s(?:to|for|of|in|among|from|here|that)\b[^.\n:;?!]{{0,60}}?)?[\"'\s)\]】*]{{0,4}}"
+    rf"{_NOUN}(?:\s(?:to|for|of|in|among|from|here|that|you|we)\b[^.\n:;?!]{{0,60}}?)?[\"'\s)\]】*]{{0,4}}"
     rf"(?:{_COPULA}{_ADVERB}\s{{0,3}}:?{_NOT_BUT}|(?:并)?不是[A-Z][,。;]?\s?(?:而)?是(?:选项)?)",
     re.I,
 )
@@ -179,7 +179,8 @@ _DENIED = re.compile(  # before a mark: what makes it a supposition, or somebody
     r"|n't(?:\s(?:think|believe|say|mean|know))?"
     r"|如果|假如|假设|若|为什么|为何|并非|不认为|不是|难道|是否|错误的?|误以为"
     r"|\b(?:students?|people|someone|somebody|others|some|many|they|told\syou)\b[^.,:\n]{0,25}"
-    r"|(?:有人|人们|很多人|同学|学生)[^,。:\n]{0,8})"
+    r"|(?:有人|人们|很多人|同学|学生)[^,。:\n]{0,8}|\b(?:question|part)\s\d{1,2}\b[^.\n]{0,20}"
+    r"|(?:format|form|格式)\W{0,3}(?:is|of|是|为)?\W{0,6}['\"“])"
     r"\s?(?:that\s)?(?:(?:the|an?|my|your|this|its|option)\s)?"
     r"(?:(?:correct|right|best|final|wrong|正确|最终)的?\s?)?$",
     re.I,
@@ -246,7 +247,7 @@ _GOES_ON = re.compile(  # after a letter that is the claim, and not the first wo
     r"|[^\sA-Za-z\u4e00-\u9fff]|\n|$)"
 )
 _DOUBT = re.compile(
-    r"\s{0,2}(?:\?|吗|(?:(?:is|was|are)\s)?(?:wrong|incorrect)|(?:is|was|are)\snot\s"
+    r"\s{0,2}(?:\?|吗|还是|(?:(?:is|was|are)\s)?(?:wrong|incorrect)|(?:is|was|are)\snot\s"
     r"|是?(?:错|不对|不正确|不符))"
 )
 _RIGHT = re.compile(
@@ -299,7 +300,9 @@ def _letters(text: str, start: int, form: Form) -> tuple[str, int, bool]:
         return NOTHING, start, False  # an article, cut off
     while separator := _SEPARATOR.match(text, end):
         following = _LETTER.match(text, _OPEN.match(text, separator.end()).end())
-        if following is None or not following[1].isupper() or _VERB.match(text, following.end()):
+        if following is None or following[1].islower() != first[1].islower():
+            break
+        if _VERB.match(text, following.end()):
             break
         after = _CLOSE.match(text, following.end()).end()
         listed = _END.match(text, after) or _SEPARATOR.match(text, after)
@@ -364,12 +367,11 @@ def _hints(text: str, form: Form) -> Iterator[str]:
         if named := _named(line, form):
             yield named
         elif label := _LABEL.match(line):
-            letter, mark, rest = label.groups()
-            letter = letter.upper()
-            if letter in LETTERS[: len(form.options)] and (
-                not rest.strip() or mark in ")、" or _begins(rest, letter, form)
-            ):
-                yield letter
+            letter, mark, rest = label[1].upper(), label[2], label[3].strip()
+            if letter in LETTERS[: len(form.options)]:
+                known = form.texts[LETTERS.index(letter)]
+                if not rest or _begins(rest, letter, form) or (mark in ")、" and not known):
+                    yield letter
         else:
             start = _OPEN.match(line).end()
             letters, end, left_open = _letters(line, start, form)
@@ -380,11 +382,11 @@ def _hints(text: str, form: Form) -> Iterator[str]:
 # --- numbers -------------------------------------------------------------------------------------
 
 _AMOUNT = (
-    r"(?:US\$|USD|RMB|[$€£¥₹])?\s?(?P<minus>-|minus\s|负)?(?:US\$|[$€£¥₹])?"
+    r"(?:US\$|USD|RMB|[$€£¥₹])?\s?\+?(?P<minus>-|minus\s|负)?(?:US\$|[$€£¥₹])?"
     r"(?P<number>\d{1,3}(?:,\d{3}){1,10}(?:\.\d{1,30})?|\d{1,40}(?:\.\d{1,30})?|\.\d{1,30})"
     r"(?:\s?/\s?(?P<below>\d{1,30}))?"
     r"(?P<scale>\s?(?:thousand|million|billion|百|千|万|亿)(?![a-z]))?"
-    r"(?![\d:]\d|\d|(?:st|nd|rd|th)\b|[a-z]?\s?\^|[a-z]\s?[-+*/=])"
+    r"(?![\d:]\d|\d|(?:st|nd|rd|th)\b|e[-+]?\d|[a-z]?\s?\^|[a-z]\s?[-+*/=])"
 )
 _AT = re.compile(r"[\s\"'“(\[{<:=≈~⟦*_]{0,12}(?:[a-z]\s?=\s?)?" + _AMOUNT, re.I)
 _BARE = re.compile(r"[(\[]?" + _AMOUNT + r"\s?[^\d\s=+*/-]{0,15}", re.I)
@@ -401,8 +403,8 @@ _FORMULA = re.compile(
 )
 _RESULT = re.compile(r"=\s{0,3}" + _AMOUNT + r"(?![^\n]{0,80}=)(?!\s?[-+*×÷/])", re.I)
 _RANGE = re.compile(
-    r"\s{0,2}(?:(?:[a-z%°]{1,12}\s){0,2}(?:or|to|and|till|-|~|,)|[^\s\d]{0,3}(?:或者?|和|到|至))"
-    r"\s{0,2}(?:about\s)?[$]?\d",
+    r"\s{0,2}(?:(?:[a-z%°]{1,12},?\s){0,2}(?:or|to|and|till|-|~|,)|[^\s\d]{0,3}(?:或者?|和|到|至))"
+    r"\s{0,2}(?:about\s)?[$]?\d|[\u4e00-\u9fff]{1,3}\d",
     re.I,
 )
 _SCALES = {
@@ -454,7 +456,8 @@ def _written(found: re.Match) -> str:
 
 
 def _value(text: str) -> Fraction | None:
+    found = _AT.match(_plain(text))
     try:
-        return Fraction(text)
-    except (ValueError, ZeroDivisionError):
+        return Fraction(_written(found)) if found else None
+    except (ValueError, ZeroDivisionError):  # 3.5/2, 1/0
         return None

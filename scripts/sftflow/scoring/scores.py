@@ -61,7 +61,7 @@ def load_samples(results: Path, benchmark: str, entry: dict) -> list[dict]:
     if "stated" not in samples[0]:
         raise UserError(
             f"{path} is of an older version, which did not note what answers state. Delete it and "
-            f"{path.parents[1]}/*.json, and run again: the answers are kept, none is asked for twice."
+            f"{path.parents[1]}/*.json, and run again: answers are kept, nothing is asked twice."
         )
     return samples
 
@@ -219,10 +219,11 @@ def macro_f1(answers: list[dict]) -> float | None:
 
 
 def chance(items: list[dict]) -> float | None:
-    """Accuracy of blind guessing; None where there is nothing to choose from."""
+    """Accuracy of blindly guessing one option; None where there is nothing to choose from."""
     if not items or any(item["choices"] is None for item in items):
         return None
-    return sum(1 / item["choices"] for item in items) / len(items)
+    right = [len(targets_of(item["answers"][0])) for item in items]
+    return fmean(count / item["choices"] for count, item in zip(right, items, strict=True))
 
 
 def item_vector(items: list[dict], overlapping: set[str] | None) -> dict:
