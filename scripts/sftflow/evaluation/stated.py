@@ -5,9 +5,9 @@ text alone, 故选B, 【答案】B; for a number "#### 42", \boxed{42}, "the ans
 What is named in passing is not: options repeated, distractors discussed, "if the answer were B".
 Precision goes first: where a careful reader would hesitate, nothing is stated.
 
-Marks ("the answer is") make claims, and the last claim counts: models correct themselves. Only where
-there is none do weaker forms count, if they agree. Every repeat in a pattern is bounded, so that the
-time grows with the length of an answer and not with its square.
+Marks ("the answer is") make claims, and the last claim counts: models correct themselves. Only
+where there is none do weaker forms count, if they agree. Every repeat in a pattern is bounded, so
+that the time grows with the length of an answer and not with its square.
 """
 
 import re
@@ -109,6 +109,7 @@ _PLAIN = [
     (re.compile(r"\{,\}"), ","),
     (re.compile(r"\\(?:left|right|quad|[,;!()\[\]])|\\?\$|\*\*|__|`"), ""),
     (re.compile(r"\\%"), "%"),
+    (re.compile(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])"), ""),
     (re.compile(r"</?(?:b|strong|i|em|u|p|br|span|div|center) ?/?>", re.I), ""),
 ]  # fmt: skip
 
@@ -134,7 +135,7 @@ _COPULA = (
 )
 _ADVERB = (
     r"(?:\s{0,3}(?:(?:therefore|thus|hence|then|clearly|definitely|probably|most\slikely|likely"
-    r"|indeed|simply|still|actually|also|approximately|about|roughly|equal\sto|option|choice"
+    r"|indeed|simply|still|actually|also|approximately|about|roughly|equal\sto|a\stotal\sof|option|choice"
     r"|letter)(?![a-z])|应该|应当|应|就|显然|是|为|选择|选项|选|约|大约|一共|共)){0,3}"
 )
 _NOT_BUT = (
@@ -143,7 +144,7 @@ _NOT_BUT = (
 )
 _SAID = re.compile(
     rf"{_NOUN}(?:\s(?:to|for|of|in|among|from|here|that|you|we)\b[^.\n:;?!]{{0,60}}?)?[\"'\s)\]】*]{{0,4}}"
-    rf"(?:{_COPULA}{_ADVERB}\s{{0,3}}:?{_NOT_BUT}|(?:并)?不是[A-Z][,。;]?\s?(?:而)?是(?:选项)?)",
+    rf"(?:{_COPULA}{_ADVERB}\.{{0,3}}…?\s{{0,3}}[:,]?{_NOT_BUT}|(?:并)?不是[A-Z][,。;]?\s?(?:而)?是(?:选项)?)",
     re.I,
 )
 _CHOSEN = re.compile(
@@ -223,8 +224,9 @@ _LABEL = re.compile(
     r"[ \t]{0,8}(?:[-•>][ \t])?(?:[Oo]ption |选项 ?)?[(\[]?([A-Za-z])([)\].:、])"
     r"(?! ?[A-Z][、,.)])[ \t]{0,4}(.{0,400})"
 )
+_LABELLED = re.compile(r"(?<![A-Za-z])[A-J][).:、] ?\S")
 _OPEN = re.compile(
-    r"[\s\"'“‘(\[{<【「⟦_*#>~]{0,12}(?:(?:option|choice|letter|选项)\s?[\"'(\[]?)?", re.I
+    r"[\s\"'“‘(\[{<【「⟦_*#>~-]{0,12}(?:(?:option|choice|letter|选项)\s?[\"'(\[]?)?", re.I
 )
 _LETTER = re.compile(r"([A-Z]{1,10}|[a-z])(?![A-Za-z0-9_+#]|['-][A-Za-z]|\.[A-Za-z](?![A-Za-z]))")
 _CLOSE = re.compile(r"(?: {0,2}[)\]}\"'”’】」>*_]{1,4})?(?: ?选?项)?")
@@ -243,7 +245,7 @@ _END = re.compile(r"\s{0,3}(?:[.。,;!:]\s{0,3})?(?:\n|$)|\s{0,2}[.。,;!)\]}]")
 _GOES_ON = re.compile(  # after a letter that is the claim, and not the first word of something else
     r"\s{0,3}(?:because|since|as|for|due|and|or|which|with|not|but|over|rather|instead|based|given"
     r"|is|in|on|from|by|that|so|seems|fits)(?![a-z])"
-    r"|\s{0,2}(?:选?项|[是因而不和或与及为对的才最啦了吧]|正确|符合|描述"
+    r"|\s{0,2}(?:选?项|[是因而不和或与及为对的才最比啦了吧]|正确|符合|描述"
     r"|[^\sA-Za-z\u4e00-\u9fff]|\n|$)"
 )
 _DOUBT = re.compile(
@@ -370,6 +372,8 @@ def _hints(text: str, form: Form) -> Iterator[str]:
             letter, mark, rest = label[1].upper(), label[2], label[3].strip()
             if letter in LETTERS[: len(form.options)]:
                 known = form.texts[LETTERS.index(letter)]
+                if _LABELLED.search(rest):  # all options in one line
+                    continue
                 if not rest or _begins(rest, letter, form) or (mark in ")、" and not known):
                     yield letter
         else:
@@ -404,9 +408,11 @@ _FORMULA = re.compile(
 _RESULT = re.compile(r"=\s{0,3}" + _AMOUNT + r"(?![^\n]{0,80}=)(?!\s?[-+*×÷/])", re.I)
 _RANGE = re.compile(
     r"\s{0,2}(?:(?:[a-z%°]{1,12},?\s){0,2}(?:or|to|and|till|-|~|,)|[^\s\d]{0,3}(?:或者?|和|到|至))"
-    r"\s{0,2}(?:about\s)?[$]?\d|[\u4e00-\u9fff]{1,3}\d",
+    r"\s{0,2}(?:about\s)?[$]?\d|\s(?:[a-z]{1,12}\s)?and\s(?:a|one)\s|[\u4e00-\u9fff]{1,3}\d",
     re.I,
 )
+_ASKED = re.compile(r"\s?\w{0,12}\s?(?:\?|吗)")
+_STEPS = re.compile(r"[.)]\s(?=[^\x00]{0,2000}?(?<!\d)2[.)]\s)")  # "Answer: 1. Add. 2. Divide."
 _SCALES = {
     "百": 100,
     "千": 1000,
@@ -431,7 +437,9 @@ def _number(text: str, _: Form, first: bool) -> str | None:
 def _amount(text: str, start: int, alone: bool) -> str | None:
     """The number that stands at `start`, the result where it is a sum; None where it is a range."""
     found = _AT.match(text, start) or _WITHIN.match(text, start)
-    if found is None or re.match(r"\s?\w{0,12}\s?(?:\?|吗)", text[found.end() : found.end() + 20]):
+    if found is None or _ASKED.match(text, found.end()):
+        return NOTHING
+    if found["number"] == "1" and _STEPS.match(text, found.end()):
         return NOTHING
     rest = text[found.end() : found.end() + 300].partition("\n")[0]
     if _FORMULA.match(rest):
