@@ -45,8 +45,8 @@ def test_what_is_stated_is_recognised_and_nothing_else():
     "text",
     [
         " ", "\n", "A", "a", "1", "#", "$", "(", "~~", "<think>", "\\boxed{", "\\text{", "A\n",
-        "A, ", "A or ", "A) x\n", "1,", "answer: 1. ", "= 1 ", "answer of ", "answer is ", "answer: x, ",
-        "The answer is A.\n", "I choose ", "B is correct ", "no, that is wrong ",
+        "A, ", "A or ", "A) x\n", "1,", "= 1 ", "answer of ", "answer is ", "answer: x, ",
+        "answer: 1. ", "The answer is A.\n", "I choose ", "B is correct ", "no, that is wrong ",
         "答", "答案", "不对，", "选", "因此",
     ],
 )  # fmt: skip

@@ -19,7 +19,7 @@ from itertools import pairwise
 from typing import Literal
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-LONGEST = 50_000  # characters that are read of an answer
+LONGEST = 30_000  # characters that are read of an answer
 SHORT = 8  # characters of a line that may be no more than a letter
 CHANGES = 2  # of mind; an answer that goes on to a third states nothing
 
@@ -139,12 +139,12 @@ _ADVERB = (
     r"|letter)(?![a-z])|应该|应当|应|就|显然|是|为|选择|选项|选|约|大约|一共|共)){0,3}"
 )
 _NOT_BUT = (
-    r"(?:\s{0,3}not\s(?:option\s)?[(\"']?[A-Z][)\"']?[,.]?"
+    r"(?:\s{0,3}not\s(?:option\s)?[(\"']?(?:[A-Z]|\d{1,12})[)\"']?[,.]?"
     r"\s(?:but|rather)\s(?:rather\s|instead\s)?)?"
 )
 _SAID = re.compile(
     rf"{_NOUN}(?:\s(?:to|for|of|in|among|from|here|that|you|we)\b[^.\n:;?!]{{0,60}}?)?[\"'\s)\]】*]{{0,4}}"
-    rf"(?:{_COPULA}{_ADVERB}\.{{0,3}}…?\s{{0,3}}[:,]?{_NOT_BUT}|(?:并)?不是[A-Z][,。;]?\s?(?:而)?是(?:选项)?)",
+    rf"(?:{_COPULA}{_ADVERB}\.{{0,3}}…?\s{{0,3}}[:,]?{_NOT_BUT}|并?不是(?:[A-Z]|\d{{1,12}})[,。;]?\s?而?是(?:选项)?)",
     re.I,
 )
 _CHOSEN = re.compile(
@@ -179,7 +179,7 @@ _DENIED = re.compile(  # before a mark: what makes it a supposition, or somebody
     r"|incorrect|false|another|other|student's|previous|common|tempting|example)"
     r"|n't(?:\s(?:think|believe|say|mean|know))?"
     r"|如果|假如|假设|若|为什么|为何|并非|不认为|不是|难道|是否|错误的?|误以为"
-    r"|\b(?:students?|people|someone|somebody|others|some|many|they|told\syou)\b[^.,:\n]{0,25}"
+    r"|\b(?:students?|people|someone|somebody|others|some|many|they|told\syou)\b[^.,:;?!\n]{0,25}"
     r"|(?:有人|人们|很多人|同学|学生)[^,。:\n]{0,8}|\b(?:question|part)\s\d{1,2}\b[^.\n]{0,20}"
     r"|(?:format|form|格式)\W{0,3}(?:is|of|是|为)?\W{0,6}['\"“])"
     r"\s?(?:that\s)?(?:(?:the|an?|my|your|this|its|option)\s)?"
@@ -232,7 +232,7 @@ _LETTER = re.compile(r"([A-Z]{1,10}|[a-z])(?![A-Za-z0-9_+#]|['-][A-Za-z]|\.[A-Za
 _CLOSE = re.compile(r"(?: {0,2}[)\]}\"'”’】」>*_]{1,4})?(?: ?选?项)?")
 _SEPARATOR = re.compile(
     r"\s{0,3}(?:[,、/&+;]|(?:and|or)(?=[\s(])|和|或者?|以及|及|与|还是)\s{0,3}\(?"
-    r"(?:(?:and|or|also|possibly|maybe|perhaps)\s|和|或者?)?"
+    r"(?:(?:(?:and|or|also|possibly|maybe|perhaps)\s){1,2}|和|或者?)?"
     r"|\s{0,2}\((?:or|或)\s?|[ ](?=[A-Z]\b)|(?<=\))(?=\()"
 )
 _OR = re.compile(r"or|或|还是")
@@ -317,7 +317,9 @@ def _letters(text: str, start: int, form: Form) -> tuple[str, int, bool]:
     return letters if valid else NOTHING, end, left_open
 
 
-_CLAUSE = re.compile(r"[.。;](?:\s|$)|[。;]|,? (?:because|since|which|as it)\b|,?因为")
+_CLAUSE = re.compile(
+    r"[.。;](?:\s|$)|[。;]|,? (?:because|since|which|as it)\b|,?(?:因为|即|也就是)"
+)
 
 
 def _normal(text: str) -> str:
@@ -332,7 +334,7 @@ def _named(text: str, form: Form) -> str:
     line = text.partition("\n")[0]
     clause = _CLAUSE.search(line)
     wholes = {_normal(line), _normal(line[: clause and clause.start()])}
-    found = [i for i, own in enumerate(form.texts) if len(own) > 1 and own in wholes]
+    found = [i for i, own in enumerate(form.texts) if own in wholes and not _LETTER.fullmatch(own)]
     return LETTERS[found[0]] if len(found) == 1 else NOTHING
 
 
@@ -380,7 +382,8 @@ def _hints(text: str, form: Form) -> Iterator[str]:
             start = _OPEN.match(line).end()
             letters, end, left_open = _letters(line, start, form)
             if not line[end:].strip(" .。*_)]}\"'”】>"):
-                yield letters if len(letters) == 1 or (several and not left_open) else NOTHING
+                one = len(letters) == 1 and end - start < 5
+                yield letters if one or (several and not left_open) else NOTHING
 
 
 # --- numbers -------------------------------------------------------------------------------------
@@ -390,9 +393,9 @@ _AMOUNT = (
     r"(?P<number>\d{1,3}(?:,\d{3}){1,10}(?:\.\d{1,30})?|\d{1,40}(?:\.\d{1,30})?|\.\d{1,30})"
     r"(?:\s?/\s?(?P<below>\d{1,30}))?"
     r"(?P<scale>\s?(?:thousand|million|billion|百|千|万|亿)(?![a-z]))?"
-    r"(?![\d:]\d|\d|(?:st|nd|rd|th)\b|e[-+]?\d|[a-z]?\s?\^|[a-z]\s?[-+*/=])"
+    r"(?![\d:]\d|\d|(?:st|nd|rd|th)\b|e[-+]?\d|,$|[a-z]?\s?\^|[a-z]\s?[-+*/=])"
 )
-_AT = re.compile(r"[\s\"'“(\[{<:=≈~⟦*_]{0,12}(?:[a-z]\s?=\s?)?" + _AMOUNT, re.I)
+_AT = re.compile(r"[\s\"'“(\[{:=≈~⟦*_]{0,12}(?:[a-z]\s?=\s?)?" + _AMOUNT, re.I)
 _BARE = re.compile(r"[(\[]?" + _AMOUNT + r"\s?[^\d\s=+*/-]{0,15}", re.I)
 _WITHIN = re.compile(  # "Answer: She has 42 clips left."
     r"\s{0,3}(?:that\s)?(?:there\s(?:are|were|will\sbe|is)"
