@@ -126,8 +126,8 @@ def _plain(text: str) -> str:
 _BEST = r"(?:correct|right|best|final|appropriate|suitable|likely|chosen|accurate)"
 _NOUN = (
     rf"(?:\b(?:answers?|ans\.?|solution)(?![a-z])(?:\s(?:choice|option|letter|key)s?\b)?"
-    rf"|\b{_BEST}\s(?:option|choice|response|statement|letter|result)s?\b"
-    r"|\bmy\s(?:choice|pick)\b|答案|正确选项|最佳选项|答(?=:)|(?:正确|符合题意|恰当|合适)的(?:选项|说法|一项|选择)?(?=[是为:应]))"
+    rf"|\b{_BEST}\s(?:option|choice|response|statement|letter|result|match|fit)s?\b"
+    r"|\bmy\s(?:choice|pick)\b|答案|正确选项|最佳选项|答(?=:)|(?:正确|符合题意|恰当|合适|最符合)的(?:选项|说法|一项|选择)?(?=[是为:应]))"
 )
 _COPULA = (
     r"(?:(?<![a-z])(?:is|are|(?:would|should|must|will|has\sto)\sbe)(?![a-z])"
