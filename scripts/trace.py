@@ -255,20 +255,29 @@ def show_sample(answers: list[dict]) -> str:
     for answer in answers:
         how = f"{answer['finish_reason']}, {answer['tokens_out']} tokens"
         parts.append(f"--- answer {answer['repeat']} ({how})\n{answer['answer']}")
-        read = answer["extracted"] if answer["parsed"] else "nothing (unparsed)"
-        parts.append(f"--- read as: {read}   right: {answer['target']}   score: {answer['score']}")
+        parts.append(
+            f"--- states: {brief(answer['stated'])}   read as: {brief(answer['extracted'])}   "
+            f"right: {answer['target']}   score: {answer['score']}   ending: {answer['ending']}"
+        )
     return "\n".join(parts)
 
 
+def brief(statement: str | None) -> str:
+    text = " ".join((statement or "nothing").split())
+    return text if len(text) <= 40 else text[:39] + "…"
+
+
 def list_wrong(records: list[dict]) -> str:
-    """Number, subset, what was read and what was right, of every answer below full score."""
+    """Number, subset, what was stated, read and right, of every answer below full score."""
     places: dict[tuple, int] = {}
     lines = []
     for record in records:
         place = places.setdefault((record["subset"], record["index"]), len(places))
         if record["score"] < 1:
-            read = record["extracted"] if record["parsed"] else "unparsed"
-            lines.append(f"{place:>6}  {record['subset']}  read: {read}  right: {record['target']}")
+            lines.append(
+                f"{place:>6}  {record['subset']}  states: {brief(record['stated'])}  "
+                f"read: {brief(record['extracted'])}  right: {brief(str(record['target']))}"
+            )
     return "\n".join(lines) or "every answer is right"
 
 

@@ -34,7 +34,7 @@ VERSIONS = {"ms-swift": "4.6.0", "torch": "2.11.0", "transformers": "5.12.1"}
 
 
 def sample(
-    index: int, right: bool, subset: str = "main", choices: int | None = 4, **changes
+    index: int, right: bool, /, subset: str = "main", choices: int | None = 4, **changes
 ) -> dict:
     """One record of samples.jsonl; a right answer names the target, a wrong one the next option."""
     target = "ABCDEFGHIJ"[index % choices] if choices else str(index)
@@ -48,9 +48,11 @@ def sample(
         "prompt": [{"role": "user", "content": f"Question {index} of {subset}?"}],
         "target": target,
         "answer": f"ANSWER: {answer}",
+        "stated": answer,
         "extracted": answer,
         "score": float(right),
-        "parsed": True,
+        "right": right,
+        "ending": "complete",
         "finish_reason": "stop",
         "choices": choices,
         "tokens_in": 20,

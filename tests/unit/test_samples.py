@@ -1,72 +1,135 @@
-"""What counts as an answer in the asked form, and which reports of evalscope are refused."""
+"""Three facts of an answer kept apart, and which reports of evalscope are refused."""
 
+import contextlib
+import sys
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 from sftflow.core.cli import UserError
-from sftflow.evaluation.samples import Question, check_counts, check_report, parsed, passages
+from sftflow.evaluation import session
+from sftflow.evaluation.samples import (
+    Question,
+    check_counts,
+    check_report,
+    misread,
+    passages,
+    record,
+)
+
+WORDS = ["one", "two", "three", "four"]
+
+
+def question(subset, index, target="A", options=WORDS):
+    return Question("id", subset, index, 0, [], target, options, "k", 0)
+
+
+def answered(content, read, score, stop="stop", metric="accuracy", **asked):
+    """The record of an answer, in the form that evalscope's predictions and reviews have."""
+    message = {"role": "assistant", "content": content}
+    output = {"choices": [{"message": message, "stop_reason": stop}], "usage": None, "time": 0.1}
+    reviewed = {"extracted_prediction": read, "value": {"x": 0, metric: score}}
+    reviewed["main_score_name"] = metric
+    review = {"sample_score": {"score": reviewed}}
+    return record(question("a", 0, **asked), {"model_output": output}, review)
+
+
+def facts(found):
+    return found["stated"], found["extracted"], found["score"], found["right"], found["ending"]
+
+
+def test_what_is_stated_read_and_scored_stands_apart():
+    found = answered("The answer is B. A is a common mistake.", "A", 0, target="B")
+    assert facts(found) == ("B", "A", 0, True, "complete")
+    assert misread(found) and "parsed" not in found
+    found = answered("ANSWER: B\nExplanation: C and D differ.", "", 0, target="B")
+    assert facts(found) == ("B", "", 0, True, "complete") and misread(found)
+
+
+def test_a_lucky_find_scores_and_is_not_right():
+    found = answered("Many have written on this, D", "D", 1, target="D")
+    assert facts(found) == (None, "D", 1, False, "complete") and not misread(found)
+
+
+@pytest.mark.parametrize("content", ["<think>A? ANSWER: B", "The answer is B.\nThe answer is"])
+def test_what_is_cut_off_is_not_right(content):
+    found = answered(content, "B", 1, stop="max_tokens", target="B")
+    assert found["ending"] == "cut off" and found["right"] is False
+    assert found["finish_reason"] == "length"
+
+
+def test_an_options_own_text_is_a_choice():
+    assert facts(answered("Two.", "", 0, target="B"))[0] == "B"
 
 
 @pytest.mark.parametrize(
-    "answer",
+    ("target", "content", "right"),
     [
-        "ANSWER: B",
-        "Let me think.\nANSWER: B",
-        "**Answer: (B)**",
-        "The answer is B.",
-        "答案：B",
-        "思考……\n答案: **B**",
-        "正确答案是 B。",
-        "ANSWER: $\\boxed{B}$",
-        "answer: [B]",
+        (["A", "C"], "ANSWER: C", True),  # MMLU-Redux: any of them
+        (["A", "C"], "ANSWER: B", False),
+        ("b", "ANSWER: B", True),
+        ("B", "answer: b", True),
     ],
 )
-def test_explicit_choice_is_parsed(answer):
-    assert parsed(answer, "B", 4)
+def test_any_of_several_right_answers_and_either_case(target, content, right):
+    assert answered(content, "", 0, target=target)["right"] is right
+
+
+def test_several_letters_that_are_right_together():
+    asked = {"metric": "multi_choice_acc", "target": ["A", "C"]}
+    found = answered("答案：C、A", "AC", 1, **asked)
+    assert facts(found) == ("AC", "AC", 1, True, "complete") and found["target"] == "AC"
+    assert answered("答案：A", "A", 0.5, **asked)["right"] is False
+
+
+def test_numbers_are_right_by_value():
+    asked = {"options": None, "target": "1234"}
+    found = answered("So it is 1,234.\n#### 1,234.00", "1,234.00", 1, **asked)
+    assert facts(found)[0] == "1234" and found["right"] and not misread(found)
+
+
+def test_graded_answers_are_neither_right_nor_wrong():
+    found = answered("A store.", "A store.", 0.7, metric="Rouge-L-R", options=None, target="store")
+    assert facts(found) == ("A store.", "A store.", 0.7, None, "complete") and not misread(found)
 
 
 @pytest.mark.parametrize(
-    "answer",
+    ("content", "stop", "end", "reason"),
     [
-        "",
-        "I think it is Behaviourism, by John B",
-        "ANSWER: [LETTER]",
-        "ANSWER: E",
-        "ANSWER: Because",
-        "答案：",
-        "The Answer is unclear to me",
+        (None, "max_tokens", "cut off", "length"),
+        ("", "stop", "empty", "stop"),
+        (None, "content_filter", "refused", "content_filter"),
+        ([{"type": "text", "text": "I won't.", "refusal": True}], "stop", "refused", "refusal"),
+        ([{"type": "reasoning", "reasoning": "hm"}, {"type": "text", "text": ""}], "stop", "empty",
+         "stop"),
     ],
-)
-def test_chance_find_is_not_parsed(answer):
-    assert not parsed(answer, "B", 4)
+)  # fmt: skip
+def test_an_answer_without_text_is_an_answer_with_its_reason(content, stop, end, reason):
+    found = answered(content, "", 0, stop=stop)
+    assert facts(found) == (None, "", 0, False, end) and found["finish_reason"] == reason
 
 
-def test_option_must_exist():
-    assert parsed("ANSWER: J", "J", 10) and not parsed("ANSWER: J", "", 4)
-
-
-@pytest.mark.parametrize(
-    ("answer", "is_parsed"),
-    [
-        ("so \\boxed{42}", True),
-        ("so \\boxed{\\$1,200}", True),
-        ("ANSWER: 42", True),
-        ("The answer is 42.", True),
-        ("#### 42", True),
-        ("First 3 apples, then 42 pears", False),
-        ("\\boxed{}", False),
-    ],
-)
-def test_numbers(answer, is_parsed):
-    assert parsed(answer, "42", None) is is_parsed
-
-
-def test_free_text():
-    assert parsed("anything", "a text", None) and not parsed("anything", " ", None)
-
-
-def question(subset, index):
-    return Question("id", subset, index, 0, [], "A", 4, "k", 0)
+def test_a_server_may_answer_without_text(monkeypatch):
+    """It is kept like any other answer, with its reason, and fails no benchmark."""
+    choice = {"index": 0, "finish_reason": "content_filter", "message": {"role": "assistant"}}
+    message = SimpleNamespace(content=None)
+    answer = SimpleNamespace(
+        choices=[SimpleNamespace(message=message)],
+        model_dump=lambda exclude_none: {"model": "x", "choices": [choice]},
+    )
+    errors = SimpleNamespace(APIConnectionError=OSError, APIStatusError=LookupError)
+    monkeypatch.setitem(sys.modules, "openai", errors)
+    asked = SimpleNamespace(
+        _mutex=contextlib.nullcontext(),
+        _client=SimpleNamespace(
+            chat=SimpleNamespace(completions=SimpleNamespace(create=lambda **_: answer))
+        ),
+        _running=SimpleNamespace(model="x"),
+        ended=None,
+        spec=SimpleNamespace(backend="endpoint"),
+    )
+    response, _ = session.Session.ask(asked, {})
+    assert response["choices"] == [choice]
 
 
 def test_counts():
@@ -92,6 +155,20 @@ def report(**changes):
 def test_whole_report():
     figures = check_report("m", report(), Counter(a=2))
     assert figures == {"metric": "accuracy", "score": 0.5, "subsets": {"a": 0.5}}
+
+
+def test_the_reports_own_main_metric_counts():
+    """general_qa: BLEU comes first in the report, Rouge-L is what its samples are scored by."""
+    rouge = {"name": "rouge", "dimensions": {"statistic": "recall", "variant": "l"}}
+    bleu = {"name": "bleu", "dimensions": {"ngram": 1}}
+    both = [
+        {**report()["metrics"][0], "identity": identity, "score": score}
+        for identity, score in ((bleu, 0.08), (rouge, 0.33))
+    ]
+    found = check_report("m", report(metrics=both, primary_metric_identity=rouge), Counter(a=2))
+    assert (found["metric"], found["score"]) == ("rouge l recall", 0.33)
+    with pytest.raises(UserError, match="no main metric among bleu 1, rouge l recall"):
+        check_report("m", report(metrics=both), Counter(a=2))
 
 
 @pytest.mark.parametrize(

@@ -47,11 +47,13 @@ def test_a_score_holds_what_the_design_promises(session, run):
     found = read_json(session.parents[2] / "scores/base/mmlu.json")
     promised = (
         "schema subject benchmark suite metric n score stderr ci95 macro_f1 unparsed truncated "
-        "subsets samples identity provenance"
+        "strict misread empty subsets samples identity provenance"
     )
     assert set(promised.split()) <= found.keys()
     assert found["n"] == 40
     assert [subset["n"] for subset in found["subsets"]] == [20, 20]
+    for part in (found, *found["subsets"]):
+        assert part["strict"]["ci95"] and (part["misread"], part["empty"]) == (0, 0)
     assert found["score"] == pytest.approx(np_mean(found["subsets"]))
     assert found["ci95"][0] < found["score"] < found["ci95"][1]
     assert found["chance"] == 0.25
@@ -142,22 +144,104 @@ def test_one_sample_has_no_standard_error_but_an_interval():
     assert found["ci95"] == pytest.approx([0.2065, 1], abs=1e-4)
 
 
-def test_zero_parsed():
-    records = [made_up.sample(i, False, extracted="", parsed=False) for i in range(8)]
+UNSTATED = {"stated": None, "right": False}
+
+
+def test_nothing_stated():
+    records = [made_up.sample(i, False, extracted="", **UNSTATED) for i in range(8)]
     found = scored(records)
-    assert (found["unparsed"], found["accuracy_parsed"], found["macro_f1"]) == (8, None, 0)
+    assert (found["unparsed"], found["accuracy_stated"], found["macro_f1"]) == (8, None, 0)
+    assert found["strict"]["score"] == 0
 
 
 def test_lost_format_and_lost_knowledge_are_told_apart():
     records = [made_up.sample(i, True) for i in range(6)]
     records += [
-        made_up.sample(i, False, extracted="", parsed=False, finish_reason="length")
-        for i in range(6, 10)
+        made_up.sample(i, False, extracted="", ending="cut off", **UNSTATED) for i in range(6, 10)
     ]
     found = scored(records)
     assert found["score"] == 0.6
-    assert found["accuracy_parsed"] == 1
+    assert found["accuracy_stated"] == 1
     assert (found["unparsed"], found["truncated"]) == (4, 4)
+
+
+def test_lucky_finds_score_and_are_not_strictly_right():
+    records = [made_up.sample(i, True) for i in range(5)]
+    records += [made_up.sample(i, True, **UNSTATED) for i in range(5, 15)]
+    records += [made_up.sample(i, False) for i in range(15, 20)]
+    found = scored(records)
+    assert (found["score"], found["strict"]["score"], found["misread"]) == (0.75, 0.25, 0)
+    low, high = found["strict"]["ci95"]
+    assert low < 0.25 < high < found["score"]
+    assert found["form"] == {
+        "stated_right": 5, "stated_wrong": 5, "unstated_right": 10, "unstated_wrong": 0,
+    }  # fmt: skip
+
+
+def test_what_was_read_otherwise_than_stated_is_counted():
+    records = [made_up.sample(i, True) for i in range(6)]
+    records += [made_up.sample(i, False, stated="ABCD"[i % 4], right=True) for i in range(6, 10)]
+    found = scored(records)
+    assert (found["score"], found["strict"]["score"], found["misread"]) == (0.6, 1.0, 4)
+    assert found["accuracy_stated"] == 1
+
+
+def test_answers_without_text_are_counted_and_wrong():
+    records = [made_up.sample(i, True) for i in range(3)]
+    records += [
+        made_up.sample(i, False, answer="", extracted="", ending=end, **UNSTATED)
+        for i, end in ((3, "refused"), (4, "empty"), (5, "cut off"))
+    ]
+    found = scored(records)
+    assert (found["score"], found["empty"], found["truncated"], found["unparsed"]) == (0.5, 3, 1, 3)
+
+
+@pytest.mark.parametrize(
+    ("target", "read", "score"),
+    [
+        (["A", "C"], "A", 1), (["A", "C"], "C", 1), (["A", "C"], "B", 0), ([*"ABCD"], "D", 1),
+        ("b", "B", 1), ("B", "b", 1), ("AC", "CA", 1), ("AC", "A", 0.5), ("(B)", "B", 0),
+        ("B", "", 0),
+    ],
+)  # fmt: skip
+def test_every_legal_result_has_a_score(target, read, score):
+    sample = made_up.sample(0, True, target=target, extracted=read, score=score)
+    scores.check_choices("mmlu_redux", [sample])
+    found = scored([sample, made_up.sample(3, True)])
+    assert found["score"] == (1 + score) / 2
+    assert found["macro_f1"] == (1.0 if score == 1 else 0.5)
+
+
+def test_graded_answers_have_a_score_and_no_strict_one(tmp_path):
+    study = resolve.load(
+        made_up.RAW
+        | {"benchmarks": {"general_qa": {"source": "own"}}, "suites": {"general": ["general_qa"]}}
+    )
+    records = [
+        made_up.sample(i, True, choices=None, score=i / 10, right=None, stated="text")
+        for i in range(11)
+    ]
+    session = made_up.write_session(tmp_path, study, "base", "general", {"general_qa": records})
+    made = scores.score_file(tmp_path, read_json(session), "general_qa", None, 0.95)
+    assert made["score"] == pytest.approx(0.5)
+    assert made["strict"] is made["form"] is made["accuracy_stated"] is None
+    assert made["misread"] == made["unparsed"] == 0
+
+
+def test_records_of_an_older_version_say_what_to_do(session, run):
+    evaluation = read_json(session)
+    entry = evaluation["benchmarks"]["mmlu"]
+    path = session.parents[2] / entry["samples"]
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    write_jsonl(path, [{k: v for k, v in r.items() if k != "stated"} for r in records])
+    entry["samples_sha256"] = file_digest(path)
+    write_json(session, evaluation)
+    assert "evaluations/base/*.json, and run again: answers are kept" in run()[1]
+
+
+def test_chance_counts_every_right_option():
+    records = [made_up.sample(0, True), made_up.sample(1, True, target=["B", "C"])]
+    assert scored(records)["chance"] == pytest.approx((1 / 4 + 2 / 4) / 2)
 
 
 def test_numbers_have_no_f1_and_no_chance():

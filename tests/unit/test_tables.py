@@ -181,6 +181,69 @@ def test_comparison_pairs_by_question(results):
     assert row["verdict"] == "better"
 
 
+def test_format_and_knowledge_stand_apart_in_a_comparison(results):
+    """Before, ten lucky finds among answers that state nothing; after, what is known is stated."""
+    study = read_json(results / "study.json")
+    lost = {"stated": None, "right": False}
+    before = [
+        made_up.sample(i, i < 10, subset, **(lost if i < 15 else {}))
+        for subset in sorted(study["benchmarks"]["mmlu"]["subsets"])
+        for i in range(20)
+    ]
+    after = [{**record, "extracted": record["target"]} for record in before]
+    after = [record | {"stated": record["target"], "score": 1.0, "right": True} for record in after]
+    for subject, records in (("base", before), ("tuned", after)):
+        made_up.write_scores(
+            results,
+            made_up.write_session(results, study, subject, "psychology", {"mmlu": records}),
+        )
+    found = build(results, "psychology", "comparison")
+    row = section(found["comparison"], "Format or knowledge")[1]
+    assert [row[heading] for heading in comparison.FORM] == [
+        "0 → 40", "10 → 0", "20 → 0", "10 → 0",
+    ]  # fmt: skip
+    assert section(found["comparison"], "Benchmarks")[1]["Unstated"] == "75.0 → 0.0"
+    base, tuned = (
+        next(r for r in section(found["psychology"], "Details") if r["Subject"] == name)
+        for name in ("base", "tuned")
+    )
+    assert base["Accuracy"].startswith("50.0 [") and base["Strict"].startswith("0.0 [")
+    assert "strict accuracy, 0.0, tells another story: right letters" in base["Note"]
+    assert "another story" not in tuned["Note"] and tuned["Strict"].startswith("100.0 [")
+
+
+def test_misread_and_empty_answers_are_warned_of(results):
+    study = read_json(results / "study.json")
+    records = [
+        made_up.sample(i, False, subset, stated="ABCD"[i % 4], right=True)
+        for subset in sorted(study["benchmarks"]["mmlu"]["subsets"])
+        for i in range(20)
+    ]
+    records[0] |= {"answer": "", "stated": None, "right": False, "ending": "refused"}
+    made_up.write_scores(
+        results, made_up.write_session(results, study, "base", "psychology", {"mmlu": records})
+    )
+    details = section(build(results, "psychology")["psychology"], "Details")
+    row = next(r for r in details if r["Subject"] == "base")
+    assert "evalscope reads is not what the answers state" in row["Note"]
+    assert "answers without text: 1" in row["Note"]
+    assert (row["Misread"], row["Empty"], row["Unstated"]) == ("97.5", "2.5", "2.5")
+
+
+def test_scores_of_older_versions_are_still_shown(results):
+    path = results / "scores/base/mmlu.json"
+    new = {"strict", "misread", "empty", "form", "accuracy_stated"}
+    write_json(path, {k: v for k, v in read_json(path).items() if k not in new})
+    found = build(results, "psychology", "comparison")
+    row = next(
+        r
+        for r in section(found["psychology"], "Details")
+        if (r["Subject"], r["Subset"]) == ("base", "all")
+    )
+    assert row["Strict"] == row["Misread"] == tables_text.NONE != row["Unstated"]
+    assert len(section(found["comparison"], "Format or knowledge")) == 1
+
+
 def test_unequal_sample_sets_are_an_error_of_that_comparison(results):
     study = read_json(results / "study.json")
     records = made_up.samples(0.9, 5, study["benchmarks"]["mmlu"])[1:]

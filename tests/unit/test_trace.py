@@ -82,6 +82,7 @@ def test_one_question_with_its_exact_prompt_and_answer(say):
     assert status == 0
     assert "Question 1 of professional_psychology?" in said
     assert "ANSWER:" in said and "right: B" in said
+    assert "states: " in said and "read as: " in said and "ending: complete" in said
     by_id = say(
         "base", "mmlu", "--sample", made_up.sample(1, True, "professional_psychology")["id"]
     )

@@ -188,7 +188,7 @@ def questions(config: TaskConfig, model: StoredModel) -> tuple[list[Question], l
                     repeat=sample.id % config.repeats,
                     prompt=model.last.messages,
                     target=sample.target,
-                    choices=len(sample.choices) if sample.choices else None,
+                    options=sample.choices or None,
                     key=model.last.key,
                     n=model.last.n,
                 )

@@ -1,15 +1,16 @@
-"""Sample-level records: what was asked, what came back, what evalscope made of it; and the checks.
+"""Sample-level records: what was asked, what came back and states, what evalscope made of it; and
+the checks.
 
 evalscope ends with status 0 when it has scored nothing. Everything that it can leave out silently
 is an error here that says what to do.
 """
 
-import re
 from collections import Counter
 from dataclasses import dataclass
 
 from sftflow.core.cli import UserError
 from sftflow.core.jsonio import digest
+from sftflow.evaluation.stated import Form, ending, equal, stated
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Question:
     repeat: int
     prompt: list[dict]
     target: str | list[str]
-    choices: int | None
+    options: list[str] | None
     key: str
     n: int
     cluster: str | None = None  # questions on one passage are not independent
@@ -77,7 +78,7 @@ def check_report(name: str, report: dict, asked: dict[str, int]) -> dict:
             f"benchmark {name}: evalscope scored {summary.get('succeeded')} of "
             f"{summary.get('requested')} answers, {summary.get('errored')} failed. See the log."
         )
-    metric = metrics[0]
+    metric = main_metric(name, report)
     subsets = {
         subset["name"]: subset
         for category in metric["categories"]
@@ -91,34 +92,67 @@ def check_report(name: str, report: dict, asked: dict[str, int]) -> dict:
             "Check the names of the subsets."
         )
     return {
-        "metric": metric["identity"]["name"],
+        "metric": metric_name(metric["identity"]),
         "score": metric["score"],
         "subsets": {subset: row["score"] for subset, row in subsets.items()},
     }
 
 
+def main_metric(name: str, report: dict) -> dict:
+    """The metric that a report itself calls its own: general_qa reports BLEU and Rouge in a row."""
+    metrics, main = report["metrics"], report.get("primary_metric_identity")
+    found = [metric for metric in metrics if metric["identity"] == main] or metrics
+    if len(found) > 1:
+        names = ", ".join(metric_name(metric["identity"]) for metric in found)
+        raise UserError(f"benchmark {name}: evalscope names no main metric among {names}")
+    return found[0]
+
+
+def metric_name(identity: dict) -> str:
+    """`accuracy`, `rouge l recall`."""
+    dimensions = identity.get("dimensions") or {}
+    return " ".join([identity["name"], *(str(dimensions[key]) for key in sorted(dimensions)[::-1])])
+
+
 def record(question: Question, prediction: dict, review: dict) -> dict:
-    """A sample-level record, from evalscope's prediction and review of one question."""
+    """A sample-level record, from evalscope's prediction and review of one question.
+
+    Three facts of an answer stand apart: what it states in an explicit form (`stated`), what
+    evalscope read (`extracted`; in a text that states nothing it takes the last capital letter or
+    number) and how that scored (`score`). `right` is strict, and null where answers are graded.
+    """
     output = prediction["model_output"]
     choice, usage = output["choices"][0], output.get("usage") or {}
     score = review["sample_score"]["score"]
-    content = choice["message"]["content"]
-    answer = content if isinstance(content, str) else "".join(p.get("text", "") for p in content)
-    extracted = score.get("extracted_prediction") or ""
+    content = choice["message"]["content"] or ""
+    parts = [{"text": content}] if isinstance(content, str) else content
+    answer = "".join(part.get("text") or "" for part in parts)
+    reason = {"max_tokens": "length"}.get(choice["stop_reason"], choice["stop_reason"])
+    if reason == "unknown":  # to evalscope, which notes the server's own word beside it
+        reason = ((output.get("metadata") or {}).get("finish_reasons") or {}).get("0", reason)
+    if any(part.get("refusal") for part in parts):
+        reason = "refusal"
     main = score.get("main_score_name") or next(iter(score["value"]))
+    form = asked_form(question, main)
+    end = ending(answer, reason)
+    said = None if end == "refused" else stated(answer, form)
+    # All letters of one answer, or the letters of which any is right.
+    target = "".join(sorted(question.target)) if form.kind == "choices" else question.target
     return {
         "id": question.id,
         "subset": question.subset,
         "index": question.index,
         "repeat": question.repeat,
         "prompt": question.prompt,
-        "target": question.target,
+        "target": target,
         "answer": answer,
-        "extracted": extracted,
+        "stated": said,
+        "extracted": score.get("extracted_prediction") or "",
         "score": float(score["value"][main]),
-        "parsed": parsed(answer, extracted, question.choices),
-        "finish_reason": {"max_tokens": "length"}.get(choice["stop_reason"], choice["stop_reason"]),
-        "choices": question.choices,
+        "right": None if form.kind == "text" else right(said, end, target, form),
+        "ending": end,
+        "finish_reason": reason,
+        "choices": len(question.options) if question.options else None,
         "cluster": question.cluster,
         "tokens_in": usage.get("input_tokens"),
         "tokens_out": usage.get("output_tokens"),
@@ -126,25 +160,24 @@ def record(question: Question, prediction: dict, review: dict) -> dict:
     }
 
 
-# What may stand between the mark and the answer: spaces, Markdown, brackets, LaTeX.
-_WRAP = r"(?:[\s*_`$(\[（【{\"'“]|\\\(|\\\[|\\(?:boxed|text|textbf|mathbf|mathrm)\b)*"
-_MARK = rf"(?:answer|答案)(?:\s+is|是|为)?[\s*_]*[:：]?{_WRAP}"
-_LETTER = re.compile(rf"{_MARK}([A-Z])(?![A-Za-z])", re.I)
-_NUMBER = re.compile(rf"(?:\\boxed\s*\{{|{_MARK}|####\s*)[^\d\n}}]{{0,8}}[-−]?\d", re.I)
+def asked_form(question: Question, metric: str) -> Form:
+    """What form of answer a question has, which is compared unless the metric grades it."""
+    if question.options:
+        several = metric == "multi_choice_acc"
+        return Form("choices" if several else "choice", tuple(map(str, question.options)))
+    return Form("number" if metric in ("accuracy", "acc") else "text")
 
 
-def parsed(answer: str, extracted: str, choices: int | None) -> bool:
-    """Whether the answer states its choice, or its number, in an explicit form.
+def right(said: str | None, end: str, target: str | list[str], form: Form) -> bool:
+    """Strictly: the answer came to its end and states what is right, or one of what is right."""
+    targets = [target] if isinstance(target, str) else target
+    complete = said is not None and end == "complete"
+    return complete and any(equal(said, wanted, form) for wanted in targets)
 
-    evalscope falls back to the last capital letter, or the last number, of a text that states none;
-    such a lucky or unlucky find is not parsed. Explicit: "ANSWER: B" or "答案：B" and the like,
-    naming one of the options; \\boxed{42}, "answer is 42" or "#### 42" for a number. A benchmark
-    without options whose extracted answer is no number is parsed when anything was extracted. The
-    score is evalscope's either way.
-    """
-    if choices:
-        letters = {chr(ord("A") + i) for i in range(choices)}
-        return any(match in letters for match in _LETTER.findall(answer))
-    if re.fullmatch(r"[-−]?[\d.,/ %]+", extracted.strip()):
-        return bool(_NUMBER.search(answer))
-    return bool(extracted.strip())
+
+def misread(sample: dict) -> bool:
+    """Whether evalscope read something else, or nothing, where an answer states its choice."""
+    if sample["stated"] is None or sample["right"] is None:
+        return False
+    form = Form("number" if sample["choices"] is None else "choice")
+    return not equal(sample["stated"], sample["extracted"] or "", form)

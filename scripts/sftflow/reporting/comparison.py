@@ -38,7 +38,7 @@ def comparison_table(study: dict, cells: dict, draws: Draws) -> Table:
             "Candidate score": _linked(row, "candidate"),
             "Difference": points(row.get("difference"), _pair(row, "ci")),
             "Fixed / broken": f"{row['fixed']} / {row['broken']}" if "fixed" in row else NONE,
-            "Unparsed": f"{percent(row['baseline_unparsed_share'])} → "
+            "Unstated": f"{percent(row['baseline_unparsed_share'])} → "
             f"{percent(row['candidate_unparsed_share'])}"
             if "fixed" in row
             else NONE,
@@ -61,6 +61,7 @@ def comparison_table(study: dict, cells: dict, draws: Draws) -> Table:
         f"differences in percentage points with {confidence_text(study)} interval.",
         [
             ("Benchmarks", frame),
+            ("Format or knowledge", form_frame(study, rows)),
             ("Suite means", suite_difference_frame(study, cells, draws)),
             *(
                 [("Seeds together", seeds)]
@@ -77,8 +78,10 @@ COMPARISON_NOTES = [
     "Paired by question. Fixed: right only in the candidate; broken: right only in the baseline. "
     "p: exact two-sided McNemar test; interval: Newcombe's method 10. For graded scores, repeats "
     "and clustered questions: sign-flip permutation test and Student's t interval.",
-    "Unparsed: share of answers in no explicit form, before and after. Where it changes a lot, the "
-    "format was learnt or lost, and the scores say little about knowledge.",
+    "Unstated: share of answers that state nothing in an explicit form, before and after. Format "
+    "or knowledge: how many answers state something, and how many score, before → after. Gains "
+    "among the stated answers are knowledge; what moves from unstated to stated is format; what is "
+    "unstated and right is a lucky find of evalscope's, no evidence of either.",
     "p (Holm): adjusted over the benchmarks of one pair; the verdict goes by it. An interval is "
     "not adjusted, and of another method than p: near the threshold the two may disagree.",
     "Detectable: the smallest true difference that this n would have shown with 80 % power at the "
@@ -91,6 +94,31 @@ COMPARISON_NOTES = [
     "with a percentile bootstrap interval of the paired difference (questions resampled within "
     "their benchmark, seeded).",
 ]
+
+
+FORM = {
+    "Stated, right": "stated_right",
+    "Stated, wrong": "stated_wrong",
+    "Unstated, right": "unstated_right",
+    "Unstated, wrong": "unstated_wrong",
+}
+
+
+def form_frame(study: dict, rows: list[dict]) -> pd.DataFrame:
+    """A row per pair and benchmark: the 2 x 2 of stated and right, before → after, in answers."""
+    return pd.DataFrame(
+        {
+            "Baseline": row["baseline"],
+            "Candidate": row["candidate"],
+            "Benchmark": label(study, "benchmarks", row["benchmark"]),
+            **{
+                heading: f"{row[f'baseline_{name}']} → {row[f'candidate_{name}']}"
+                for heading, name in FORM.items()
+            },
+        }
+        for row in rows
+        if "baseline_stated_right" in row and "candidate_stated_right" in row
+    )
 
 
 def comparison_rows(study: dict, cells: dict) -> list[dict]:
@@ -118,6 +146,7 @@ def compare_cells(study: dict, cells: dict, baseline: str, candidate: str, bench
     for side, score in (("baseline", base), ("candidate", tuned)):
         row |= {f"{side}_score": score["score"]}
         row |= {f"{side}_unparsed_share": score["unparsed"] / score["answers"]}
+        row |= {f"{side}_{name}": count for name, count in (score.get("form") or {}).items()}
     if base["items"]["digest"] != tuned["items"]["digest"]:
         return {
             **row,

@@ -161,7 +161,8 @@ def asked_frame(study: dict) -> pd.DataFrame:
 
 
 COLUMNS = (
-    "Benchmark", "Subset", "Subject", "n", "Accuracy", "Macro-F1", "Unparsed", "Few-shot", "Note",
+    "Benchmark", "Subset", "Subject", "n", "Accuracy", "Strict", "Macro-F1", "Unstated", "Few-shot",
+    "Note",
 )  # fmt: skip
 
 

@@ -53,10 +53,12 @@ SCORE_NOTES = [
     "their last line.",
     "Macro-F1: mean over the options that are the right answer of some question, of the same "
     f"extracted answers as the accuracy; {NONE} where answers are not options.",
-    "Unparsed: share of answers that do not state their choice or number in an explicit form; a "
-    "lucky find in them still counts in the accuracy. Truncated: share that ran into max_tokens. "
-    "If parsed: accuracy among the parsed answers; far above the accuracy, the format was lost and "
-    "not the knowledge.",
+    "Accuracy is evalscope's, which compares with other people's: where an answer states no choice "
+    "or number in an explicit form, it takes the last capital letter or number. Strict: share of "
+    "answers that came to their end and state what is right. Unstated: share that states nothing; "
+    "misread: share that states something else than evalscope read; truncated: share that was cut "
+    "off; empty: share without text. If stated: strict accuracy among the answers that state "
+    "something; far above the accuracy, the format was lost and not the knowledge.",
     "Clean: accuracy on the questions that do not overlap with the subject's training data, as far "
     "as that is known. Chance: accuracy of blind guessing.",
     "Suite means have a percentile bootstrap interval (questions resampled within their benchmark, "
@@ -140,6 +142,8 @@ def score_rows(study: dict, cell: Cell, references: dict) -> list[dict]:
 
 def _raw(score: dict) -> dict:
     low, high = score["ci95"] or (None, None)
+    strict = score.get("strict") or {}  # not in scores of older versions, nor in graded ones
+    strict_low, strict_high = strict.get("ci95") or (None, None)
     clean = score["clean"] or {}
     clean_low, clean_high = clean.get("ci95") or (None, None)
     return {
@@ -148,10 +152,15 @@ def _raw(score: dict) -> dict:
         "stderr": score["stderr"],
         "ci_low": low,
         "ci_high": high,
+        "strict": strict.get("score"),
+        "strict_ci_low": strict_low,
+        "strict_ci_high": strict_high,
         "macro_f1": score["macro_f1"],
-        "unparsed_share": score["unparsed"] / score["answers"] if score["answers"] else None,
-        "truncated_share": score["truncated"] / score["answers"] if score["answers"] else None,
-        "accuracy_parsed": score["accuracy_parsed"],
+        **{
+            f"{what}_share": score[what] / score["answers"] if score.get(what) is not None else None
+            for what in ("unparsed", "misread", "truncated", "empty")
+        },
+        "accuracy_stated": score.get("accuracy_stated"),
         "clean_n": clean.get("n"),
         "clean_score": clean.get("score"),
         "clean_ci_low": clean_low,
@@ -174,12 +183,24 @@ def warnings(cell: Cell, reference: dict | None) -> list[str]:
     """What a reader must know before believing the number."""
     score = cell.score
     found = []
-    if score["answers"] and score["unparsed"] > 0.1 * score["answers"]:
-        found.append("many answers unparsed: format or knowledge?")
-    if score["answers"] and score["truncated"] > 0.1 * score["answers"]:
+    low, high = score["ci95"] or (score["score"], score["score"])
+    if score["unparsed"] > 0.1 * score["answers"]:
+        found.append("many answers state nothing: format or knowledge?")
+    if score["truncated"] > 0.1 * score["answers"]:
         found.append("many answers truncated: raise max_tokens")
+    if score.get("empty"):
+        found.append(f"answers without text: {score['empty']}")
+    strict = score.get("strict")
+    if strict and not low <= strict["score"] <= high:
+        found.append(
+            f"strict accuracy, {percent(strict['score'])}, tells another story: "
+            + (
+                "what evalscope reads is not what the answers state"
+                if score["misread"] > score["unparsed"]
+                else "right letters or numbers are found in answers that state none"
+            )
+        )
     if reference:
-        low, high = score["ci95"] or (score["score"], score["score"])
         if not low - BAND <= reference["score"] <= high + BAND:
             found.append(
                 f"far from the published {percent(reference['score'])}: check prompt, template and "
@@ -278,10 +299,15 @@ def detail_frame(rows: list[dict]) -> pd.DataFrame:
             else ("~~%s~~ stale" if row["state"] == STALE else "%s")
             % with_interval(row["score"], _interval(row, "ci")),
             "SE": percent(row.get("stderr")),
+            "Strict": with_interval(row.get("strict"), _interval(row, "strict_ci"))
+            if "score" in row
+            else NONE,
             "Macro-F1": percent(row.get("macro_f1")),
-            "Unparsed": percent(row.get("unparsed_share")),
+            "Unstated": percent(row.get("unparsed_share")),
+            "Misread": percent(row.get("misread_share")),
             "Truncated": percent(row.get("truncated_share")),
-            "If parsed": percent(row.get("accuracy_parsed")),
+            "Empty": percent(row.get("empty_share")),
+            "If stated": percent(row.get("accuracy_stated")),
             "Clean": _clean(row),
             "Chance": percent(row.get("chance")),
             "Few-shot": NONE if row.get("shots") is None else row["shots"],

@@ -2,9 +2,11 @@
 
 from collections import Counter
 from pathlib import Path
+from statistics import fmean
 
 from sftflow.core.cli import UserError
 from sftflow.core.jsonio import digest, file_digest, read_jsonl
+from sftflow.evaluation.samples import misread
 from sftflow.scoring import stats
 
 DECIMALS = 5e-5 + 1e-9  # half a unit of the fourth decimal, to which evalscope rounds
@@ -62,21 +64,37 @@ def load_samples(results: Path, benchmark: str, entry: dict) -> list[dict]:
     samples = list(read_jsonl(path))
     if not samples:
         raise UserError(f"{path} holds no sample: check the subsets and limit of {benchmark}")
+    if "stated" not in samples[0]:
+        raise UserError(
+            f"{path} is of an older version, which did not note what answers state. Delete it and "
+            f"{path.parents[1]}/*.json, and run again: answers are kept, nothing is asked twice."
+        )
     return samples
 
 
 def check_choices(benchmark: str, samples: list[dict]) -> None:
-    """An option is right exactly when it is the target: accuracy and F1 see the same thing."""
+    """An option scores exactly when it was read and is right: accuracy and F1 see the same."""
     for sample in samples:
         if sample["choices"] is None or sample["score"] not in (0, 1):
             continue
-        right = sorted(sample["extracted"] or "") == sorted("".join(sample["target"]))
+        right = option(sample["extracted"]) in targets_of(sample)
         if right != bool(sample["score"]):
             raise UserError(
                 f"{benchmark}, {sample['subset']} {sample['index']}: the answer was read as "
                 f"{sample['extracted']!r} where {sample['target']!r} is right, but its score is "
                 f"{sample['score']:g}"
             )
+
+
+def targets_of(sample: dict) -> list[str]:
+    """The options of which any is right; more than one letter where they are right together."""
+    target = sample["target"]
+    return [option(target)] if isinstance(target, str) else [option(each) for each in target]
+
+
+def option(letters: str | None) -> str:
+    """Letters as they compare: evalscope takes `b` for `B`, and any order."""
+    return "".join(sorted((letters or "").strip().upper()))
 
 
 def score(samples: list[dict], overlapping: set[str] | None, confidence: float) -> dict:
@@ -133,17 +151,28 @@ def group_items(samples: list[dict]) -> list[dict]:
 
 
 def summary(items: list[dict], overlapping: set[str] | None, confidence: float) -> dict:
-    """Statistics over items (n); unparsed and truncated count answers (n times repeats)."""
+    """Statistics over items (n), and counts of answers (n times repeats).
+
+    `score` is evalscope's accuracy, which compares with other people's; `strict` counts what is
+    stated, complete and right. Of the counts, `unparsed` state nothing in an explicit form,
+    `misread` state something else than evalscope read, `truncated` were cut off, `empty` hold no
+    text. `form` splits the answers by whether they state something and whether they score.
+    """
     answers = [answer for item in items for answer in item["answers"]]
-    parsed = [answer["score"] for answer in answers if answer["parsed"]]
+    graded = any(answer["right"] is None for answer in answers)
+    said = [answer for answer in answers if answer["stated"] is not None]
     result = {
         "n": len(items),
         **estimate(items, confidence),
+        "strict": None if graded else estimate(items, confidence, "right"),
         "macro_f1": macro_f1(answers),
         "answers": len(answers),
-        "unparsed": len(answers) - len(parsed),
-        "truncated": sum(answer["finish_reason"] == "length" for answer in answers),
-        "accuracy_parsed": sum(parsed) / len(parsed) if parsed else None,
+        "unparsed": len(answers) - len(said),
+        "misread": sum(map(misread, answers)),
+        "truncated": sum(answer["ending"] == "cut off" for answer in answers),
+        "empty": sum(not answer["answer"].strip() for answer in answers),
+        "accuracy_stated": None if graded or not said else fmean(a["right"] for a in said),
+        "form": None if graded else form_counts(answers),
         "chance": chance(items),
         "clean": None,
     }
@@ -153,11 +182,23 @@ def summary(items: list[dict], overlapping: set[str] | None, confidence: float) 
     return result
 
 
-def estimate(items: list[dict], confidence: float) -> dict:
+FORM = {
+    (True, True): "stated_right", (True, False): "stated_wrong",
+    (False, True): "unstated_right", (False, False): "unstated_wrong",
+}  # fmt: skip
+
+
+def form_counts(answers: list[dict]) -> dict[str, int]:
+    """{stated_right, stated_wrong, unstated_right, unstated_wrong}: right is scored in full."""
+    counts = Counter(FORM[answer["stated"] is not None, answer["score"] == 1] for answer in answers)
+    return {name: counts[name] for name in FORM.values()}
+
+
+def estimate(items: list[dict], confidence: float, what: str = "score") -> dict:
     """Mean score, standard error and interval. Repeats of a question, and questions that share a
     passage or template, are not independent: they are clustered."""
     answers = [(item, answer) for item in items for answer in item["answers"]]
-    scores = [answer["score"] for _, answer in answers]
+    scores = [float(answer[what]) for _, answer in answers]
     clusters = None
     if len(answers) > len(items) or any(item["cluster"] for item in items):
         clusters = [item["cluster"] or item["key"] for item, _ in answers]
@@ -172,22 +213,23 @@ def estimate(items: list[dict], confidence: float) -> dict:
 def macro_f1(answers: list[dict]) -> float | None:
     """Over the options of a multiple choice; None where answers are not options.
 
-    Of the same extracted answers that the accuracy counts, a lucky find in an unparsed answer
-    included.
+    Of the same extracted answers that the accuracy counts, a lucky find in an answer that states
+    nothing included. Of several right options the one that was read stands for all, else the first.
     """
     if any(answer["choices"] is None for answer in answers):
         return None
-    return stats.macro_f1(
-        ["".join(answer["target"]) for answer in answers],
-        [answer["extracted"] or None for answer in answers],
-    )
+    read = [option(answer["extracted"]) or None for answer in answers]
+    targets = [targets_of(answer) for answer in answers]
+    wanted = [own if own in right else right[0] for own, right in zip(read, targets, strict=True)]
+    return stats.macro_f1(wanted, read)
 
 
 def chance(items: list[dict]) -> float | None:
-    """Accuracy of blind guessing; None where there is nothing to choose from."""
+    """Accuracy of blindly guessing one option; None where there is nothing to choose from."""
     if not items or any(item["choices"] is None for item in items):
         return None
-    return sum(1 / item["choices"] for item in items) / len(items)
+    right = [len(targets_of(item["answers"][0])) for item in items]
+    return fmean(count / item["choices"] for count, item in zip(right, items, strict=True))
 
 
 def item_vector(items: list[dict], overlapping: set[str] | None) -> dict:
