@@ -15,7 +15,7 @@ from sftflow.core import code, handover, provenance
 from sftflow.core.cli import UserError
 from sftflow.core.identity import BACKENDS
 from sftflow.core.jsonio import digest, file_digest
-from sftflow.core.layout import FIGURES, Paths
+from sftflow.core.layout import FIGURES, Paths, refuse_older
 from sftflow.inputs.hubs import local_digest
 
 # Somebody else's Snakefile may import this one as a module: command line and config files are then not ours to judge.
@@ -31,6 +31,8 @@ def resolved(raw: dict) -> dict:
     main = workflow.is_main_process  # jobs, perhaps elsewhere, read the Snakefile again
     gpus = main and not submits(workflow.resource_settings.nodes)
     try:
+        if main:
+            refuse_older(workflow.pathvars.get("results"))
         _, twice = read_all(workflow.configfiles if ALONE else ())
         return resolve.load(raw, twice, here=main, gpus=gpus)
     except UserError as error:

@@ -24,7 +24,7 @@ ARROWS = {
     "training": {"core", "kernels"},
     "serving": {"core", "training"},  # for the patches
     "evaluation": {"core", "serving"},
-    "scoring": {"core"},
+    "scoring": {"core", "evaluation"},  # of samples
     "reporting": {"core", "config", "scoring", "training"},
 }
 # Tables are made on any machine: they may ask what a training costs, but nothing that trains,

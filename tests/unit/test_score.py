@@ -222,7 +222,9 @@ def test_graded_answers_have_a_score_and_no_strict_one(tmp_path):
         for i in range(11)
     ]
     session = made_up.write_session(tmp_path, study, "base", "general", {"general_qa": records})
-    made = scores.score_file(tmp_path, read_json(session), "general_qa", None, 0.95)
+    made = scores.score_file(
+        tmp_path, read_json(session), "general_qa", {"benchmarks": {}}, {"confidence": 0.95}
+    )
     assert made["score"] == pytest.approx(0.5)
     assert made["strict"] is made["form"] is made["accuracy_stated"] is None
     assert made["misread"] == made["unparsed"] == 0
@@ -235,7 +237,7 @@ def test_records_of_an_older_version_say_what_to_do(session, run):
     records = [json.loads(line) for line in path.read_text().splitlines()]
     write_jsonl(path, [{k: v for k, v in r.items() if k != "stated"} for r in records])
     entry["samples_sha256"] = file_digest(path)
-    write_json(session, evaluation)
+    write_record(session, evaluation)
     assert "evaluations/base/*.json, and run again: answers are kept" in run()[1]
 
 

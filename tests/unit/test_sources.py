@@ -252,7 +252,7 @@ def test_a_missing_uv_is_said_with_the_way_out(tmp_path):
 def test_a_lock_that_no_longer_fits_is_refused(tmp_path):
     for name in ("pyproject.toml", "uv.lock"):
         text = (ROOT / "envs/evalscope" / name).read_text()
-        (tmp_path / name).write_text(text.replace('"psutil",', '"psutil", "pytest",', 1))
+        (tmp_path / name).write_text(text.replace('"filelock",', '"filelock", "pytest",', 1))
     done = environment(tmp_path, "--project", str(tmp_path))
     assert done.returncode == 1 and "uv.lock is out of date" in done.stderr
     (tmp_path / "uv.lock").unlink()

@@ -230,20 +230,6 @@ def test_misread_and_empty_answers_are_warned_of(results):
     assert (row["Misread"], row["Empty"], row["Unstated"]) == ("97.5", "2.5", "2.5")
 
 
-def test_scores_of_older_versions_are_still_shown(results):
-    path = results / "scores/base/mmlu.json"
-    new = {"strict", "misread", "empty", "form", "accuracy_stated"}
-    write_json(path, {k: v for k, v in read_json(path).items() if k not in new})
-    found = build(results, "psychology", "comparison")
-    row = next(
-        r
-        for r in section(found["psychology"], "Details")
-        if (r["Subject"], r["Subset"]) == ("base", "all")
-    )
-    assert row["Strict"] == row["Misread"] == tables_text.NONE != row["Unstated"]
-    assert len(section(found["comparison"], "Format or knowledge")) == 1
-
-
 def test_unequal_sample_sets_are_an_error_of_that_comparison(results):
     study = read_json(results / "study.json")
     records = made_up.samples(0.9, 5, study["benchmarks"]["mmlu"])[1:]

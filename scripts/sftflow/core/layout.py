@@ -3,8 +3,9 @@
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from sftflow.core.cli import UserError
 from sftflow.core.handover import HOME
-from sftflow.core.jsonio import read_record
+from sftflow.core.jsonio import read_json, read_record
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,18 @@ def evaluation_folder(subject: str, benchmark: str, identity: str) -> str:
 def answers_folder(subject: str, way: str) -> str:
     """Of what a subject answered in one way (identity.way): <suite>.jsonl for each suite."""
     return f"evaluations/{subject}/answers/{way[:16]}"
+
+
+def refuse_older(results: str | Path) -> None:
+    """UserError where a results folder was made by a version whose records had no digests."""
+    kept = Path(results)
+    for pattern in ("scores/*/*.json", "models/*/manifest.json", "environments/*.json"):
+        record = next(kept.glob(pattern), None)
+        if record and "sha256" not in read_json(record):
+            raise UserError(
+                f"{kept} was made by sftflow 0.1, whose records can't be verified: move it away, "
+                "or name another folder under 'pathvars: {results: …}', and run again"
+            )
 
 
 def local_source(source: str) -> Path:

@@ -67,7 +67,7 @@ def load_samples(results: Path, benchmark: str, entry: dict) -> list[dict]:
     if "stated" not in samples[0]:
         raise UserError(
             f"{path} is of an older version, which did not note what answers state. Delete it and "
-            f"{path.parents[1]}/*.json, and run again: answers are kept, nothing is asked twice."
+            f"{path.parents[2]}/*.json, and run again: answers are kept, nothing is asked twice."
         )
     return samples
 
