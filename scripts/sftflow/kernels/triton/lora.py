@@ -234,6 +234,16 @@ def _padded(rank: int) -> int:
     return max(16, triton.next_power_of_2(rank))  # tl.dot's least
 
 
+def _fitting(tiles: dict[str, int], padded: int) -> dict[str, int]:
+    """Tiles that fit a multiprocessor's shared memory: A's tile (COLUMNS, padded) is in 32 bits.
+
+    Layers that read the same have their ranks side by side: q, k and v of rank 64 make 192.
+    """
+    if padded <= 128:
+        return tiles
+    return tiles | {"COLUMNS": tiles["COLUMNS"] // 2, "num_stages": min(tiles["num_stages"], 2)}
+
+
 def _dropout(scale: float, p: float, seed: int) -> tuple[int, float, int]:
     """The kernels' threshold, factor and seed."""
     return round(p * 2**32) - 2**31, scale / (1 - p), seed
@@ -248,7 +258,8 @@ def lora_a_forward(
     hidden = x.new_empty(rows, rank) if hidden is None else hidden
     _lora_a_forward[(triton.cdiv(rows, FORWARD["ROWS"]),)](
         x, a, hidden, rows, *_dropout(scale, p, seed), columns=columns, X_STRIDE=x.stride(0),
-        HIDDEN_STRIDE=hidden.stride(0), DROP=p > 0, RANK=rank, PADDED=_padded(rank), **FORWARD,
+        HIDDEN_STRIDE=hidden.stride(0), DROP=p > 0, RANK=rank, PADDED=_padded(rank),
+        **_fitting(FORWARD, _padded(rank)),
     )  # fmt: skip
     return hidden
 
