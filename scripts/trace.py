@@ -142,7 +142,7 @@ def weights_chain(results: Path, score: dict) -> list[tuple[str, object]]:
     merged, adapter = optional(run / "merged.json"), optional(run / "adapter.json")
     base = results / f"models/{training.get('model', subject)}/manifest.json"
     manifest = optional(base)
-    lines = [
+    lines: list[tuple[str, object]] = [
         ("digest", f"{score['provenance']['weights']} ({which(score, manifest, adapter, merged)})"),
         ("merged weights", merged and f"{run / 'merged.json'} {merged['digest']}"),
         ("adapter", adapter and f"{run / 'adapter.json'} {adapter['digest']}"),
@@ -190,7 +190,7 @@ def environments(results: Path, was: dict) -> list[tuple[str, object]]:
         "evalscope": was["software"],
         identity.BACKENDS[backend["name"]].environment: backend.get("versions", {}),
     }
-    lines = []
+    lines: list[tuple[str, object]] = []
     for path in sorted(results.glob("environments/*.json")):
         record = read_record(path)
         now = record["packages"]

@@ -200,7 +200,7 @@ def _twice(items: list) -> Any:
 
 
 def _unknown_key(key: str, known: Iterable[str]) -> str:
-    if RENAMED.get(key) in known:
+    if RENAMED.get(key, key) in known:
         return f"is called '{RENAMED[key]}' here"
     if not difflib.get_close_matches(key, known, n=1):
         for home in ("training", "serving", "generation"):

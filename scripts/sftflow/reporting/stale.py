@@ -120,7 +120,7 @@ def asking(study: dict, read: Read, subject: str, benchmark: str) -> dict:
     settings = identity.settings(
         asked,
         model and model["system"],
-        evalscope and evalscope["packages"]["evalscope"],
+        evalscope["packages"]["evalscope"] if evalscope else "",
     )
     if evalscope is None:
         del settings["evalscope"]

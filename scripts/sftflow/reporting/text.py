@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import pandas as pd
 
@@ -81,7 +82,7 @@ def gibibytes(size: float | None) -> str:
     return NONE if size is None else f"{size / 2**30:.2f} GiB"
 
 
-def pick(record: dict | None, path: str) -> object:
+def pick(record: dict | None, path: str) -> Any:
     """Value at a dotted path, or None."""
     for key in path.split("."):
         if not isinstance(record, dict):
@@ -136,7 +137,7 @@ def render(table: Table) -> str:
 
 def flat(record: dict, prefix: str = "") -> dict:
     """Nested scalars by dotted name; lists (curves) are left to the JSON file."""
-    result = {}
+    result: dict = {}
     for key, value in record.items():
         if isinstance(value, dict):
             result |= flat(value, f"{prefix}{key}.")

@@ -112,7 +112,7 @@ def choose(
     layers = shape["num_hidden_layers"]
     need = lambda checkpointed: memory_gib(  # noqa: E731
         shape, parameters, training, positions,
-        checkpointed=checkpointed, liger=liger, fused_lora=fused,
+        checkpointed=checkpointed, liger=bool(liger), fused_lora=bool(fused),
     )  # fmt: skip
     why, fewest = "no CUDA: time counts more than memory", 0
     if cuda:
