@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument(
         "--gpu",
         default=GPU,
-        choices=sorted(cost.PEAK_FLOPS),
+        choices=sorted(cost.CARDS),
         help="estimate hours for this card",
     )
     args = parser.parse_args()

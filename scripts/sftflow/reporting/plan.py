@@ -174,13 +174,13 @@ def hardware(settings: dict, gpu: str) -> dict:
     """The machine that a training is estimated for, as estimate.estimate takes it."""
     if settings["device"] == "cpu":
         return {"kind": "cpu", "cores": CORES}
-    memory, capability = CARDS[gpu]
+    card = CARDS[gpu]
     return {
         "kind": "cuda",
         "cores": CORES,
         "name": gpu,
-        "memory_gib": memory,
-        "capability": capability,
+        "memory_gib": card.memory_gib,
+        "capability": list(card.capability),
     }
 
 
