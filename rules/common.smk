@@ -15,7 +15,7 @@ from sftflow.core import code, handover, provenance
 from sftflow.core.cli import UserError
 from sftflow.core.identity import BACKENDS
 from sftflow.core.jsonio import digest, file_digest
-from sftflow.core.layout import FIGURES, Paths, refuse_older
+from sftflow.core.layout import FIGURES, Paths, refuse_older, table_names
 from sftflow.inputs.hubs import local_digest
 
 # Somebody else's Snakefile may import this one as a module: command line and config files are then not ours to judge.
@@ -229,6 +229,11 @@ def contamination_flag(wildcards, input) -> str:
 asked = [name for suite in study["evaluate"]["suites"] for name in study["suites"][suite]]
 
 evaluated = study["evaluate"]["subjects"]
+
+# those that need no rule of their own
+remaining_tables = [
+    name for name in table_names(study["evaluate"]["suites"]) if name not in ("data", "training")
+]
 
 trained = list(study["runs"])
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
+from sftflow.core.jsonio import write_text
+from sftflow.core.layout import PATHS, Results
 
 NONE = "—"  # has no meaning here, or could not be computed
 MISSING = "missing"
@@ -133,6 +135,12 @@ def render(table: Table) -> str:
     if table.notes:
         parts.append("\n".join(f"- {note}" for note in table.notes))
     return "\n\n".join(parts) + "\n"
+
+
+def write(table: Table, results: Results) -> None:
+    """As Markdown for people, as CSV for programs."""
+    for form, content in (("md", render(table)), ("csv", table.data.to_csv(index=False))):
+        write_text(results.path(PATHS.table, table=table.name, form=form), content)
 
 
 def flat(record: dict, prefix: str = "") -> dict:
