@@ -59,7 +59,7 @@ if workflow.is_main_process:
 def told(rule: str, content: Callable | None = None) -> dict[str, Callable]:
     """Params of a rule: its settings file, and one for each key whose value decides about its result.
 
-    A key that the rule is not told, or that cannot change what it makes, is no param: no rerun.
+    A key that the rule is not told, or that cannot change what it makes, is no param, so no rerun.
     """
 
     def values(wildcards) -> list[str]:
@@ -230,7 +230,7 @@ asked = [name for suite in study["evaluate"]["suites"] for name in study["suites
 
 evaluated = study["evaluate"]["subjects"]
 
-# those that need no rule of their own
+# beside those that are targets of their own
 remaining_tables = [
     name for name in table_names(study["evaluate"]["suites"]) if name not in ("data", "training")
 ]
@@ -309,7 +309,7 @@ def table_files(*names: str) -> list[str]:
 
 
 def shown(*programs: str) -> dict[str, str]:
-    """Params of a rule that writes tables or reports: the study, its own code, and the data that come with it.
+    """Params of a rule that writes tables or reports, which are the study, its own code, and the data that come with it.
 
     These jobs are cheap, and a table must not be older than what computes it.
     """
