@@ -56,6 +56,8 @@ onsuccess:
 
 onerror:
     provenance.keep(RESULTS)
+
+
 if ALONE:
     wrong = unknown_targets(
         asked_for(),

@@ -15,7 +15,7 @@ from sftflow.core import code, handover, provenance
 from sftflow.core.cli import UserError
 from sftflow.core.identity import BACKENDS
 from sftflow.core.jsonio import digest, file_digest
-from sftflow.core.layout import FIGURES, Paths, refuse_older
+from sftflow.core.layout import FIGURES, Paths, refuse_older, table_names
 from sftflow.inputs.hubs import local_digest
 
 # Somebody else's Snakefile may import this one as a module: command line and config files are then not ours to judge.
@@ -59,7 +59,7 @@ if workflow.is_main_process:
 def told(rule: str, content: Callable | None = None) -> dict[str, Callable]:
     """Params of a rule: its settings file, and one for each key whose value decides about its result.
 
-    A key that the rule is not told, or that cannot change what it makes, is no param: no rerun.
+    A key that the rule is not told, or that cannot change what it makes, is no param, so no rerun.
     """
 
     def values(wildcards) -> list[str]:
@@ -230,6 +230,11 @@ asked = [name for suite in study["evaluate"]["suites"] for name in study["suites
 
 evaluated = study["evaluate"]["subjects"]
 
+# beside those that are targets of their own
+remaining_tables = [
+    name for name in table_names(study["evaluate"]["suites"]) if name not in ("data", "training")
+]
+
 trained = list(study["runs"])
 
 tracked = [run for run in trained if run in evaluated]
@@ -304,7 +309,7 @@ def table_files(*names: str) -> list[str]:
 
 
 def shown(*programs: str) -> dict[str, str]:
-    """Params of a rule that writes tables or reports: the study, its own code, and the data that come with it.
+    """Params of a rule that writes tables or reports, which are the study, its own code, and the data that come with it.
 
     These jobs are cheap, and a table must not be older than what computes it.
     """

@@ -80,7 +80,7 @@ rule tables:
         reported(paths.chat, subject=evaluated),
         reported(paths.score, subject=evaluated, benchmark=asked),
     output:
-        table_files("inference", *study["evaluate"]["suites"], "comparison", "chat", "sweep"),
+        table_files(*remaining_tables),
     log:
         "<logs>/tables.log",
     conda:
@@ -91,7 +91,7 @@ rule tables:
         runtime=ask("tables", "runtime", 10),
     params:
         **shown("tables.py"),
-        names=["inference", *study["evaluate"]["suites"], "comparison", "chat", "sweep"],
+        names=remaining_tables,
     message:
         "Tables of inference, scores and comparisons"
     shell:

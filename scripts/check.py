@@ -43,8 +43,9 @@ def merge(below: dict, above: dict) -> dict:
     merged = dict(below)
     for key, value in above.items():
         old = below.get(key)
-        both = isinstance(value, dict) and isinstance(old, dict)
-        merged[key] = merge(old, value) if both else value
+        if isinstance(value, dict) and isinstance(old, dict):
+            value = merge(old, value)
+        merged[key] = value
     return merged
 
 

@@ -91,6 +91,7 @@ def main() -> None:
     args = parser.parse_args()
     project = args.project or environments.project(args.env)
     managed = args.settings["software"] == "managed"
+    python: Path | str
     if managed:
         python = sync(project, environments.folder(project))
     else:

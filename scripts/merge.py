@@ -61,14 +61,14 @@ def judge(merged: list[float], base: list[float], dtype: str) -> dict:
         "positions": len(merged),
         "dtype": dtype,
         "tolerance": TOLERANCE[dtype],
-        "merged_mean": mean(merged),
+        "merged_mean": (rest := mean(merged)),
         "merged_max": max(merged),
-        "base_mean": mean(base),
+        "base_mean": (whole := mean(base)),
         "base_max": max(base),
     }
-    if not check["merged_mean"] <= check["tolerance"]:
+    if not rest <= TOLERANCE[dtype]:
         check["problem"] = "the merged weights are not base + adapter"
-    elif not check["base_mean"] > NEARER * check["merged_mean"]:
+    elif not whole > NEARER * rest:
         check["problem"] = "the merged weights are hardly nearer to base + adapter than the base is"
     return check
 

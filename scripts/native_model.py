@@ -139,7 +139,9 @@ def rewrite(source: Path, folder: Path, config: dict) -> dict[str, str]:
     by_file = {file: safetensors_files.read_header(file) for file in files}
     tensors = {name: tensor for found in by_file.values() for name, tensor in found.items()}
     internlm2.check(tensors, shape)
-    hashes, places, size = {}, {}, 0
+    hashes: dict[str, str] = {}
+    places: dict[str, str] = {}
+    size = 0
     for number, (file, found) in enumerate(by_file.items(), start=1):
         outputs = list(internlm2.outputs(found, shape))
         name = f"model-{number:05}-of-{len(files):05}.safetensors"
@@ -187,7 +189,7 @@ def dtype_of(tensors: dict[str, safetensors_files.Tensor]) -> str:
     counts: dict[str, int] = {}
     for tensor in tensors.values():
         counts[tensor.dtype] = counts.get(tensor.dtype, 0) + prod(tensor.shape)
-    most = max(counts, key=counts.get)
+    most = max(counts, key=counts.__getitem__)
     return safetensors_files.TORCH_NAMES.get(most, most)
 
 

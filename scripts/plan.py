@@ -9,7 +9,6 @@ and the runs' rows are counted, not guessed.
 import sys
 
 from sftflow.core import cli
-from sftflow.core.jsonio import write_text
 from sftflow.core.layout import Results
 from sftflow.reporting import text
 from sftflow.reporting.plan import GPU, plan_table
@@ -21,15 +20,14 @@ def main() -> None:
     parser.add_argument(
         "--gpu",
         default=GPU,
-        choices=sorted(cost.PEAK_FLOPS),
+        choices=sorted(cost.CARDS),
         help="estimate hours for this card",
     )
     args = parser.parse_args()
     study, folder = cli.study(args)
-    table = plan_table(study, Results(folder), args.gpu)
-    path = folder / "tables/plan"
-    write_text(f"{path}.md", text.render(table))
-    write_text(f"{path}.csv", table.data.to_csv(index=False))
+    results = Results(folder)
+    table = plan_table(study, results, args.gpu)
+    text.write(table, results)
     cli.note(text.render(table))
 
 

@@ -1,5 +1,5 @@
 """Write the report: report/report.<language>.md, report/report.html, and the figures that they show
-(figures/{loss,learning_rate,scores,token_lengths}.svg), all below --results.
+(figures/*.svg), all below --results.
 
 The sections are those of a fine-tuning report written by hand, filled from what lies in results/.
 The HTML page holds every language and figure and needs no other file, so it can be sent to someone.
@@ -9,7 +9,7 @@ import sys
 
 from sftflow.core import cli
 from sftflow.core.jsonio import write_text
-from sftflow.core.layout import Results
+from sftflow.core.layout import PATHS, Results
 from sftflow.reporting.report import collect, draw, html, page
 
 
@@ -20,12 +20,13 @@ def main() -> None:
     found = collect(study, results)
     pictures = draw(study, found)
     for name, svg in pictures.items():
-        write_text(folder / f"figures/{name}.svg", svg)
+        write_text(results.path(PATHS.figure, figure=name), svg)
     pages = {language: page(language, found) for language in study["languages"]}
     for language, text in pages.items():
-        write_text(folder / f"report/report.{language}.md", text)
-    write_text(folder / "report/report.html", html(pages, pictures))
-    cli.note(f"report in {', '.join(pages)}: {folder / 'report/report.html'}")
+        write_text(results.path(PATHS.page, language=language), text)
+    whole = results.path(PATHS.html)
+    write_text(whole, html(pages, pictures))
+    cli.note(f"report in {', '.join(pages)}: {whole}")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from sftflow.core import cli
 from sftflow.core.jsonio import read_record, write_record
+from sftflow.core.layout import PATHS
 from sftflow.scoring.scores import score_file
 
 
@@ -42,7 +43,8 @@ def main() -> None:
         for benchmark in args.benchmark or evaluation["benchmarks"]
     ]
     for result in scores:
-        write_record(results / f"scores/{result['subject']}/{result['benchmark']}.json", result)
+        names = {"subject": result["subject"], "benchmark": result["benchmark"]}
+        write_record(results / PATHS.score.format(**names), result)
         cli.note(
             f"score {result['subject']} {result['benchmark']}  {100 * result['score']:.1f} %  "
             f"n = {result['n']}"

@@ -8,7 +8,6 @@ import sys
 
 from sftflow.config import schema
 from sftflow.core import cli, layout
-from sftflow.core.jsonio import write_text
 from sftflow.reporting import tables, text
 
 
@@ -17,11 +16,10 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these tables; default: all")
     args = parser.parse_args()
     study, folder = cli.study(args)
-    names = args.only or tables.names(study)
-    for table in tables.build(study, layout.Results(folder), schema.references(), names):
-        path = folder / "tables" / table.name
-        write_text(f"{path}.md", text.render(table))
-        write_text(f"{path}.csv", table.data.to_csv(index=False))
+    results = layout.Results(folder)
+    names = args.only or layout.table_names(study["evaluate"]["suites"])
+    for table in tables.build(study, results, schema.references(), names):
+        text.write(table, results)
         cli.note(f"table {table.name}  {len(table.data)} rows")
 
 

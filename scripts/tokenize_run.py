@@ -91,7 +91,7 @@ def outcomes(rows: Iterator[dict], fitter: Fitter, workers: int) -> Iterator[len
         yield from pool.imap(forked, rows, chunksize=64)
 
 
-FORKED: Fitter | None = None
+FORKED: Fitter  # of a forked worker
 
 
 def forked(row: dict) -> lengths.Outcome:
@@ -135,12 +135,12 @@ def main() -> None:
                     altered[outcome.how].add(where)
                     pieces += len(outcome.kept) * (outcome.how == "split")
                     lost += outcome.lost
-                for row, tokens, with_loss in outcome.kept:
+                for row, length, with_loss in outcome.kept:
                     file.write(dumps(row, ensure_ascii=False) + "\n")
                     kept_digest.update(f"{side} {row['id']}\n".encode())
-                    found[side].add(tokens)
+                    found[side].add(length)
                     if side == "train":
-                        sizes.append(tokens)
+                        sizes.append(length)
                         loss += with_loss
                 progress.update(read := read + 1)
     if read != total:

@@ -17,6 +17,7 @@ from pathlib import Path
 from sftflow.core import cli, identity
 from sftflow.core.cli import UserError
 from sftflow.core.jsonio import file_digest, read_jsonl, read_record
+from sftflow.core.layout import PATHS, Results
 
 
 def main() -> None:
@@ -31,35 +32,31 @@ def main() -> None:
         "--results", type=Path, default=Path("results"), help="folder of all outputs"
     )
     args = parser.parse_args()
-    path = args.results / f"scores/{args.subject}/{args.benchmark}.json"
-    if not path.exists():
-        raise UserError(f"there is no {path}. Scores that are there: {known(args.results)}")
-    score = read_record(path)
+    results = Results(args.results)
+    names = {"subject": args.subject, "benchmark": args.benchmark}
+    path, score = results.path(PATHS.score, **names), results.read(PATHS.score, **names)
+    if score is None:
+        raise UserError(f"there is no {path}. Scores that are there: {known(results)}")
     if args.sample:
-        cli.note(show_sample(find_sample(samples(args.results, score), args.sample)))
+        cli.note(show_sample(find_sample(samples(results, score), args.sample)))
     elif args.wrong:
-        cli.note(list_wrong(samples(args.results, score)))
+        cli.note(list_wrong(samples(results, score)))
     else:
-        cli.note(render(chain(args.results, score, path)))
+        cli.note(render(chain(results, score, path)))
 
 
-def known(results: Path) -> str:
-    found = sorted(p.relative_to(results / "scores") for p in results.glob("scores/*/*.json"))
-    names = [f"{p.parent} {p.stem}" for p in found[:20]]
+def known(results: Results) -> str:
+    found = results.every(PATHS.score)
+    names = [f"{path.parent.name} {path.stem}" for path in found[:20]]
     return (", ".join(names) or "none") + (" …" if len(found) > 20 else "")
 
 
-def optional(path: Path) -> dict:
-    """A record that may not have been copied along with the scores."""
-    return read_record(path) if path.exists() else {}
-
-
-def chain(results: Path, score: dict, path: Path) -> list[tuple[str, list[tuple[str, object]]]]:
+def chain(results: Results, score: dict, path: Path) -> list[tuple[str, list[tuple[str, object]]]]:
     """The chain as headed lists of (name, value); a value None is not shown."""
     was = score["provenance"]
     low, high = score["ci95"] or (None, None)
     interval = f" [{low:.4f}, {high:.4f}]" if low is not None else ""
-    answers = results / score["samples"]
+    answers = results.folder / score["samples"]
     return [
         (
             f"{score['subject']} on {score['benchmark']}",
@@ -102,12 +99,12 @@ def chain(results: Path, score: dict, path: Path) -> list[tuple[str, list[tuple[
     ]
 
 
-def check_samples(results: Path, score: dict) -> str:
+def check_samples(results: Results, score: dict) -> str:
     """Digest of the answers, compared with the one that the session wrote down."""
-    path = results / score["samples"]
+    path = results.folder / score["samples"]
     if not path.exists():
         return "MISSING: the answers are not there"
-    session = optional(results / f"evaluations/{score['subject']}/{score['suite']}.json")
+    session = results.read(PATHS.evaluation, subject=score["subject"], suite=score["suite"]) or {}
     entry = session.get("benchmarks", {}).get(score["benchmark"], {})
     found = file_digest(path)
     if entry.get("identity") != score["identity"]:
@@ -116,13 +113,12 @@ def check_samples(results: Path, score: dict) -> str:
     return f"{found} ({'as the session wrote it' if same else 'NOT what the session wrote'})"
 
 
-def benchmark_chain(results: Path, score: dict) -> list[tuple[str, object]]:
-    path = results / f"benchmarks/{score['benchmark']}/manifest.json"
-    manifest = optional(path)
+def benchmark_chain(results: Results, score: dict) -> list[tuple[str, object]]:
+    manifest = results.read(PATHS.benchmark, benchmark=score["benchmark"]) or {}
     digest = score["provenance"]["data"]
     return [
         ("digest", agree(digest, manifest.get("digest"))),
-        ("manifest", path if manifest else None),
+        ("manifest", manifest and results.path(PATHS.benchmark, benchmark=score["benchmark"])),
         ("source", manifest.get("source")),
         ("revision", manifest.get("revision")),
     ]
@@ -134,25 +130,31 @@ def agree(was: str, now: str | None) -> str:
     return was if was == now else f"{was} (CHANGED since: now {now})"
 
 
-def weights_chain(results: Path, score: dict) -> list[tuple[str, object]]:
+def weights_chain(results: Results, score: dict) -> list[tuple[str, object]]:
     """A base model's manifest, or a run's merge, adapter, training and data."""
-    subject = score["subject"]
-    run = results / f"runs/{subject}"
-    training, fit = optional(run / "training.json"), optional(run / "receipt.json")
-    merged, adapter = optional(run / "merged.json"), optional(run / "adapter.json")
-    base = results / f"models/{training.get('model', subject)}/manifest.json"
-    manifest = optional(base)
-    lines = [
+    run = score["subject"]
+
+    def of_run(template: str) -> tuple[Path, dict]:
+        return results.path(template, run=run), results.read(template, run=run) or {}
+
+    trained, training = of_run(PATHS.training)
+    fitted, fit = of_run(PATHS.run_receipt)
+    merge, merged = of_run(PATHS.merged)
+    tuned, adapter = of_run(PATHS.adapter)
+    model = training.get("model", run)  # a subject that is no run is a model
+    base, manifest = results.path(PATHS.model, model=model), results.read(PATHS.model, model=model)
+    manifest = manifest or {}
+    lines: list[tuple[str, object]] = [
         ("digest", f"{score['provenance']['weights']} ({which(score, manifest, adapter, merged)})"),
-        ("merged weights", merged and f"{run / 'merged.json'} {merged['digest']}"),
-        ("adapter", adapter and f"{run / 'adapter.json'} {adapter['digest']}"),
-        ("training", training and f"{run / 'training.json'} {training['identity']}"),
-        ("ms-swift file", run / "command.yaml" if training else None),
-        ("rows trained on", fit and f"{run / 'receipt.json'} {fit['digest']}"),
+        ("merged weights", merged and f"{merge} {merged['digest']}"),
+        ("adapter", adapter and f"{tuned} {adapter['digest']}"),
+        ("training", training and f"{trained} {training['identity']}"),
+        ("ms-swift file", training and results.path(PATHS.command, run=run)),
+        ("rows trained on", fit and f"{fitted} {fit['digest']}"),
     ]
     if fit:
-        path = results / f"datasets/{fit['dataset']}/receipt.json"
-        receipt = optional(path)
+        path = results.path(PATHS.dataset_receipt, dataset=fit["dataset"])
+        receipt = results.read(PATHS.dataset_receipt, dataset=fit["dataset"]) or {}
         lines += [
             ("dataset", receipt and f"{path} {receipt['digest']}"),
             ("dataset source", receipt and origin(receipt)),
@@ -183,15 +185,15 @@ def which(score: dict, manifest: dict, adapter: dict, merged: dict) -> str:
     return found[0] if found else "OTHER weights than those that are there now"
 
 
-def environments(results: Path, was: dict) -> list[tuple[str, object]]:
+def environments(results: Results, was: dict) -> list[tuple[str, object]]:
     """Lock digests of the environments that are there now, and what of them was another then."""
     backend = was["backend"]
     then = {
         "evalscope": was["software"],
         identity.BACKENDS[backend["name"]].environment: backend.get("versions", {}),
     }
-    lines = []
-    for path in sorted(results.glob("environments/*.json")):
+    lines: list[tuple[str, object]] = []
+    for path in results.every(PATHS.environment):
         record = read_record(path)
         now = record["packages"]
         changed = [
@@ -226,8 +228,8 @@ def render(sections: list[tuple[str, list[tuple[str, object]]]]) -> str:
 # --- single questions ----------------------------------------------------------------------------
 
 
-def samples(results: Path, score: dict) -> list[dict]:
-    path = results / score["samples"]
+def samples(results: Results, score: dict) -> list[dict]:
+    path = results.folder / score["samples"]
     if not path.exists():
         raise UserError(f"{path} is missing: the answers were not copied along with the scores")
     return list(read_jsonl(path))

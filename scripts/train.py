@@ -32,6 +32,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 from sftflow.core import cli, gpu, process
@@ -287,7 +288,7 @@ def main() -> None:
     with gpu.claim(wanted) as gpus:
         if settings["device"] == "cuda" and not gpus:
             raise UserError("training.device is cuda, but this machine shows no GPU")
-        hardware = {
+        hardware: dict[str, Any] = {
             "kind": "cuda" if gpus else "cpu",
             "cores": len(os.sched_getaffinity(0)),
         }

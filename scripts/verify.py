@@ -20,18 +20,16 @@ from pathlib import Path
 from sftflow.core import cli, manifests
 from sftflow.core.cli import UserError, note
 from sftflow.core.jsonio import file_digest, read_record, sealed, short
+from sftflow.core.layout import PATHS, every
 from sftflow.scoring.consistent import contradiction
 
 MANIFESTS = (
-    "models/*/source.json", "models/*/manifest.json", "datasets/*/source.json",
-    "datasets/*/receipt.json", "benchmarks/*/manifest.json", "runs/*/receipt.json",
-    "runs/*/adapter.json", "runs/*/merged.json", "runs/*/trainings/*/adapter.json",
+    PATHS.model_source, PATHS.model, PATHS.dataset_source, PATHS.dataset_receipt, PATHS.benchmark,
+    PATHS.run_receipt, PATHS.adapter, PATHS.merged, "runs/*/trainings/*/adapter.json",
 )  # fmt: skip
 # Records of one folder share a row where it may hold many.
 FOLDERS = ("environments", "subjects/*", "scores/*")
-RECORDS = (
-    "datasets/*/contamination.json", "runs/*/training.json", "runs/*/trainings/*/training.json",
-)  # fmt: skip
+RECORDS = (PATHS.contamination, PATHS.training, "runs/*/trainings/*/training.json")
 
 
 @dataclass
@@ -58,9 +56,10 @@ class Row:
 def rows(results: Path) -> Iterator[Row]:
     """One after the other, as they are read."""
 
-    def found(pattern: str) -> list[tuple[Path, Row]]:
-        paths = sorted(path for path in results.glob(pattern) if not path.name.startswith("."))
-        return [(path, Row(path.relative_to(results).as_posix())) for path in paths]
+    def found(kind: str) -> list[tuple[Path, Row]]:
+        paths = sorted(results.glob(every(kind)))
+        shown = [path for path in paths if not path.name.startswith(".")]
+        return [(path, Row(path.relative_to(results).as_posix())) for path in shown]
 
     for pattern in MANIFESTS:
         for path, row in found(pattern):
@@ -80,7 +79,7 @@ def rows(results: Path) -> Iterator[Row]:
                     row.problems.append(f"{path} contradicts itself: {wrong}")
             if paths:
                 yield row
-    for path, row in found("evaluations/*/*.json"):
+    for path, row in found(PATHS.evaluation):
         check_session(results, path, row)
         yield row
     for folder, row in found("evaluations/*/answers"):

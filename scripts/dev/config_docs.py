@@ -54,6 +54,11 @@ one space of names.
 **Inheritance.** `training`, `serving` and `generation` hold for everything; a model, run, endpoint
 or benchmark states only what differs. A run is served like its model, unless it says otherwise.
 
+**A change** of a key costs what its column says, for the runs, subjects or benchmarks that it is
+about: *trains again* (a model or dataset is made again, and all that follows), *asks again* (and
+scores), *scores again*, *writes again* (tables, reports, records), *nothing* (what is there stays;
+the next job takes the new value).
+
 **Secrets** belong in environment variables, never here; a key that looks like one is refused.
 
 ## In a few lines
@@ -132,6 +137,15 @@ BOUNDS = {
 }
 
 
+COSTS = {  # what happens when the value of a key changes, by what it affects
+    "weights": "trains again",
+    "answers": "asks again",
+    "scores": "scores again",
+    "record": "writes again",
+    "cost": "nothing",
+}
+
+
 def code(value: object) -> str:
     """A value as a config would hold it."""
     return (
@@ -152,12 +166,12 @@ def allowed(node: dict) -> str:
 
 
 def rows(path: str, node: dict, required: bool = False) -> Iterator[tuple[str, ...]]:
-    """(key, values, default, unit, meaning) of a schema node and all below it."""
+    """(key, values, default, unit, cost of a change, meaning) of a schema node and all below it."""
     reference, node = node.get("$ref", ""), follow(node)
     shared = reference.split("/")[2] if reference.startswith("#/properties/") else None
     inherited = f"[{shared}](#{shared})"
     if shared and "properties" in node:
-        yield f"`{path}`", "map", "—", "", f"Any key of {inherited} that differs here."
+        yield f"`{path}`", "map", "—", "", "", f"Any key of {inherited} that differs here."
         return
     entry = node.get("additionalProperties") or node.get("items") or {}
     if "properties" in node:
@@ -170,7 +184,8 @@ def rows(path: str, node: dict, required: bool = False) -> Iterator[tuple[str, .
     else:
         default = code(node["default"]) if "default" in node else "—"
         default = "**required**" if required else inherited if shared else default
-        yield f"`{path}`", allowed(node), default, node.get("unit", ""), node["description"]
+        unit, cost = node.get("unit", ""), COSTS[(entry | node)["affects"]]
+        yield f"`{path}`", allowed(node), default, unit, cost, node["description"]
 
 
 def table(header: tuple[str, ...], lines: Iterable[tuple[str, ...]]) -> str:
@@ -179,7 +194,7 @@ def table(header: tuple[str, ...], lines: Iterable[tuple[str, ...]]) -> str:
 
 
 def sections() -> Iterator[str]:
-    header = ("key", "values", "default", "unit", "meaning")
+    header = ("key", "values", "default", "unit", "a change costs", "meaning")
     keys = {key: list(rows(key, node)) for key, node in schema()["properties"].items()}
     single = {key for key, (row, *more) in keys.items() if row[0] == f"`{key}`" and not more}
     yield "### general\n\n" + table(

@@ -266,10 +266,10 @@ def test_a_gradient_that_is_no_number_stops_before_its_checkpoint(tiny, tmp_path
 
 
 def test_unknown_flag_names_the_nearest(tiny, tmp_path):
-    status, _, log = run(tiny, tmp_path / "run", settings(extra={"train_type": "lora", "sed": 1}))
+    status, _, log = run(tiny, tmp_path / "run", settings(extra={"neftune_alpha": 5, "sed": 1}))
     assert status == 1
     message = log.splitlines()[-1]
-    assert "train_type (did you mean tuner_type?)" in message and "did you mean seed?" in message
+    assert "(did you mean neftune_noise_alpha?)" in message and "did you mean seed?" in message
 
 
 def test_rows_that_ms_swift_drops_are_an_error(tiny, tmp_path):

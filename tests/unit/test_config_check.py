@@ -123,10 +123,22 @@ def test_a_sound_study_has_no_errors():
         ("training: {extra: {train_type: lora}}", "is called 'tuner_type' here; write training.tu"),
         (
             "training: {extra: {bf16: true}}",
-            "extra.bf16: follows from training.torch_dtype; set tha",
+            "extra.bf16: follows from training.torch_dtype; set that",
         ),
-        ("training: {extra: {output_dir: x}}", "output_dir: is set by the workflow; leave it out"),
+        (
+            "training: {extra: {output_dir: x}}",
+            "output_dir: is set by the workflow, which knows",
+        ),
         ("runs: {tuned: {training: {extra: {model: x}}}}", "follows from runs.<run>.model; set th"),
+        ("runs: {tuned: {training: {extra: {dtype: x}}}}", "write runs.tuned.training.torch_dtype"),
+        ("training: {extra: {deepspeed_config_path: x}}", "is called 'deepspeed' in this version"),
+        (
+            "training: {extra: {val_dataset: x}}",
+            "follows from datasets.<dataset>.validation_share",
+        ),
+        ("training: {dtype: bfloat16}", "training.dtype: is called 'torch_dtype' here"),
+        ("serving: {max_num_seqs: 3}", "serving.max_num_seqs: is called 'max_batch_size' here"),
+        ("runs: {tuned: {model_id_or_path: x}}", "model_id_or_path: is called 'model' here"),
     ],
 )
 def test_one_error_is_one_line(changes, line):

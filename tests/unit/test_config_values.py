@@ -167,3 +167,36 @@ def test_a_long_list_with_one_value_twice_is_refused_at_once(told):
         "seed: lists 4999 twice"
         in told(f"sweeps: {{s: {{run: tuned, grid: {{seed: {seeds}}}}}}}")[1]
     )
+
+
+RESERVED = {
+    "model": "own weights are served",
+    "host": "under a name and port of its own",
+    "port": "under a name and port of its own",
+    "served_model_name": "under a name and port of its own",
+    "trust_remote_code": "set models.<model>.allow_remote_code",
+    "api_key": "a new key for each server",
+    "max_batch_size": "write {place}.max_batch_size",
+    # the same keys under vLLM's names, in its spelling
+    "max-num-seqs": "follows from {place}.max_batch_size",
+    "--dtype": "follows from {place}.torch_dtype",
+    "tensor-parallel-size": "follows from {place}.gpus",
+    "max_new_tokens": "follows from generation.max_tokens",
+}
+
+
+@pytest.mark.parametrize("place", ["serving", "models.base.serving", "runs.tuned.serving"])
+@pytest.mark.parametrize("backend", ["transformers", "vllm"])
+def test_what_a_server_is_told_by_the_workflow_is_not_overridden(place, backend, tmp_path):
+    stated = yaml.safe_load(STUDY)
+    entry = stated
+    for part in place.split("."):
+        entry = entry.setdefault(part, {})
+    allowed = {"seed": 3, "enforce-eager": True}  # a flag of the server, and of no key
+    entry |= {"backend": backend, "extra": dict.fromkeys(RESERVED, "x") | allowed}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(stated), encoding="utf-8")
+    status, text = run_check(tmp_path, "study.yaml")
+    told = {line.split(": ")[0].strip(): line for line in text.splitlines()[1:-1]}
+    assert status == 1 and f"has {len(RESERVED)} errors" in text
+    for flag, why in RESERVED.items():
+        assert why.format(place=place) in told[f"{place}.extra.{flag}"]

@@ -237,7 +237,7 @@ def vllm_command(tmp_path):
     """vLLM's command for an adapter on some weights, and its environment."""
     (tmp_path / "adapter_config.json").write_text('{"r": 12}')
     extra = {"enforce-eager": True, "enable-prefix-caching": False, "seed": 3,
-             "compilation-config": {"mode": 0}}  # fmt: skip
+             "compilation-config": {"mode": 0}, "host": "0.0.0.0"}  # fmt: skip
     spec = backends.Spec(
         serving={"backend": "vllm", "torch_dtype": "bfloat16", "max_batch_size": 9, "extra": extra},
         weights=Path("w"), adapter=tmp_path, python="py",
@@ -251,7 +251,8 @@ def test_vllm_command_for_an_adapter(vllm_command, tmp_path):
     assert "secret" not in text and env["VLLM_API_KEY"] == "secret"
     assert f"--lora-modules sftflow-1={tmp_path}" in text and "--max-lora-rank 16" in text
     assert "--served-model-name sftflow-1-base" in text
-    assert "--dtype bfloat16" in text and "--host 127.0.0.1" in text
+    assert "--dtype bfloat16" in text
+    assert "--host 127.0.0.1" in text and "0.0.0.0" not in text  # whatever `extra` says
 
 
 PARSE = """

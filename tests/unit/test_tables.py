@@ -38,7 +38,7 @@ def change_study(results: Path, **changes) -> dict:
 
 def build(results: Path, *names: str) -> dict[str, tables_text.Table]:
     study = read_json(results / "study.json")
-    wanted = list(names) or tables.names(study)
+    wanted = list(names) or layout.table_names(study["evaluate"]["suites"])
     return {t.name: t for t in tables.build(study, layout.Results(results), {}, wanted)}
 
 

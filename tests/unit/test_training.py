@@ -5,6 +5,7 @@ import json
 import made_up
 import pytest
 from sftflow.config import jobs, resolve
+from sftflow.config.schema import section
 from sftflow.core.cli import UserError
 from sftflow.core.jsonio import write_json
 from sftflow.training import checkpoints, cost, estimate, record
@@ -152,8 +153,12 @@ def test_command_has_no_key_of_ours_and_keeps_what_is_ours():
     flags = command(extra={"neftune_noise_alpha": 5, "callbacks": ["lisa"]})
     assert not set(flags) & training.OURS
     assert flags["neftune_noise_alpha"] == 5 and flags["callbacks"] == ["sftflow", "lisa"]
-    with pytest.raises(UserError, match="output_dir"):
-        command(extra={"output_dir": "elsewhere"})
+
+
+def test_keys_of_ours_are_those_that_the_schema_gives_no_flag_of_their_own_name():
+    keys = section("training")["properties"]
+    ours = {key for key, node in keys.items() if key not in node.get("flags", [key])}
+    assert ours | {"checkpointed_layers"} == training.OURS  # a choice, no key
 
 
 def test_full_tuning_has_no_lora_flag():

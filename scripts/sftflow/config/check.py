@@ -13,6 +13,7 @@ from typing import Any
 
 import jsonschema
 from sftflow.config.expand import MOST_RUNS, count_runs, expand_runs, members
+from sftflow.config.flags import HOMES, other_names, refusal, spelt
 from sftflow.config.names import nearest, unknown_names
 from sftflow.config.schema import (
     LARGEST,
@@ -29,54 +30,6 @@ from sftflow.config.schema import (
 from sftflow.config.sources import missing
 from sftflow.core import gpu
 from sftflow.core.layout import TABLES
-
-# Names that users may know from older releases or from the tools' own flags.
-RENAMED = {
-    "train_type": "tuner_type",
-    "sft_type": "tuner_type",
-    "lora_target_modules": "target_modules",
-    "truncation_strategy": "too_long",
-    "infer_backend": "backend",
-    "max_new_tokens": "max_tokens",
-    "few_shot_num": "shots",
-    "subset_list": "subsets",
-    "prompt_template": "prompt",
-    "local_path": "source",
-}
-
-# Flags of `swift sft` that follow from another key, or (None) that the workflow must set itself.
-SET_BY_WORKFLOW = {
-    "model": "runs.<run>.model",
-    "model_revision": "models.<model>.revision",
-    "model_type": "models.<model>.model_type",
-    "template": "models.<model>.template",
-    "system": "models.<model>.system",
-    "dataset": "runs.<run>.dataset",
-    "val_dataset": "datasets.<dataset>.validation_share",
-    "split_dataset_ratio": "datasets.<dataset>.validation_share",
-    "data_seed": "training.seed",
-    "fp16": "training.torch_dtype",
-    "bf16": "training.torch_dtype",
-    "use_cpu": "training.device",
-    "report_to": "tracking.swanlab.mode",
-    "swanlab_mode": "tracking.swanlab.mode",
-    "swanlab_project": "tracking.swanlab.project",
-    "swanlab_workspace": "tracking.swanlab.workspace",
-    "swanlab_exp_name": "the name of the run",
-    "output_dir": None,
-    "add_version": None,
-    "adapters": None,
-    "resume_from_checkpoint": None,
-    "create_checkpoint_symlink": None,
-    "check_model": None,
-    "use_hf": None,
-    "strict": None,
-    "save_strategy": None,
-    "eval_strategy": None,
-    "logging_nan_inf_filter": None,
-    "external_plugins": None,
-    "callbacks": None,
-}
 
 SECRET_NAME = re.compile(r"(^|[_-])(api[_-]?key|token|secret|passw(or)?d|credentials?)$", re.I)
 SECRET_VALUE = re.compile(r"^(sk-|hf_|ghp_|github_pat_)[\w-]{16,}$")
@@ -199,9 +152,9 @@ def _twice(items: list) -> Any:
         seen.add(same)
 
 
-def _unknown_key(key: str, known: Iterable[str]) -> str:
-    if RENAMED.get(key) in known:
-        return f"is called '{RENAMED[key]}' here"
+def _unknown_key(key: str, known: dict[str, dict]) -> str:
+    if new := other_names(known).get(spelt(key)):
+        return f"is called '{new}' here"
     if not difflib.get_close_matches(key, known, n=1):
         for home in ("training", "serving", "generation"):
             if key in section(home)["properties"]:
@@ -275,6 +228,8 @@ def _secrets(value: Any, path: tuple = ()) -> Iterator[str]:
 def _refuse(path: tuple) -> str:
     if path[0] == "endpoints":
         instead = "export it as an environment variable and name that variable in key_env"
+    elif "serving" in path:
+        instead = "let the workflow make a new key for each server"
     elif "swanlab" in _place(path):
         instead = "export SWANLAB_API_KEY instead"
     else:
@@ -362,6 +317,7 @@ def _sweeps(config: dict) -> Iterator[str]:
 def _axis(key: str, values: list, config: dict) -> Iterator[str]:
     """What is wrong with one key of a grid, to be appended to its place."""
     inputs = {"model": "models", "dataset": "datasets"}
+    runs = section("runs")["additionalProperties"]["properties"]
     known = {key: node for key, node in section("training")["properties"].items() if key != "extra"}
     if key in inputs:
         for index, value in enumerate(values):
@@ -373,26 +329,20 @@ def _axis(key: str, values: list, config: dict) -> Iterator[str]:
             for error in one.iter_errors(value):
                 yield from (f"[{index}]: {line}" for line in _explain(error))
     else:
-        yield f": {_unknown_key(key, {**inputs, **known})}"
+        yield f": {_unknown_key(key, {**{name: runs[name] for name in inputs}, **known})}"
 
 
 def _extra(config: dict) -> Iterator[str]:
     """A pass-through flag must not say again, or undo, what a key says."""
-    known = section("training")["properties"]
-    places = {"training": config.get("training", {})}
-    for name, run in config.get("runs", {}).items():
-        places[f"runs.{name}.training"] = run.get("training", {})
-    for place, training in places.items():
-        for flag in training.get("extra", {}):
-            new = RENAMED.get(flag)
-            if flag in known:
-                yield f"{place}.extra.{flag}: has a key of its own; write {place}.{flag}"
-            elif new in known:
-                yield f"{place}.extra.{flag}: is called '{new}' here; write {place}.{new}"
-            elif SET_BY_WORKFLOW.get(flag):
-                yield f"{place}.extra.{flag}: follows from {SET_BY_WORKFLOW[flag]}; set that"
-            elif flag in SET_BY_WORKFLOW:
-                yield f"{place}.extra.{flag}: is set by the workflow; leave it out"
+    places = {home: config.get(home, {}) for home in HOMES}
+    for kind in ("models", "runs"):
+        for name, entry in config.get(kind, {}).items():
+            places |= {f"{kind}.{name}.{home}": entry.get(home, {}) for home in HOMES}
+    for place, settings in places.items():
+        for flag in settings.get("extra", {}):
+            why = refusal(place.rpartition(".")[2], flag)
+            if why and not SECRET_NAME.search(flag):
+                yield f"{place}.extra.{flag}: {why.format(home=place)}"
 
 
 def _no_gpu(config: dict) -> Iterator[str]:

@@ -10,7 +10,7 @@ import inspect
 import json
 from collections.abc import Callable, Iterable
 from functools import cache
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict, cast
 
 from sftflow.config.schema import follow, preset_schema, schema
 from sftflow.core import identity
@@ -37,9 +37,41 @@ class Told(TypedDict):
     made_with: dict[str, Any]
 
 
+class OfRun(Told):
+    """Of the jobs of a run."""
+
+    run: str
+    training: dict[str, Any]
+    model: Model
+
+
+class TrainRun(OfRun):
+    swanlab: dict[str, Any]
+
+
+class OfSubject(Told):
+    """Of the jobs that ask a subject: a model's or an endpoint's, exactly one of them."""
+
+    subject: str
+    form: str
+    serving: dict[str, Any]
+    backend: dict[str, Any]
+    model: NotRequired[Model]
+    endpoint: NotRequired[dict[str, Any]]
+
+
+class ServeSubject(OfSubject):
+    prompts: list[str]
+
+
+class EvaluateSuite(OfSubject):
+    suite: str
+    benchmarks: dict[str, dict]
+
+
 # --- from the annotations -------------------------------------------------------------------------
 
-SECTIONS = {
+SECTIONS: dict[str, Callable[[], dict]] = {
     "models": lambda: schema()["properties"]["models"]["additionalProperties"],
     "datasets": lambda: schema()["properties"]["datasets"]["additionalProperties"],
     "runs": lambda: schema()["properties"]["runs"]["additionalProperties"],
@@ -126,42 +158,41 @@ def find_contamination(study: dict, dataset: str) -> Told:
     return _flat("find_contamination", "contamination", study["contamination"])
 
 
-def tokenize_run(study: dict, run: str) -> Told:
+def tokenize_run(study: dict, run: str) -> OfRun:
     return _of_run("tokenize_run", study, run)
 
 
-def train_run(study: dict, run: str) -> Told:
+def train_run(study: dict, run: str) -> TrainRun:
     swanlab = pick("train_run", "swanlab", study["tracking"]["swanlab"])
     return {**_of_run("train_run", study, run), "swanlab": swanlab}
 
 
-def merge_run(study: dict, run: str) -> Told:
+def merge_run(study: dict, run: str) -> OfRun:
     return _of_run("merge_run", study, run)
 
 
-def serve_subject(study: dict, subject: str) -> Told:
+def serve_subject(study: dict, subject: str) -> ServeSubject:
     rule = "serve_subject"
-    own = pick(rule, "", study)
+    shared = _of_subject(rule, study, subject)
     return {
-        **_subject(rule, study, subject),
-        **own,
-        "made_with": {**_subject_decisions(rule, study, subject), **decisions(rule, {"": study})},
+        **shared,
+        "prompts": pick(rule, "", study)["prompts"],
+        "made_with": shared["made_with"] | decisions(rule, {"": study}),
     }
 
 
-def evaluate_suite(study: dict, subject: str, suite: str) -> Told:
+def evaluate_suite(study: dict, subject: str, suite: str) -> EvaluateSuite:
     """`benchmarks` has each with its own generation settings; `made_with` speaks for all."""
     rule = "evaluate_suite"
     names = study["suites"][suite]
-    made_with = _subject_decisions(rule, study, subject)
+    shared = _of_subject(rule, study, subject)
     for name in names:
         asked = benchmark_decisions(study, name)
-        made_with |= {f"{key} of {name}": value for key, value in asked.items()}
+        shared["made_with"] |= {f"{key} of {name}": value for key, value in asked.items()}
     return {
-        **_subject(rule, study, subject),
+        **shared,
         "suite": suite,
         "benchmarks": {name: asked_benchmark(study, name) for name in names},
-        "made_with": made_with,
     }
 
 
@@ -262,29 +293,35 @@ def _flat(rule: str, section: str, entry: dict) -> Any:
     return {**pick(rule, section, entry), "made_with": decisions(rule, {section: entry})}
 
 
-def _of_run(rule: str, study: dict, name: str) -> Any:
-    """{run, training, model, made_with} for the jobs of a run."""
+def _of_run(rule: str, study: dict, name: str) -> OfRun:
     run = study["runs"][name]
     model = study["models"][run["model"]]
     entries = {"runs": run, "training": run["training"], "models": model}
     return {
         "run": name,
         "training": pick(rule, "training", run["training"]),
-        "model": {"name": run["model"], **pick(rule, "models", model)},
+        "model": _model(rule, study, run["model"]),
         "made_with": decisions(rule, entries),
     }
 
 
-def _subject(rule: str, study: dict, subject: str) -> dict:
-    """{subject, form, serving, backend, model | endpoint} for the jobs that ask a subject."""
+def _model(rule: str, study: dict, name: str) -> Model:
+    told = pick(rule, "models", study["models"][name])
+    return cast(Model, {"name": name, **told})  # which keys these are, the schema says
+
+
+def _of_subject(rule: str, study: dict, subject: str) -> OfSubject:
     entry = study["subjects"][subject]
-    serving = pick(rule, "serving", entry["serving"])
-    shared = {"subject": subject, "form": entry["form"], "serving": serving}
-    shared["backend"] = backend(study, subject)
+    shared: OfSubject = {
+        "subject": subject,
+        "form": entry["form"],
+        "serving": pick(rule, "serving", entry["serving"]),
+        "backend": backend(study, subject),
+        "made_with": _subject_decisions(rule, study, subject),
+    }
     if entry["kind"] == "endpoint":
-        return shared | {"endpoint": pick(rule, "endpoints", study["endpoints"][subject])}
-    model = study["models"][entry["model"]]
-    return shared | {"model": {"name": entry["model"], **pick(rule, "models", model)}}
+        return {**shared, "endpoint": pick(rule, "endpoints", study["endpoints"][subject])}
+    return {**shared, "model": _model(rule, study, entry["model"])}
 
 
 def _subject_decisions(rule: str, study: dict, subject: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ def located(stated: dict, sources: dict | None = None) -> dict:
 
     A commit belongs to one source on one hub: a stated source never takes the preset's.
     """
-    if "source" not in stated:
+    if sources is not None and "source" not in stated:
         hub = preset_hub(stated, sources)
         preset = sources[hub]
         revision = stated.get("revision", preset["revision"])

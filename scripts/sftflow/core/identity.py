@@ -38,6 +38,7 @@ def weights(
     """
     if endpoint is not None:
         return digest({"model": endpoint["model"], "version": endpoint.get("version")})
+    assert manifest is not None
     if adapter is not None:
         return digest({"base": manifest["digest"], "adapter": adapter["digest"]})
     return manifest["digest"]

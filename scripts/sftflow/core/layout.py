@@ -1,5 +1,7 @@
 """Where everything lies below results/: each path once, as a template; and how it is read."""
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -54,6 +56,17 @@ TABLES = ("training", "inference", "comparison", "chat", "data", "sweep", "plan"
 FIGURES = ("loss", "learning_rate", "scores", "token_lengths")
 
 
+def table_names(suites: Iterable[str]) -> list[str]:
+    """Every table of a study but the plan, in the order of the report."""
+    middle = TABLES.index("comparison")
+    return [*TABLES[:middle], *suites, *(name for name in TABLES[middle:] if name != "plan")]
+
+
+def every(template: str) -> str:
+    """The glob pattern of all outputs of one kind: "scores/*/*.json" of PATHS.score."""
+    return re.sub(r"\{\w+\}", "*", template)
+
+
 def evaluation_folder(subject: str, benchmark: str, identity: str) -> str:
     """Of one evaluated benchmark: samples.jsonl, entry.json and evalscope/."""
     return f"evaluations/{subject}/{benchmark}/{identity[:16]}"
@@ -67,8 +80,8 @@ def answers_folder(subject: str, way: str) -> str:
 def refuse_older(results: str | Path) -> None:
     """UserError where a results folder was made by a version whose records had no digests."""
     kept = Path(results)
-    for pattern in ("scores/*/*.json", "models/*/manifest.json", "environments/*.json"):
-        record = next(kept.glob(pattern), None)
+    for kind in (PATHS.score, PATHS.model, PATHS.environment):
+        record = next(kept.glob(every(kind)), None)
         if record and "sha256" not in read_json(record):
             raise UserError(
                 f"{kept} was made by sftflow 0.1, whose records can't be verified: move it away, "
@@ -89,9 +102,17 @@ class Results:
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
 
-    def read(self, path: str) -> dict | None:
+    def path(self, template: str, **names: str) -> Path:
+        """Where one output lies: `path(PATHS.training, run="a")`."""
+        return self.folder / template.format(**names)
+
+    def every(self, template: str) -> list[Path]:
+        """All outputs of one kind that are there, sorted."""
+        return sorted(self.folder.glob(every(template)))
+
+    def read(self, template: str, **names: str) -> dict | None:
         """A record below results/; UserError when it was changed after it had been written."""
         try:
-            return read_record(self.folder / path)
+            return read_record(self.path(template, **names))
         except FileNotFoundError:
             return None

@@ -78,7 +78,7 @@ class AnswerStore:
         """Of the answers to `asked`, (key, n) each, all of which are there: (Unix time of the first
         question, seconds in which at least one answer was under way)."""
         begun, busy, end = float("inf"), 0.0, float("-inf")
-        answers = (self.get(key, n) for key, n in asked)
+        answers = (json.loads(self._lines[key, n]) for key, n in asked)
         for came, took in sorted((a["at"], a["seconds"]) for a in answers):
             begun = min(begun, came - took)
             busy += max(0.0, came - max(end, came - took))

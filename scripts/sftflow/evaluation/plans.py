@@ -3,6 +3,7 @@
 import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from sftflow.core import identity
 from sftflow.core.cli import UserError
@@ -23,7 +24,7 @@ class Plan:
     results: Path
     home: str  # its folder, relative to `results`
     entry: dict | None = None  # the finished benchmark, as it stands in the session's manifest
-    config: object = None
+    config: Any = None
     questions: list = field(default_factory=list)
     missing: list = field(default_factory=list)
     error: str | None = None

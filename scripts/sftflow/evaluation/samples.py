@@ -171,8 +171,9 @@ def asked_form(question: Question, metric: str) -> Form:
 def right(said: str | None, end: str, target: str | list[str], form: Form) -> bool:
     """Strictly: the answer came to its end and states what is right, or one of what is right."""
     targets = [target] if isinstance(target, str) else target
-    complete = said is not None and end == "complete"
-    return complete and any(equal(said, wanted, form) for wanted in targets)
+    if said is None or end != "complete":
+        return False
+    return any(equal(said, wanted, form) for wanted in targets)
 
 
 def misread(sample: dict) -> bool:

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from sftflow.core import cli, gpu
 from sftflow.core.cli import UserError
@@ -33,7 +34,7 @@ class Session:
         self.locks = locks(args.environment)
         self.ended: Exception | None = None  # why there is no server any more
         self._stack = contextlib.ExitStack()
-        self._client = None
+        self._client: Any = None
         self._mutex = threading.Lock()
 
     def __enter__(self) -> "Session":
@@ -127,9 +128,9 @@ def ask_all(session: Session, store: AnswerStore, plans: list[Plan], label: str)
         jobs = {pool.submit(ask, request): request for request in requests}
         for job in as_completed(jobs):
             waiting = [plan for plan in jobs[job].plans if plan.open]
-            if error := job.exception():
+            if problem := job.exception():
                 for plan in waiting:
-                    plan.error = NO_SERVER if session.ended else str(error)
+                    plan.error = NO_SERVER if session.ended else str(problem)
             else:
                 done += len(waiting)
                 progress.update(done)

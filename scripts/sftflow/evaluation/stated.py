@@ -93,7 +93,7 @@ _RUN_ON = re.compile(
 
 # --- plain text: one width, no Markdown, no LaTeX around the words -------------------------------
 
-_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
+_WIDTH: dict[int, int | str | None] = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
 _WIDTH |= dict.fromkeys(map(ord, "\u3000\xa0\u2002\u2003\u2009\u202f"), " ")
 _WIDTH |= dict.fromkeys(map(ord, "\u200b\u200c\u200d\ufeff\r"), None)
 _WIDTH |= dict.fromkeys(map(ord, "−–‐‑﹣"), "-") | {ord("．"): ".", ord("’"): "'"}
@@ -200,12 +200,18 @@ def _denied(text: str, position: int) -> bool:
     return bool(_DENIED.search(text[max(0, position - 40) : position].rpartition("\n")[2]))
 
 
+def _past(pattern: re.Pattern, text: str, start: int) -> int:
+    """Where what may stand at `start` ends; `start` itself where nothing of it does."""
+    match = pattern.match(text, start)
+    return match.end() if match else start
+
+
 NOTHING = ""  # stands after a mark: no claim at all. None: a claim that leaves it open
 
 
 def _last(text: str, claim: Callable[[int, bool], str | None]) -> str | None:
     """What the last mark claims, unless the mind never settles. NOTHING where no mark claims."""
-    claims = {match.end(): None for match in _RETRACTED.finditer(text)}
+    claims: dict[int, str | None] = {match.end(): None for match in _RETRACTED.finditer(text)}
     for end, alone, noun in _marks(text):
         found = claim(end, alone)
         if found is None or found:
@@ -276,7 +282,7 @@ def _choice(text: str, form: Form, first: bool) -> str | None:
 
 def _claim(text: str, start: int, form: Form, alone: bool) -> str | None:
     """The option named at `start`, by its text or by its letter."""
-    start = _OPEN.match(text, start).end()
+    start = _past(_OPEN, text, start)
     if named := _named(text[start : start + 400], form):
         return named
     letters, end, left_open = _letters(text, start, form)
@@ -295,18 +301,18 @@ def _letters(text: str, start: int, form: Form) -> tuple[str, int, bool]:
     first = _LETTER.match(text, start)
     if first is None:
         return NOTHING, start, False
-    letters, end, left_open = first[1], _CLOSE.match(text, first.end()).end(), False
+    letters, end, left_open = first[1], _past(_CLOSE, text, first.end()), False
     if letters.islower() and text[first.end() : first.end() + 1] not in AFTER_LOWER:
         return NOTHING, start, False
     if letters == "a" and not text[end:].strip() and text[:start].rstrip().endswith((" is", " be")):
         return NOTHING, start, False  # an article, cut off
     while separator := _SEPARATOR.match(text, end):
-        following = _LETTER.match(text, _OPEN.match(text, separator.end()).end())
+        following = _LETTER.match(text, _past(_OPEN, text, separator.end()))
         if following is None or following[1].islower() != first[1].islower():
             break
         if _VERB.match(text, following.end()):
             break
-        after = _CLOSE.match(text, following.end()).end()
+        after = _past(_CLOSE, text, following.end())
         listed = _END.match(text, after) or _SEPARATOR.match(text, after)
         if not listed and separator[0].strip() in ("", ",", ";"):
             break
@@ -379,7 +385,7 @@ def _hints(text: str, form: Form) -> Iterator[str]:
                 if not rest or _begins(rest, letter, form) or (mark in ")、" and not known):
                     yield letter
         else:
-            start = _OPEN.match(line).end()
+            start = _past(_OPEN, line, 0)
             letters, end, left_open = _letters(line, start, form)
             if not line[end:].strip(" .。*_)]}\"'”】>"):
                 one = len(letters) == 1 and end - start < 5

@@ -78,7 +78,7 @@ class Plan:
             "seq_len_kv": self.tensors["lengths"],
         }
         if backward:
-            results = "d_query", "d_key", "d_value"
+            results: tuple[str, ...] = "d_query", "d_key", "d_value"
             made = self.graph.sdpa_backward(
                 o=shaped("out"), dO=shaped("d_out"), stats=shaped("statistics"),
                 use_deterministic_algorithm=True, **arguments,

@@ -139,7 +139,8 @@ def rms_norm_lora_forward(x, more, norm, eps, all_a, all_b, matrix, bias, dropou
     a, wide = torch.cat(all_a), wide_rows(x, len(x), matrix.shape[1])
     n, h = wide.split((x.shape[1], len(a)), 1)
     total, root = rms_norm_forward(x.contiguous(), more, norm, eps, n)
-    lora_a_forward(n, a, *dropout, h)
+    scale, p, seed = dropout
+    lora_a_forward(n, a, scale, p, seed, h)
     product = wide @ matrix.T if bias is None else torch.addmm(bias, wide, matrix.T)
     return total, product, (total, norm, root, n, h, a)
 
@@ -197,7 +198,8 @@ class LoraQkv(torch.autograd.Function):
         from .triton.rope import rope_backward
 
         *saved, cos, sin = ctx.saved_tensors
-        d_joint = rope_backward(*(each.contiguous() for each in d_qkv), cos, sin)
+        d_q, d_k, d_v = (each.contiguous() for each in d_qkv)
+        d_joint = rope_backward(d_q, d_k, d_v, cos, sin)
         has_dx = ctx.needs_input_grad[0]
         dx, da = rms_norm_lora_backward(dx, d_joint, saved, ctx.matrix, ctx.dropout, has_dx)
         *_, h, _ = saved

@@ -192,7 +192,8 @@ class Siblings:
 
     def __init__(self, layers: list[torch.nn.Module], handle: Handle):
         self.layers = layers
-        self.x, self.ready = None, {}
+        self.x: torch.Tensor | None = None
+        self.ready: dict[torch.nn.Module, torch.Tensor] = {}
         for layer in layers:
             forward = functools.partial(self.forward, layer, layer.forward)
             handle.replace_forward(layer, forward)
@@ -211,8 +212,8 @@ class Siblings:
     def compute(self, x: torch.Tensor) -> Iterator[torch.Tensor]:
         scale, p, (seed, _) = draw(self.layers[0])
         bases = [layer.get_base_layer() for layer in self.layers]
-        given = zip(bases, map(adapter, self.layers), strict=True)
-        given = itertools.chain(*((base.weight, base.bias, *ab) for base, ab in given))
+        pairs = zip(bases, map(adapter, self.layers), strict=True)
+        given = itertools.chain(*((base.weight, base.bias, *ab) for base, ab in pairs))
         made = LoraLinear.apply(x.flatten(0, -2), scale, p, seed, *given)
         return (y.unflatten(0, x.shape[:-1]) for y in made)
 

@@ -21,7 +21,7 @@ class Cell:
 
     subject: str
     benchmark: str
-    score: dict | None
+    score: dict  # empty where there is none
     state: str = "ok"  # ok, missing or stale
     note: str = ""
 
@@ -51,7 +51,7 @@ def load_cells(study: dict, results: Results) -> dict[tuple[str, str], Cell]:
                 state, note = MISSING, "no score file"
             elif changed := changes(subject, benchmark, score):
                 state, note = STALE, "stale: " + "; ".join(changed)
-            cells[subject, benchmark] = Cell(subject, benchmark, score, state, note)
+            cells[subject, benchmark] = Cell(subject, benchmark, score or {}, state, note)
     return cells
 
 

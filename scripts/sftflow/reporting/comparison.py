@@ -1,5 +1,7 @@
 """The table of comparisons: what changed from baseline to candidate, question by question."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from sftflow.reporting.cells import (
@@ -142,7 +144,7 @@ def compare_cells(study: dict, cells: dict, baseline: str, candidate: str, bench
     for subject, cell in zip((baseline, candidate), pair, strict=True):
         if cell is None or not cell.usable:
             return {**row, "problem": f"{subject}: {cell.state if cell else 'not evaluated'}"}
-    base, tuned = (cell.score for cell in pair)
+    base, tuned = (cells[subject, benchmark].score for subject in (baseline, candidate))
     for side, score in (("baseline", base), ("candidate", tuned)):
         row |= {f"{side}_score": score["score"]}
         row |= {f"{side}_unparsed_share": score["unparsed"] / score["answers"]}
@@ -207,7 +209,7 @@ def _linked(row: dict, side: str) -> str:
 
 def _pair(row: dict, name: str) -> tuple[float, float] | None:
     low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
-    return None if low is None else (low, high)
+    return None if low is None or high is None else (low, high)
 
 
 def suite_difference_frame(study: dict, cells: dict, draws: Draws) -> pd.DataFrame:
@@ -216,7 +218,7 @@ def suite_difference_frame(study: dict, cells: dict, draws: Draws) -> pd.DataFra
     for pair in study["comparisons"]:
         for suite in study["evaluate"]["suites"]:
             row = {"Baseline": pair["baseline"], "Candidate": pair["candidate"], "Suite": suite}
-            sides = [
+            sides: list[list[Any]] = [
                 [cells.get((pair[side], name)) for name in study["suites"][suite]]
                 for side in ("baseline", "candidate")
             ]
@@ -234,9 +236,7 @@ def suite_difference_frame(study: dict, cells: dict, draws: Draws) -> pd.DataFra
     return pd.DataFrame(rows)
 
 
-def suite_test(
-    sides: list[list[Cell | None]], problem: str | None, confidence: float, seed: int
-) -> dict:
+def suite_test(sides: list[list[Cell]], problem: str | None, confidence: float, seed: int) -> dict:
     """The paired test over all questions of a suite, benchmarks together."""
     if problem is not None:
         return {"n": NONE, "Fixed / broken": NONE, "p": NONE}
@@ -263,11 +263,12 @@ def suite_clusters(sides: list[list[Cell]]) -> list[str]:
 
 
 def suite_problem(sides: list[list[Cell | None]]) -> str | None:
-    if any(cell is None for side in sides for cell in side):
+    whole = [[cell for cell in side if cell] for side in sides]
+    if whole != sides:
         return "not evaluated"
-    if reason := incomplete(sides[0]) or incomplete(sides[1]):
+    if reason := incomplete(whole[0]) or incomplete(whole[1]):
         return reason
-    for before, after in zip(*sides, strict=True):
+    for before, after in zip(*whole, strict=True):
         if before.score["items"]["digest"] != after.score["items"]["digest"]:
             return f"unequal sample sets in {before.benchmark}"
     return None
@@ -297,7 +298,7 @@ def seed_difference_row(
         "SD between seeds": NONE,
         "Seeds better / worse": NONE,
     }
-    members = [cells.get((name, benchmark)) for name in (baseline, *runs)]
+    members: list[Any] = [cells.get((name, benchmark)) for name in (baseline, *runs)]
     if problem := seed_problem(members):
         return {**row, "Note": problem}
     before, *after = (item_scores(cell.score) for cell in members)
@@ -313,17 +314,18 @@ def seed_difference_row(
         **row,
         "Difference": points(together.difference, together.interval),
         "p": p_value(together.p),
-        "SD between seeds": percent(np.std(each, ddof=1)),
+        "SD between seeds": percent(float(np.std(each, ddof=1))),
         "Seeds better / worse": f"{sum(d > 0 for d in each)} / {sum(d < 0 for d in each)}",
         "Note": "",
     }
 
 
 def seed_problem(members: list[Cell | None]) -> str | None:
-    if any(cell is None for cell in members):
+    whole = [cell for cell in members if cell]
+    if whole != members:
         return "not evaluated"
-    if absent := [f"{cell.subject} {cell.state}" for cell in members if not cell.usable]:
+    if absent := [f"{cell.subject} {cell.state}" for cell in whole if not cell.usable]:
         return "incomplete: " + ", ".join(absent)
-    if len({cell.score["items"]["digest"] for cell in members}) > 1:
+    if len({cell.score["items"]["digest"] for cell in whole}) > 1:
         return "unequal sample sets"
     return None

@@ -6,15 +6,17 @@ Each function takes plain records and returns SVG text, the same bytes for the s
 import io
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import matplotlib
 
 matplotlib.use("svg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.typing import RcKeyType
 
 COLORS = ["#2563eb", "#dc6803", "#15803d", "#9333ea", "#be123c", "#0e7490", "#854d0e", "#475569"]
-STYLE = {
+STYLE: dict[RcKeyType, Any] = {
     "svg.hashsalt": "sftflow",
     "svg.fonttype": "none",  # text stays text: the reader's fonts know the user's script
     "font.size": 10,

@@ -8,7 +8,7 @@ from sftflow.reporting import stale, text
 from sftflow.reporting.text import NONE, duration, number, percent
 from sftflow.scoring import stats
 from sftflow.training.cost import CARDS, UTILISATION, steps_per_epoch
-from sftflow.training.estimate import estimate
+from sftflow.training.estimate import Estimate, estimate
 
 LIMITS = (10, 50, 100, 200, 500)  # questions per subset, beside the config's own limit and none
 DISCORDANCE = 0.25  # assumed share of questions on which baseline and candidate differ
@@ -143,12 +143,12 @@ def run_row(study: dict, results: Results, name: str, gpu: str) -> dict:
     fit = results.read(f"runs/{name}/receipt.json")
     dataset = results.read(f"datasets/{run['dataset']}/receipt.json")
     receipt = fit or dataset
-    rows = receipt and receipt["train_rows"]
+    rows = receipt["train_rows"] if receipt else None
     epochs = settings["num_train_epochs"]
     manifest = results.read(f"models/{run['model']}/manifest.json")
     config = results.folder / f"models/{run['model']}/weights/config.json"
     shape = read_json(config) if config.is_file() else None
-    cost = {}
+    cost: Estimate | None = None
     if fit and manifest and shape:
         cost = estimate(settings, fit, shape, manifest["parameters"], hardware(settings, gpu))
     record = results.read(f"runs/{name}/training.json")
@@ -163,9 +163,9 @@ def run_row(study: dict, results: Results, name: str, gpu: str) -> dict:
         "Dialogues": number(rows),
         "Dialogues a step": step,
         "Steps": NONE if not rows else number(steps_per_epoch(rows, step) * epochs),
-        "Tokens": number(fit and round(fit["tokens"]["train"] * epochs)),
-        "Time": duration(cost.get("seconds")),
-        "Memory": number(cost.get("memory_gib"), 0, "GiB"),
+        "Tokens": number(round(fit["tokens"]["train"] * epochs) if fit else None),
+        "Time": duration(cost.get("seconds") if cost else None),
+        "Memory": number(cost["memory_gib"] if cost else None, 0, "GiB"),
         "Trained": done,
     }
 
@@ -174,13 +174,13 @@ def hardware(settings: dict, gpu: str) -> dict:
     """The machine that a training is estimated for, as estimate.estimate takes it."""
     if settings["device"] == "cpu":
         return {"kind": "cpu", "cores": CORES}
-    memory, capability = CARDS[gpu]
+    card = CARDS[gpu]
     return {
         "kind": "cuda",
         "cores": CORES,
         "name": gpu,
-        "memory_gib": memory,
-        "capability": capability,
+        "memory_gib": card.memory_gib,
+        "capability": list(card.capability),
     }
 
 

@@ -10,6 +10,7 @@ import jinja2
 import pandas as pd
 from markdown_it import MarkdownIt
 from sftflow.config import schema
+from sftflow.core.jsonio import read_record
 from sftflow.core.layout import Results
 from sftflow.reporting import cells as tables_cells
 from sftflow.reporting import comparison as tables_comparison
@@ -94,7 +95,7 @@ def environment_frame(results: Results) -> pd.DataFrame:
     """Installed versions of the packages that matter, by environment."""
     rows = []
     for path in sorted((results.folder / "environments").glob("*.json")):
-        record = results.read(f"environments/{path.name}")
+        record = read_record(path)
         packages = record["packages"]
         rows.append(
             {

@@ -12,13 +12,13 @@ from sftflow.config import jobs
 from sftflow.core import identity
 from sftflow.core.layout import PATHS
 
-Read = Callable[[str], dict | None]
+Read = Callable[..., dict | None]  # Results.read: a template of PATHS, and its names
 
 
 def checker(study: dict, read: Read) -> Callable[[str, str, dict], list[str]]:
     """A function (subject, benchmark, score) -> what has changed since, empty if nothing has.
 
-    `read(path)` gives a JSON file of results/, or None where there is none.
+    `read` is that of the study's Results.
     """
     read = cache(read)
 
@@ -49,11 +49,11 @@ def current_weights(study: dict, read: Read, subject: str) -> str | None:
         return identity.weights(None, endpoint=study["endpoints"][subject])
     adapter = None
     if entry["form"] == "merged":
-        manifest = read(f"runs/{entry['run']}/merged.json")
+        manifest = read(PATHS.merged, run=entry["run"])
     else:
-        manifest = read(f"models/{entry['model']}/manifest.json")
+        manifest = read(PATHS.model, model=entry["model"])
         if entry["form"] == "adapter":
-            adapter = read(f"runs/{entry['run']}/adapter.json")
+            adapter = read(PATHS.adapter, run=entry["run"])
             if adapter is None:
                 return None
     return None if manifest is None else identity.weights(manifest, adapter)
@@ -76,7 +76,7 @@ def training_changes(study: dict, read: Read, subject: str) -> list[str]:
     found += since(study, read, "prepare_dataset", PATHS.dataset_receipt, dataset)
     found += since(study, read, "tokenize_run", PATHS.run_receipt, name)
     found += since(study, read, "train_run", PATHS.training, name)
-    adapter, merged = (read(path.format(run=name)) for path in (PATHS.adapter, PATHS.merged))
+    adapter, merged = (read(path, run=name) for path in (PATHS.adapter, PATHS.merged))
     if adapter and merged:
         found += since(study, read, "merge_run", PATHS.merged, name)
         found += differences("adapter", merged["adapter"], adapter["digest"])
@@ -86,7 +86,7 @@ def training_changes(study: dict, read: Read, subject: str) -> list[str]:
 def since(study: dict, read: Read, rule: str, path: str, name: str) -> list[str]:
     """What has changed since a record of this rule was made, of the keys that decide about it."""
     (wildcard,) = jobs.names(rule)
-    record = read(path.format(**{wildcard: name}))
+    record = read(path, **{wildcard: name})
     return otherwise(record or {}, jobs.JOBS[rule](study, name)["made_with"])
 
 
@@ -115,12 +115,12 @@ def asking(study: dict, read: Read, subject: str, benchmark: str) -> dict:
     """The parts data, settings, generation and backend as of now; None where nothing is known."""
     model = study["models"].get(study["subjects"][subject]["model"])
     asked = jobs.asked_benchmark(study, benchmark)
-    data = read(PATHS.benchmark.format(benchmark=benchmark))
-    evalscope = read(PATHS.environment.format(env="evalscope"))
+    data = read(PATHS.benchmark, benchmark=benchmark)
+    evalscope = read(PATHS.environment, env="evalscope")
     settings = identity.settings(
         asked,
         model and model["system"],
-        evalscope and evalscope["packages"]["evalscope"],
+        evalscope["packages"]["evalscope"] if evalscope else "",
     )
     if evalscope is None:
         del settings["evalscope"]
@@ -137,7 +137,7 @@ def current_backend(study: dict, read: Read, subject: str) -> dict | None:
     entry = study["subjects"][subject]
     packages: dict[str, str] = {}
     if env := identity.BACKENDS[entry["serving"]["backend"]].environment:
-        environment = read(PATHS.environment.format(env=env))
+        environment = read(PATHS.environment, env=env)
         if environment is None:
             return None
         packages = environment["packages"]

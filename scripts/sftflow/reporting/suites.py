@@ -109,7 +109,7 @@ def score_rows(study: dict, cell: Cell, references: dict) -> list[dict]:
         "subject": cell.subject,
         "state": cell.state,
     }
-    if cell.score is None:
+    if not cell.score:
         return [{**base, "note": cell.note, "file": cell.path}]
     score = cell.score
     subsets = score["subsets"]
@@ -210,7 +210,7 @@ def warnings(cell: Cell, reference: dict | None) -> list[str]:
 
 
 def cell_text(cell: Cell) -> str:
-    if cell.score is None:
+    if not cell.score:
         return MISSING
     text = with_interval(cell.score["score"], cell.score["ci95"])
     return f"~~{text}~~ stale" if cell.state == STALE else text

@@ -18,19 +18,6 @@ from sftflow.reporting.suites import suite_table
 from sftflow.reporting.text import Table
 
 
-def names(study: dict) -> list[str]:
-    """Every table but the plan, in the order of the report."""
-    return [
-        "training",
-        "inference",
-        *study["evaluate"]["suites"],
-        "comparison",
-        "chat",
-        "data",
-        "sweep",
-    ]
-
-
 def build(study: dict, results: Results, references: dict, wanted: list[str]) -> list[Table]:
     """The tables of these names; scores are read only for the tables that show them."""
     plain = {

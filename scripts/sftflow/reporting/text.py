@@ -4,8 +4,11 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import pandas as pd
+from sftflow.core.jsonio import write_text
+from sftflow.core.layout import PATHS, Results
 
 NONE = "—"  # has no meaning here, or could not be computed
 MISSING = "missing"
@@ -81,7 +84,7 @@ def gibibytes(size: float | None) -> str:
     return NONE if size is None else f"{size / 2**30:.2f} GiB"
 
 
-def pick(record: dict | None, path: str) -> object:
+def pick(record: dict | None, path: str) -> Any:
     """Value at a dotted path, or None."""
     for key in path.split("."):
         if not isinstance(record, dict):
@@ -134,9 +137,15 @@ def render(table: Table) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def write(table: Table, results: Results) -> None:
+    """As Markdown for people, as CSV for programs."""
+    for form, content in (("md", render(table)), ("csv", table.data.to_csv(index=False))):
+        write_text(results.path(PATHS.table, table=table.name, form=form), content)
+
+
 def flat(record: dict, prefix: str = "") -> dict:
     """Nested scalars by dotted name; lists (curves) are left to the JSON file."""
-    result = {}
+    result: dict = {}
     for key, value in record.items():
         if isinstance(value, dict):
             result |= flat(value, f"{prefix}{key}.")

@@ -7,6 +7,7 @@ import re
 import socket
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from sftflow.core import environments
 from sftflow.core.jsonio import read_record
@@ -94,6 +95,7 @@ def _swift(spec: Spec, running: Server, port: int) -> tuple[list[str], dict[str,
     """ms-swift's server on transformers: see swift_deploy.py."""
     python, weights = spec.local()
     flags = {
+        **(spec.serving.get("extra") or {}),  # first: of a flag given twice the later one counts
         "model": weights,
         "adapters": spec.adapter,
         "model_type": spec.model.get("model_type"),
@@ -106,7 +108,6 @@ def _swift(spec: Spec, running: Server, port: int) -> tuple[list[str], dict[str,
         "log_interval": -1,
         "load_args": "false",  # the checkpoint's args.json names paths of the training
         "use_hf": "true",
-        **(spec.serving.get("extra") or {}),
     }
     launcher = Path(__file__).with_name("swift_deploy.py")
     env = {
@@ -121,7 +122,13 @@ def _swift(spec: Spec, running: Server, port: int) -> tuple[list[str], dict[str,
 def _vllm(spec: Spec, running: Server, port: int) -> tuple[list[str], dict[str, str]]:
     """vLLM's own server."""
     python, weights = spec.local()
-    flags = {
+    flags: dict[str, Any] = {}
+    for name, value in (spec.serving.get("extra") or {}).items():
+        if isinstance(value, bool):  # as argparse's BooleanOptionalAction has it
+            flags[name if value else f"no-{name}"] = ""
+        else:
+            flags[name] = value
+    flags |= {  # after `extra`: of a flag given twice the later one counts
         "model": weights,
         "host": "127.0.0.1",
         "port": port,
@@ -140,11 +147,6 @@ def _vllm(spec: Spec, running: Server, port: int) -> tuple[list[str], dict[str, 
             "max-lora-rank": next(size for size in LORA_RANKS if size >= rank),
             "lora-modules": f"{running.model}={spec.adapter}",
         }
-    for name, value in (spec.serving.get("extra") or {}).items():
-        if isinstance(value, bool):  # as argparse's BooleanOptionalAction has it
-            flags[name if value else f"no-{name}"] = ""
-        else:
-            flags[name] = value
     command = [python, "-P", "-m", "vllm.entrypoints.openai.api_server"]
     env = {"VLLM_API_KEY": running.key, "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
     return [*command, *_flags(flags)], env

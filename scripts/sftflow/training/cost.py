@@ -1,43 +1,41 @@
 """What a training costs, before it starts: FLOPs, memory, steps, time. Pure functions."""
 
 import math
+from dataclasses import dataclass
 
 from sftflow.core.cli import UserError
 from sftflow.kernels.limits import PACKED_TYPES
 
-CARDS = {  # memory (GiB) and compute capability of the cards whose rate PEAK_FLOPS knows
-    "H200": (141, [9, 0]),
-    "H100": (80, [9, 0]),
-    "H800": (80, [9, 0]),
-    "H20": (96, [9, 0]),
-    "A100": (80, [8, 0]),
-    "A800": (80, [8, 0]),
-    "L40S": (48, [8, 9]),
-    "A10": (24, [8, 6]),
-    "RTX 4090": (24, [8, 9]),
-    "RTX 3090": (24, [8, 6]),
-}
-
 GIB = 2**30
-# Dense bf16 matrix rate in FLOP/s without sparsity, NVIDIA's data sheets (SXM parts).
-PEAK_FLOPS = {
-    "H200": 989e12,
-    "H100": 989e12,
-    "H800": 989e12,
-    "H20": 148e12,
-    "A100": 312e12,
-    "A800": 312e12,
-    "L40S": 362e12,
-    "A10": 125e12,
-    "RTX 4090": 165e12,
-    "RTX 3090": 71e12,
+
+
+@dataclass(frozen=True)
+class Card:
+    """A GPU: memory (GiB), compute capability, dense bf16 matrix rate (FLOP/s, no sparsity)."""
+
+    memory_gib: int
+    capability: tuple[int, int]
+    flops: float
+
+
+CARDS = {  # by the part of NVML's name that tells it; NVIDIA's data sheets, SXM parts
+    "H200": Card(141, (9, 0), 989e12),
+    "H100": Card(80, (9, 0), 989e12),
+    "H800": Card(80, (9, 0), 989e12),
+    "H20": Card(96, (9, 0), 148e12),
+    "A100": Card(80, (8, 0), 312e12),
+    "A800": Card(80, (8, 0), 312e12),
+    "L40S": Card(48, (8, 9), 362e12),
+    "A10": Card(24, (8, 6), 125e12),
+    "RTX 4090": Card(24, (8, 9), 165e12),
+    "RTX 3090": Card(24, (8, 6), 71e12),
 }
 
 
 def peak_flops(gpu_name: str) -> float | None:
     """Data-sheet bf16 rate (FLOP/s) of a GPU by its NVML name; None when it is not in the table."""
-    found = [rate for part, rate in PEAK_FLOPS.items() if part in gpu_name.replace("-", " ")]
-    return max(found, default=None) if found else None
+    name = gpu_name.replace("-", " ")
+    return max((card.flops for part, card in CARDS.items() if part in name), default=None)
 
 
 def useful_flops(matmul_parameters: int, trainable_parameters: int, tokens: int) -> float:

@@ -1,6 +1,7 @@
 """What one training will cost on one machine, with the choices that it would make there."""
 
 import math
+from typing import Any, NotRequired, TypedDict
 
 from sftflow.training.cost import (
     CPU_FLOPS,
@@ -15,16 +16,28 @@ from sftflow.training.cost import (
 from sftflow.training.settings import choose
 
 
+class Estimate(TypedDict):
+    """What a training will cost: positions count padding, tokens do not; choices: {name: value}."""
+
+    effective_batch: int
+    steps_per_epoch: int
+    steps: int
+    tokens: int
+    positions: int
+    trainable_parameters: int
+    memory_gib: float
+    choices: dict[str, Any]
+    seconds: NotRequired[float]  # where the rate of the hardware is known
+
+
 def estimate(
     training: dict, receipt: dict, shape: dict, parameters: int, hardware: dict
-) -> dict[str, float | int | str]:
+) -> Estimate:
     """What a training will cost, before it starts.
 
     training: a run's resolved settings. receipt: its receipt.json (train_rows, tokens.train,
     tokens.mean, tokens.max, padded_share). shape: the base model's config.json. parameters: of its
-    manifest. hardware: as for `choose`, plus "name" of the GPU. Returns steps, steps_per_epoch,
-    effective_batch, tokens, positions (with padding), trainable_parameters, memory_gib and the
-    choices; seconds only where the rate of the hardware is known.
+    manifest. hardware: as for `choose`, plus "name" of the GPU.
     """
     choices = choose(training, shape, parameters, receipt, hardware)
     on = lambda name: choices[name]["value"]  # noqa: E731
@@ -35,7 +48,7 @@ def estimate(
     trainable = trainable_parameters(shape, parameters, training)
     tokens = round(receipt["tokens"]["train"] * epochs)
     padding = 0.0 if on("padding_free") else receipt.get("padded_share", 0.0)
-    out = {
+    out: Estimate = {
         "effective_batch": effective,
         "steps_per_epoch": per_epoch,
         "steps": math.ceil(per_epoch * epochs),
@@ -63,7 +76,7 @@ def estimate(
     return out
 
 
-def describe(cost: dict) -> str:
+def describe(cost: Estimate) -> str:
     """An estimate in one line."""
     text = (
         f"about to make {cost['steps']} steps of {cost['effective_batch']} dialogues, "

@@ -183,7 +183,7 @@ def level(batches: Iterator[list[int]], lengths: list, count: int) -> Iterator[l
     """Deal the rows of every `count` batches to as many, longest first, to and fro."""
     while step := list(itertools.islice(batches, count)):
         rows = sorted(itertools.chain(*step), key=lambda row: (lengths[row], row), reverse=True)
-        dealt = [[] for _ in step]
+        dealt: list[list[int]] = [[] for _ in step]
         for i in range(0, len(rows), len(step)):
             for batch, row in zip(dealt, rows[i : i + len(step)], strict=False):
                 batch.append(row)

@@ -38,7 +38,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from sftflow.core.jsonio import write_json
 from sftflow.training import patches
 from sftflow.training.checkpoints import COMPLETE, file_sizes
-from sftflow.training.settings import RENAMED
 
 GIB = 2**30
 
@@ -261,7 +260,7 @@ def check_flags(command: dict) -> None:
     known = {field.name for field in dataclasses.fields(SftArguments)}
     problems = []
     for name in sorted(set(command) - known - {"ENV"}):
-        near = RENAMED.get(name) or next(iter(difflib.get_close_matches(name, known, 1)), None)
+        near = next(iter(difflib.get_close_matches(name, known, 1)), None)
         problems.append(f"{name}" + (f" (did you mean {near}?)" if near else ""))
     if problems:
         raise Stop("flags", f"this ms-swift has no flag {', '.join(problems)}: see training.extra")

@@ -56,7 +56,10 @@ def summary(events: list[dict], gpu_names: list[str]) -> dict:
 
     A figure that this machine cannot give (GPU memory without a GPU) is absent.
     """
-    last = lambda name: next((e for e in reversed(events) if e["event"] == name), {})  # noqa: E731
+
+    def last(name: str) -> dict:
+        return next((e for e in reversed(events) if e["event"] == name), {})
+
     begin, end = last("start"), last("end")
     curve = history(events)
     steps = [e for e in curve if e["event"] == "step"]
@@ -96,8 +99,8 @@ def summary(events: list[dict], gpu_names: list[str]) -> dict:
         }  # fmt: skip
         if "token_accuracy" in checks[-1]:
             out["token_accuracy"] = checks[-1]["token_accuracy"]
-    peaks = [peak_flops(name) for name in gpu_names]
-    if peaks and all(peaks):
+    peaks = [peak for peak in map(peak_flops, gpu_names) if peak]
+    if peaks and len(peaks) == len(gpu_names):
         out["flop_utilisation"] = round(useful / seconds / sum(peaks), 4)
         out["flop_utilisation_formula"] = (
             "useful FLOPs / (train seconds × data-sheet bf16 rate of the GPUs: "

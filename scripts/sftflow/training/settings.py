@@ -6,24 +6,9 @@ always holds the same dialogues, however they are cut into micro-batches. *Token
 """
 
 from sftflow.core import code
-from sftflow.core.cli import UserError
 from sftflow.core.jsonio import digest
 from sftflow.kernels.limits import LIGER_TYPES, PACKED_TYPES, PACKING, supports
 from sftflow.training.cost import largest_micro_batch, memory_gib, split_batch
-
-RENAMED = {  # flags of older ms-swift versions → today's
-    "train_type": "tuner_type",
-    "sft_type": "tuner_type",
-    "lora_target_modules": "target_modules",
-    "lora_dropout_p": "lora_dropout",
-    "batch_size": "per_device_train_batch_size",
-    "eval_batch_size": "per_device_eval_batch_size",
-    "dtype": "torch_dtype",
-    "model_id_or_path": "model",
-    "template_type": "template",
-    "deepspeed_config_path": "deepspeed",
-    "swanlab_token": "the environment variable SWANLAB_API_KEY",
-}
 
 # Packages, and code of ours, that compute weights.
 PACKAGES = (
@@ -32,14 +17,10 @@ PACKAGES = (
 )  # fmt: skip
 KERNELS = ("scripts/sftflow/kernels", "scripts/sftflow/training/patches.py")
 
-# Settings that are ours; every other key of `training` is a flag of ms-swift under its own name.
+# Settings that are ours; every other key of `training` is a flag of ms-swift under its own name
+# (`flags` in the schema; tests/unit/test_training.py holds the two together).
 OURS = {
     "too_long", "device", "gpus", "max_memory_gib", "fused_lora", "checkpointed_layers", "extra",
-}  # fmt: skip
-# What ms-swift is told by this workflow alone: a different value would break what is built on it.
-RESERVED = {
-    "model", "dataset", "val_dataset", "output_dir", "add_version", "resume_from_checkpoint",
-    "report_to", "swanlab_token",
 }  # fmt: skip
 
 # --- sizes ---------------------------------------------------------------------------------------
@@ -112,7 +93,7 @@ def choose(
     layers = shape["num_hidden_layers"]
     need = lambda checkpointed: memory_gib(  # noqa: E731
         shape, parameters, training, positions,
-        checkpointed=checkpointed, liger=liger, fused_lora=fused,
+        checkpointed=checkpointed, liger=bool(liger), fused_lora=bool(fused),
     )  # fmt: skip
     why, fewest = "no CUDA: time counts more than memory", 0
     if cuda:
@@ -154,8 +135,6 @@ def command(
     `micro_batch` lowers the dialogues per forward pass; accumulation rises, the step stays.
     """
     extra = dict(training.get("extra") or {})
-    if taken := sorted(set(extra) & RESERVED):
-        raise UserError(f"training.extra: {', '.join(taken)} is set by the workflow itself")
     batch, accumulation = split_batch(training, gpus)
     if micro_batch and micro_batch != batch:
         accumulation = accumulation * batch // micro_batch
