@@ -34,7 +34,7 @@ def elsewhere(tmp_path: Path) -> Path:
 def planned(results: Path, done: subprocess.CompletedProcess) -> None:
     assert done.returncode == 0, done.stdout[-4000:]
     page = (results / "tables/plan.md").read_text(encoding="utf-8")
-    assert "tiny-sft" in page and "MMLU psychology" in page
+    assert "tiny-sft" in page and "GSM8K" in page
     assert (results / "runs/tiny-sft/receipt.json").exists()
 
 

@@ -7,6 +7,7 @@ them from there: content decides whether something is made again, wherever the f
 """
 
 import base64
+import contextlib
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,13 +29,14 @@ def restore(results: str) -> None:
 def keep(results: str) -> None:
     """Copy Snakemake's records of what lies in the results folder into it, where they differ."""
     kept = Path(results) / FOLDER
-    for path in _records(METADATA):
-        target = kept / path.relative_to(METADATA)
-        if _is_of(path.relative_to(METADATA), results):
-            content = path.read_bytes()
-            if not target.exists() or target.read_bytes() != content:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(content)
+    with contextlib.suppress(OSError):  # a full disk has been told by the job that met it
+        for path in _records(METADATA):
+            target = kept / path.relative_to(METADATA)
+            if _is_of(path.relative_to(METADATA), results):
+                content = path.read_bytes()
+                if not target.exists() or target.read_bytes() != content:
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    target.write_bytes(content)
 
 
 def _records(folder: Path) -> Iterator[Path]:
