@@ -140,12 +140,14 @@ def merge_run(study: dict, run: str) -> Told:
 
 
 def serve_subject(study: dict, subject: str) -> Told:
+    """Beside the subject: the fixed prompts, and how they are answered at temperature 0."""
     rule = "serve_subject"
-    own = pick(rule, "", study)
+    shared = {"": study, "generation": study["generation"]}
     return {
         **_subject(rule, study, subject),
-        **own,
-        "made_with": {**_subject_decisions(rule, study, subject), **decisions(rule, {"": study})},
+        **pick(rule, "", study),
+        "generation": pick(rule, "generation", study["generation"]),
+        "made_with": {**_subject_decisions(rule, study, subject), **decisions(rule, shared)},
     }
 
 
@@ -188,7 +190,8 @@ JOBS: dict[str, Callable[..., Told]] = {
 
 
 def asked_benchmark(study: dict, benchmark: str) -> dict:
-    """How it is asked: {dataset, subsets, shots, prompt, limit, repeats, generation}."""
+    """How it is asked: {dataset, subsets, shots, prompt, multiple_correct, limit, repeats,
+    generation}."""
     entry = study["benchmarks"][benchmark]
     rule = "evaluate_suite"
     return {
