@@ -44,6 +44,7 @@ def test_the_usual_form_stays():
         ({"content": "B"}, {"finish_reason": None}, ("B", None)),
         ({"content": "B"}, {"finish_reason": {"type": "stop"}}, ("B", None)),
         ({"content": "B"}, {"created": 1234.5, "id": None, "object": "text"}, ("B", "stop")),
+        ({"content": "B"}, {"created": float("nan")}, ("B", "stop")),
         ({"content": "B"}, {"created": "yesterday", "usage": {"prompt_tokens": None}},
          ("B", "stop")),
         ({"content": "B", "tool_calls": [{"odd": 1}], "audio": 7}, {}, ("B", "stop")),

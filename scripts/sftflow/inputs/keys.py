@@ -46,7 +46,7 @@ def right_keys(rows: list[dict], settings: dict, where: str) -> list[dict]:
 def letters(key: Any) -> list[str] | None:
     """The option letters that a key names, in its own order, or None: "(B)", "b", "Ｂ.", "A、C"."""
     if isinstance(key, list):
-        several = [letters(one) for one in key]
+        several = [letters(one) or [] for one in key]
         return [x for one in several for x in one] if several and all(several) else None
     if not isinstance(key, str):
         return None
@@ -222,7 +222,7 @@ def _numbers(key: str) -> list[int] | None:
     if parts and all(re.fullmatch(r"\d{1,3}", part) for part in parts):
         return [int(part) for part in parts]
     found = letters(key)
-    return found and [LETTERS.find(one) for one in found]
+    return None if found is None else [LETTERS.find(one) for one in found]
 
 
 CHECKS: dict[str, Callable[[dict, bool], dict]] = {

@@ -12,6 +12,7 @@ benchmark later:
 """
 
 import json
+import math
 import re
 from typing import Any
 
@@ -48,12 +49,12 @@ def normalised(response: Any, model: str) -> dict:
             return withheld(model)
         text = json.dumps(error, ensure_ascii=False, default=str)
         raise NoAnswer(f"the server sent no answer: {text[:500]}")
-    created, reason = response.get("created"), choice.get("finish_reason")
+    reason = choice.get("finish_reason")
     usage = _usage(response.get("usage"))
     return {
         "id": str(response.get("id") or ""),
         "object": "chat.completion",
-        "created": int(created) if _is_number(created) else 0,
+        "created": _whole(response.get("created")) or 0,
         "model": model,
         "choices": [
             {
@@ -107,12 +108,12 @@ def _text(part: Any) -> str:
 def _usage(usage: Any) -> dict | None:
     """{prompt_tokens, completion_tokens, total_tokens}; None where a server does not count."""
     counts = usage if isinstance(usage, dict) else {}
-    read, written = counts.get("prompt_tokens"), counts.get("completion_tokens")
-    if not (_is_number(read) and _is_number(written)):
+    read, written = (_whole(counts.get(f"{name}_tokens")) for name in ("prompt", "completion"))
+    if read is None or written is None:
         return None
-    read, written = int(read), int(written)
     return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _whole(value: Any) -> int | None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return int(value) if number and math.isfinite(value) else None

@@ -85,7 +85,8 @@ def crowd(running: client.Server, concurrency: int) -> float | None:
     with ThreadPoolExecutor(concurrency) as pool:
         tokens = list(pool.map(one, range(1, concurrency + 1)))
     took = time.monotonic() - begun
-    return None if None in tokens else round(sum(tokens) / took, 2)
+    counted = [count for count in tokens if count is not None]
+    return round(sum(counted) / took, 2) if len(counted) == len(tokens) else None
 
 
 def chat(running: client.Server, settings: dict) -> list[dict]:
