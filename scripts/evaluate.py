@@ -7,8 +7,8 @@ Settings (JSON):
                 max_model_len, extra}
     backend     what of this decides about answers: {name, torch_dtype, …}
     endpoint    {url, model, version, key_env}, for an endpoint
-    benchmarks  {name: {dataset, subsets, shots, prompt, limit, repeats, generation {temperature,
-                max_tokens, top_p, seed, …}}}
+    benchmarks  {name: {dataset, subsets, shots, prompt, multiple_correct, limit, repeats,
+                generation {temperature, max_tokens, top_p, top_k, repetition_penalty, seed}}}
 
 Every answer is kept, whatever happens to the job, in EVALUATIONS/SUBJECT/answers/WAY/SUITE.jsonl
 and found again by its request (see sftflow.evaluation.answers); WAY is a digest of the weights and
@@ -130,7 +130,7 @@ def make_plans(args: argparse.Namespace, results: Path, weights: str, backend: d
             "weights": weights,
             "data": data["digest"],
             "settings": identity.settings(benchmark, system, version("evalscope")),
-            "generation": identity.generation(benchmark["generation"]),
+            "generation": identity.generation(benchmark["generation"], backend["name"]),
             "backend": backend,
         }
         home = layout.evaluation_folder(settings["subject"], name, identity.identity(parts))

@@ -2,7 +2,8 @@
 
 in:   settings  the benchmark with its preset: {"dataset" (evalscope's name), "source", "hub",
                 "revision", "config", "subset_field", "eval_split", "few_shot_split", "shots",
-                "fields", "subsets" [asked] | {published: count} | null}; other keys are not read
+                "fields", "subsets" [asked] | {published: count} | null, "multiple_correct"};
+                other keys are not read
 out:  --output  <results>/benchmarks/<benchmark>/manifest.json: {schema, benchmark, dataset, source,
                 hub, revision (the commit that was taken), made_with, subsets {name: n}, shots,
                 files [{path, size, sha256}], digest}; beside it data/ (evalscope's local_path) and
@@ -13,8 +14,9 @@ net:  only for hub sources. No later step of a benchmark needs the network.
 
 Questions keep the published order, and `limit` is not applied here: evalscope asks the first
 `limit` of each subset, so the same data and limit always give the same questions, and a limited and
-a full evaluation share one data digest. data/ is written anew as JSON lines, because evalscope
-deletes files (dataset_infos.json) in the folder that it loads.
+a full evaluation share one data digest. Right answers are brought into evalscope's form; a row for
+which no answer could be right is an error that names it. data/ is written anew as JSON lines,
+because evalscope deletes files (dataset_infos.json) in the folder that it loads.
 """
 
 import argparse
@@ -35,7 +37,7 @@ from pathlib import Path
 from sftflow.core import cli, jsonio
 from sftflow.core.cli import UserError
 from sftflow.inputs import benchmarks, hubs
-from sftflow.inputs.benchmarks import PER_SUBSET, asked_subsets, check_counts, check_rows
+from sftflow.inputs.benchmarks import PER_SUBSET, asked_subsets, check_counts, checked
 
 PLAIN_FORMATS = (".jsonl", ".csv", ".tsv")
 
@@ -160,9 +162,7 @@ def copy_published(published: Source, data: Path, settings: dict) -> dict[str, i
     for use, split in splits.items():
         counts[use] = Counter()
         for config in names if per_subset else [settings["config"]]:
-            rows = published.rows(config, split)
-            where = f"{config}/{split}"
-            check_rows(rows, settings, where)
+            rows = checked(published.rows(config, split), settings, f"{config}/{split}")
             if field:
                 if not names:
                     found = dict.fromkeys(benchmarks.subset_name(row, settings) for row in rows)
@@ -200,8 +200,7 @@ def copy_plain(source: Path, data: Path, settings: dict) -> dict[str, int]:
         for split, path in found[name].items():
             if split != settings["eval_split"] and not settings["shots"]:
                 continue
-            rows = plain_rows(path)
-            check_rows(rows, settings, path.name)
+            rows = checked(plain_rows(path), settings, path.name)
             jsonio.write_text(data / f"{name}_{split}.jsonl", as_lines(rows))
             if split == settings["eval_split"]:
                 subsets[name] = len(rows)

@@ -8,6 +8,7 @@ Settings (JSON):
     backend     what of this decides about answers: {name, torch_dtype, …}
     endpoint    {url, model, version, key_env}, for an endpoint
     prompts     fixed prompts, answered at temperature 0
+    generation  {repetition_penalty}, stated in every request
     max_tokens  of those answers (default 256)
 
 Before anything starts, every file of the weights is compared with its manifest. One server start

@@ -9,6 +9,7 @@ swift_deploy.py and listens where that would. STUB (JSON in the environment) say
     exit        status to end with at once  die_after    answers before it kills itself
     name        model name to claim         refuse       text whose questions are refused
     status      of a refusal (400)          ready        false: listens, and never answers
+    refusal     its body
     session     what GET /v1/session tells, as ms-swift's server has it
     engine      "dead": answers HTTP 500, and ends itself a second later, as vLLM does
 
@@ -80,7 +81,8 @@ class Handler(BaseHTTPRequestHandler):
             with mutex, open(STUB["log"], "a") as log:
                 log.write(json.dumps({"key": question, "at": time.time()}) + "\n")
         if STUB.get("refuse") and STUB["refuse"] in text:
-            return self.reply(STUB.get("status", 400), {"message": "the prompt is too long"})
+            refusal = STUB.get("refusal") or {"message": "the prompt is too long"}
+            return self.reply(STUB.get("status", 400), refusal)
         time.sleep(STUB.get("delay", 0))
         letter = "ABCD"[int(sha(text)[:8], 16) % 4]
         message = {"role": "assistant", "content": f"ANSWER: {letter}"}

@@ -4,6 +4,7 @@ evalscope is real throughout. Most tests put a stub in the server's place, which
 the last ones start ms-swift's server on the demo's model.
 """
 
+import contextlib
 import json
 import os
 import random
@@ -428,8 +429,9 @@ def test_proxies(case, whole):
     assert case.samples() == whole
 
 
-def test_endpoint_that_moves(case, whole, monkeypatch):
-    """Somebody else's server, on another port each time: it is not asked twice."""
+@contextlib.contextmanager
+def elsewhere(case, monkeypatch):
+    """The stub as somebody else's server, which is the case's subject."""
     spec = backends.Spec(SERVING, weights=case.weights, python=str(case.python))
     monkeypatch.setattr(server.secrets, "token_hex", lambda _: "x")
     monkeypatch.setenv("STUB", json.dumps({**case.stub, "name": "sftflow-x"}))
@@ -437,18 +439,48 @@ def test_endpoint_that_moves(case, whole, monkeypatch):
     marker = {"weights": identity.weights(None, endpoint=about)}
     write_record(case.results / "subjects/m/readiness.json", marker)
     case.serving["backend"] = "endpoint"
+    with server.serve(spec, case.folder / "theirs.log") as theirs:
+        case.endpoint = {**about, "url": theirs.url}
+        case.env["THEIR_KEY"] = theirs.key
+        yield theirs
+    case.endpoint = {**about, "url": "http://127.0.0.1:9/v1"}
+
+
+def test_endpoint_that_moves(case, whole, monkeypatch):
+    """Somebody else's server, on another port each time: it is not asked twice."""
     for _ in range(2):
-        with server.serve(spec, case.folder / "theirs.log") as theirs:
-            case.endpoint = {**about, "url": theirs.url}
-            case.env["THEIR_KEY"] = theirs.key
+        with elsewhere(case, monkeypatch) as theirs:
             status, _, err = case.run()
             assert status == 0, err
         case.output.unlink()
         assert len(case.asked()) == 24
     assert theirs.key not in err
-    case.endpoint = {**about, "url": "http://127.0.0.1:9/v1"}  # nothing left to ask: not needed
-    assert case.run()[0] == 0
+    assert case.run()[0] == 0  # nothing left to ask: it is not needed
     assert case.samples() == whole
+
+
+def test_what_an_endpoints_content_filter_refuses_is_an_answer(case, whole, monkeypatch):
+    """A question refused for what it says is an empty answer; refused for else, an error."""
+    case.stub |= {"refuse": "Question 3 of anatomy"}
+    with elsewhere(case, monkeypatch):
+        status, _, err = case.run()
+    assert status == 1 and "mmlu: the server refused a question: HTTP 400" in err
+    filtered = {"code": "content_filter", "message": "The response was filtered."}
+    case.stub |= {"refusal": {"error": filtered}}
+    with elsewhere(case, monkeypatch):
+        status, _, err = case.run()
+    assert status == 0, err
+    held_back = {"answer": "", "stated": None, "ending": "refused", "score": 0.0}
+    for sample, usual in zip(case.samples()["mmlu"], whole["mmlu"], strict=True):
+        if case.stub["refuse"] in sample["prompt"][0]["content"]:
+            assert (
+                sample["finish_reason"] == "content_filter" and held_back.items() <= sample.items()
+            )
+        else:
+            assert sample == usual
+    assert case.samples()["cmmlu"] == whole["cmmlu"]
+    case.output.unlink()
+    assert case.run()[0] == 0  # for good: nothing is left to ask
 
 
 def test_twenty_random_kills(case, whole):
@@ -539,3 +571,22 @@ def test_real_server_killed_and_resumed(real, tmp_path):
     nothing_left(real.folder)
     assert real.run()[0] == 0
     assert real.samples() == through
+
+
+def test_a_models_own_generation_settings_change_no_answer(real):
+    """Each of these changes answers at temperature 0; the last one no request can state."""
+    real.benchmarks.pop("cmmlu")
+    real.generation |= {"repetition_penalty": 1, "max_tokens": 24}
+    assert real.run()[0] == 0
+    plain = real.samples()["mmlu"]
+    path = real.weights / "generation_config.json"
+    own = json.loads(path.read_text()) if path.exists() else {}
+    own |= {"repetition_penalty": 1.5, "temperature": 0.6, "do_sample": True, "top_k": 20}
+    path.write_text(json.dumps(own | {"no_repeat_ngram_size": 1}))
+    real.note_weights()
+    assert real.run()[0] == 0
+    assert real.samples()["mmlu"] == plain
+    real.generation["repetition_penalty"] = 1.5
+    assert real.run()[0] == 0
+    other = real.samples()["mmlu"]
+    assert [s["answer"] for s in other] != [s["answer"] for s in plain]

@@ -30,7 +30,7 @@ RAW = {
     },
     "suites": {"general": ["gsm8k"], "psychology": ["mmlu"]},
 }
-VERSIONS = {"ms-swift": "4.6.0", "torch": "2.11.0", "transformers": "5.12.1"}
+VERSIONS = {"ms-swift": "4.6.0", "torch": "2.11.0", "transformers": "5.12.1", "vllm": "0.26.0"}
 
 
 def sample(

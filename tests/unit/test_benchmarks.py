@@ -88,6 +88,7 @@ def test_other_questions_have_other_file_names(tmp_path):
 
 def test_names_in_lower_case_where_evalscope_knows_them_so(tmp_path):
     row = dict.fromkeys(PRESETS["mmlu_pro"]["fields"], "x") | {"category": "Psychology"}
+    row |= {"options": ["y", "z"], "answer": "B"}
     made = Made({"default": {"test": [row]}})
     asked = settings("mmlu_pro", subsets=["psychology"], shots=0)
     assert fetch_benchmark.copy_published(made, tmp_path, asked) == {"psychology": 1}
@@ -106,18 +107,18 @@ def test_a_question_that_lacks_a_field_is_an_error_that_says_where(tmp_path):
     rows = mmlu("anatomy", 3)
     del rows[0]["choices"]
     with pytest.raises(UserError, match=r"all/test: no field 'choices'; the fields are question"):
-        benchmarks.check_rows(rows, PRESETS["mmlu"], "all/test")
+        benchmarks.checked(rows, PRESETS["mmlu"], "all/test")
     rows = mmlu("anatomy", 3)
     rows[2]["answer"] = None
     with pytest.raises(UserError, match="all/test, row 3: answer is empty"):
-        benchmarks.check_rows(rows, PRESETS["mmlu"], "all/test")
+        benchmarks.checked(rows, PRESETS["mmlu"], "all/test")
 
 
 def test_a_field_of_two_kinds_is_an_error_as_it_would_be_later():
     rows = mmlu("anatomy", 2)
-    rows[1]["answer"] = "A"
-    with pytest.raises(UserError, match="row 2: answer is str, in rows before it int"):
-        benchmarks.check_rows(rows, PRESETS["mmlu"], "all/test")
+    rows[1]["question"] = 7
+    with pytest.raises(UserError, match="row 2: question is int, in rows before it str"):
+        benchmarks.checked(rows, PRESETS["mmlu"], "all/test")
 
 
 def test_an_empty_split_is_an_error(tmp_path):

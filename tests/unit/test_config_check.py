@@ -192,6 +192,93 @@ def test_all_errors_are_told_at_once_and_none_hides_another():
     assert "config/README.md" in last
 
 
+def prompt(preset: str, template: str) -> list[str]:
+    asked = {"preset": preset, "source": "a/b", "prompt": template}
+    return resolve.check(study() | {"benchmarks": {"own": asked}, "suites": {"s": ["own"]}})
+
+
+CHOICE = "{question}\n{choices}\nEnd with ANSWER: and one of {letters}."
+
+
+@pytest.mark.parametrize("preset", resolve.presets())
+def test_a_prompt_works_or_is_refused_with_its_reason(preset):
+    """tests/faults/test_benchmarks_asked.py asks those that work with the real evalscope."""
+    about = resolve.presets()[preset]
+    template = CHOICE if about["answer"] == "multiple_choice" else "{question} End with a number."
+    if about["prompt"] is True:
+        assert prompt(preset, template) == []
+    else:
+        (found,) = prompt(preset, template)
+        assert found.startswith(f"benchmarks.own.prompt: {about['label']} can have no other prompt")
+        assert about["prompt"] in found
+
+
+def test_presets_without_a_prompt_of_the_users():
+    refused = {name for name, preset in resolve.presets().items() if preset["prompt"] is not True}
+    assert refused == {"ceval", "cmmlu", "general_qa"}
+
+
+@pytest.mark.parametrize(
+    ("preset", "template", "line"),
+    [
+        ("mmlu", "{question} ANSWER:", "{choices} is missing, where evalscope puts the choices"),
+        ("mmlu", CHOICE + "{subject}", "{subject} is no place-holder (those are {question}, {cho"),
+        ("mmlu", CHOICE + "{}", "{} is no place-holder"),
+        ("mmlu", CHOICE + "}", "write {{ and }} for braces that are no place-holder"),
+        (
+            "general_mcq",
+            "{question} {choices} 答案：",
+            'must ask for the answer in the form "ANSWER',
+        ),
+        ("gsm8k", "{question} in \\\\boxed{x}", "{x} is no place-holder (those are {question});"),
+        ("gsm8k", "Count.", "{question} is missing"),
+    ],
+)
+def test_a_prompt_that_evalscope_could_not_fill_or_read(preset, template, line):
+    (found,) = prompt(preset, template)
+    assert line in found
+    assert prompt("gsm8k", "{question} in \\boxed{{}}") == []
+
+
+def test_several_right_options_are_for_own_questions():
+    own = {"source": "a/b", "multiple_correct": True}
+    one = study() | {"benchmarks": {"mmlu": own}, "suites": {"s": ["mmlu"]}}
+    (found,) = resolve.check(one)
+    assert found == "benchmarks.mmlu.multiple_correct: 'mmlu' has one right option; leave it out"
+    one["benchmarks"]["mmlu"]["preset"] = "general_mcq"
+    assert resolve.check(one) == []
+
+
+WARM = "generation: {temperature: 0.7}\nbenchmarks: {mmlu: {repeats: 3}}\n"
+
+
+@pytest.mark.parametrize(
+    ("changes", "refused"),
+    [
+        ("", "base, many-seed1, many-seed2, other, tuned"),
+        ("serving: {backend: vllm}", None),
+        ("evaluate: {subjects: [cloud]}", None),
+        ("evaluate: {subjects: [base, cloud]}", "base"),
+        ("evaluate: {subjects: [many]}\nmodels: {base: {serving: {backend: vllm}}}", None),
+        ("serving: {backend: vllm}\nruns: {tuned: {serving: {backend: transformers}}}", "tuned"),
+        ("benchmarks: {mmlu: {repeats: 3, generation: {temperature: 0}}}", None),
+        ("benchmarks: {mmlu: {repeats: 1}}", None),
+    ],
+)
+def test_repeats_need_a_backend_that_heeds_seeds(changes, refused):
+    config = study(WARM)
+    for key, value in yaml.safe_load(changes or "{}").items():
+        old = config.get(key, {})
+        config[key] = old | {
+            name: {**old.get(name, {}), **new} if isinstance(new, dict) else new
+            for name, new in value.items()
+        }
+    found = resolve.check(config)
+    assert len(found) == (refused is not None)
+    if refused:
+        assert f"transformers, which serves {refused}, never reads a seed" in found[0]
+
+
 def test_what_yaml_makes_of_honest_input_is_forgiven():
     """An empty section, a number as 1e-4, an entry with nothing to state."""
     forgiven = study("{training: {learning_rate: 2e-4}, sweeps: , comparisons: }")

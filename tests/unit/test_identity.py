@@ -47,6 +47,8 @@ def made(packages=PACKAGES, data="d", subject="base", **changes):
         {"benchmark": {"limit": 10}},
         {"benchmark": {"prompt": "{question}"}},
         {"benchmark": {"repeats": 2}},
+        {"benchmark": {"multiple_correct": True}},
+        {"generation": {"max_tokens": 32, "repetition_penalty": 1.1}},  # at temperature 0, too
         {"benchmark": {"subsets": ["professional_psychology"]}},
         {"benchmark": {"generation": {"max_tokens": 64}}},
         {"data": "other"},
@@ -65,14 +67,16 @@ def test_changes_that_count(change):
         {"benchmark": {"label": "MMLU", "note": "x", "source": "/a/path"}},
         {"benchmark": {"subsets": ["high_school_psychology", "professional_psychology"]}},
         {"benchmark": {"generation": {"temperature": 0}}},
-        {"generation": {"max_tokens": 32, "seed": 7, "top_p": 0.5}},  # at temperature 0
+        {"generation": {"max_tokens": 32, "seed": 7, "top_p": 0.5, "top_k": 9}},  # at temperature 0
     ],
 )
 def test_changes_that_do_not_count(change):
     assert made(**change) == made()
 
 
-@pytest.mark.parametrize("change", [{"seed": 7}, {"top_p": 0.5}, {"temperature": 0.9}])
+@pytest.mark.parametrize(
+    "change", [{"seed": 7}, {"top_p": 0.5}, {"top_k": 9}, {"temperature": 0.9}]
+)
 def test_sampling_counts_where_something_is_drawn(change):
     warm = {"max_tokens": 32, "temperature": 0.7, "seed": 1, "top_p": 1}
     assert made(generation=warm | change) != made(generation=warm)
@@ -85,6 +89,14 @@ def test_a_benchmark_of_its_own_temperature():
     assert identity.generation(warm | {"temperature": 0}) == {"temperature": 0}
     cold = {"generation": {"temperature": 0}, "benchmark": {"generation": {"temperature": 0.7}}}
     assert made(**cold) != made(generation={"temperature": 0})
+
+
+def test_an_endpoint_is_sent_what_its_api_knows():
+    cold = {"temperature": 0, "repetition_penalty": 1, "top_k": None}
+    assert identity.generation(cold, "vllm") == {"temperature": 0, "repetition_penalty": 1}
+    assert identity.generation(cold, "endpoint") == {"temperature": 0}
+    asked = cold | {"repetition_penalty": 1.1}  # by a user who knows better
+    assert identity.generation(asked, "endpoint") == {"temperature": 0, "repetition_penalty": 1.1}
 
 
 def test_way_of_asking():

@@ -1,13 +1,9 @@
 """Three facts of an answer kept apart, and which reports of evalscope are refused."""
 
-import contextlib
-import sys
 from collections import Counter
-from types import SimpleNamespace
 
 import pytest
 from sftflow.core.cli import UserError
-from sftflow.evaluation import session
 from sftflow.evaluation.samples import (
     Question,
     check_counts,
@@ -107,29 +103,6 @@ def test_graded_answers_are_neither_right_nor_wrong():
 def test_an_answer_without_text_is_an_answer_with_its_reason(content, stop, end, reason):
     found = answered(content, "", 0, stop=stop)
     assert facts(found) == (None, "", 0, False, end) and found["finish_reason"] == reason
-
-
-def test_a_server_may_answer_without_text(monkeypatch):
-    """It is kept like any other answer, with its reason, and fails no benchmark."""
-    choice = {"index": 0, "finish_reason": "content_filter", "message": {"role": "assistant"}}
-    message = SimpleNamespace(content=None)
-    answer = SimpleNamespace(
-        choices=[SimpleNamespace(message=message)],
-        model_dump=lambda exclude_none: {"model": "x", "choices": [choice]},
-    )
-    errors = SimpleNamespace(APIConnectionError=OSError, APIStatusError=LookupError)
-    monkeypatch.setitem(sys.modules, "openai", errors)
-    asked = SimpleNamespace(
-        _mutex=contextlib.nullcontext(),
-        _client=SimpleNamespace(
-            chat=SimpleNamespace(completions=SimpleNamespace(create=lambda **_: answer))
-        ),
-        _running=SimpleNamespace(model="x"),
-        ended=None,
-        spec=SimpleNamespace(backend="endpoint"),
-    )
-    response, _ = session.Session.ask(asked, {})
-    assert response["choices"] == [choice]
 
 
 def test_counts():

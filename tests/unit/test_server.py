@@ -48,7 +48,7 @@ def test_comes_up_proven_and_leaves_nothing(spec, tmp_path):
         assert running.models == [running.model]
         assert running.probe.startswith("ANSWER")
         assert set(running.seconds) == {"ready", "first_answer"}
-        assert running.chat([{"role": "user", "content": "x"}])["choices"][0]["message"]
+        assert running.chat([{"role": "user", "content": "x"}], 8)["choices"][0]["message"]
     gone(pids)
 
 
@@ -59,7 +59,7 @@ def test_key_is_needed_and_shown_nowhere(spec, tmp_path):
             assert running.key not in Path(f"/proc/{pid}/cmdline").read_text()
         stranger = client.Server(running.url, running.model, key="guessed")
         with pytest.raises(client.ServerError, match="400"):
-            stranger.chat([{"role": "user", "content": "x"}])
+            stranger.chat([{"role": "user", "content": "x"}], 8)
         key = running.key
     assert key not in log.read_text()
 
@@ -166,7 +166,7 @@ def test_death_is_noticed_within_five_seconds(spec, tmp_path):
     with server.serve(spec(die_after=1), tmp_path / "log") as running:
         with server.Watch(running, errors.append):
             begun = time.monotonic()
-            running.chat([{"role": "user", "content": "x"}])
+            running.chat([{"role": "user", "content": "x"}], 8)
             while not errors and time.monotonic() - begun < 5:
                 time.sleep(0.05)
     assert "illegal memory access" in str(errors[0])

@@ -312,6 +312,7 @@ def test_a_suite_with_repeats_or_passages_is_tested_by_what_is_independent(tmp_p
         "benchmarks": {**made_up.RAW["benchmarks"], "gsm8k": {"limit": 20, "repeats": 2}},
         "suites": {"both": ["gsm8k", "mmlu"]},
         "generation": {"temperature": 0.7},
+        "serving": {"backend": "vllm"},  # it heeds seeds
     }
     study = resolve.load(raw)
     subsets = sorted(study["benchmarks"]["mmlu"]["subsets"])
@@ -371,6 +372,7 @@ def test_repeats_are_compared_by_question(tmp_path):
     raw = made_up.RAW | {
         "benchmarks": {**made_up.RAW["benchmarks"], "gsm8k": {"limit": 20, "repeats": 3}},
         "generation": {"temperature": 0.7},
+        "serving": {"backend": "vllm"},  # it heeds seeds
     }
     study = made_up.write_study(tmp_path, raw, SHARES)
     for subject, threshold in (("base", 1), ("tuned", 3)):

@@ -47,7 +47,7 @@ VALUES = {
     "benchmarks.*.preset": "mmlu", "benchmarks.*.source": "config/demo/benchmarks/copy",
     "benchmarks.*.hub": "huggingface", "benchmarks.*.revision": "v1",
     "benchmarks.*.subsets": ["professional_psychology"], "benchmarks.*.shots": 1,
-    "benchmarks.*.prompt": "{question}", "benchmarks.*.limit": 5,
+    "benchmarks.*.prompt": "{question} {choices} ANSWER:", "benchmarks.*.limit": 5,
     "runs.*.model": "other", "runs.*.dataset": "other", "runs.*.serve": "adapter",
     "endpoints.*.url": "http://elsewhere/v1", "endpoints.*.key_env": "KEY",
     "training.lr_scheduler_type": "linear", "training.attn_impl": "eager",
@@ -69,7 +69,8 @@ STRUCTURE = {
 # A change of these alone is refused, or changes nothing in this study.
 IDLE = {
     "training.gpus", "training.tuner_type", "evaluate.subjects", "evaluate.suites",
-    "generation.seed", "generation.top_p",  # at temperature 0
+    "generation.seed", "generation.top_p", "generation.top_k",  # at temperature 0
+    "benchmarks.*.multiple_correct",  # of own questions only
 }  # fmt: skip
 
 

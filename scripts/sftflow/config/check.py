@@ -9,6 +9,7 @@ import itertools
 import math
 import re
 from collections.abc import Iterable, Iterator
+from string import Formatter
 from typing import Any
 
 import jsonschema
@@ -68,6 +69,7 @@ def check(raw: dict, here: bool = False, gpus: bool = False) -> list[str]:
         _sweeps(sound),
         _extra(sound),
         _benchmarks(sound),
+        _repeats(sound),
         _suites(sound),
         _choices(sound),
         unknown_names(sound) if sound.get("software") != "active" else (),
@@ -386,6 +388,70 @@ def _benchmarks(config: dict) -> Iterator[str]:
             if preset["subsets"] is not None and subset not in preset["subsets"]:
                 hint = nearest(subset, preset["subsets"])
                 yield f"{at}.subsets: '{subset}' is no subset of '{preset_name}'{hint}"
+        if stated.get("multiple_correct") and preset["dataset"] != "general_mcq":
+            yield f"{at}.multiple_correct: '{preset_name}' has one right option; leave it out"
+        if stated.get("prompt") is not None:
+            yield from (f"{at}.prompt: {line}" for line in _prompt(stated["prompt"], preset))
+
+
+# Place-holders of a prompt, by the kind of answer: those that it must have, and that it may.
+PLACEHOLDERS = {
+    "multiple_choice": (["question", "choices"], ["letters"]),
+    "numeric": (["question"], []),
+}
+ANSWER_MARK = re.compile(r"answer\s*:", re.I)  # after which evalscope reads a letter
+
+
+def _prompt(template: str, preset: dict) -> Iterator[str]:
+    """What is wrong with a prompt of the user's own: evalscope formats it with str.format."""
+    if preset["prompt"] is not True:
+        yield f"{preset['label']} can have no other prompt: {preset['prompt']}. Leave it out"
+        return
+    needed, allowed = PLACEHOLDERS[preset["answer"]]
+    try:
+        found = [name for _, name, _, _ in Formatter().parse(template) if name is not None]
+    except ValueError as error:
+        yield f"{error}; write {{{{ and }}}} for braces that are no place-holder"
+        return
+    for name in sorted({*found} - {*needed, *allowed}):
+        known = ", ".join(f"{{{place}}}" for place in [*needed, *allowed])
+        yield f"{{{name}}} is no place-holder (those are {known}); write {{{{ and }}}} for braces"
+    for name in needed:
+        if name not in found:
+            yield f"{{{name}}} is missing, where evalscope puts the {name}"
+    if preset["answer"] == "multiple_choice" and not ANSWER_MARK.search(template):
+        yield 'must ask for the answer in the form "ANSWER: X", which evalscope reads'
+
+
+def _repeats(config: dict) -> Iterator[str]:
+    """Repeats of one question differ by their seeds, which ms-swift's server never reads."""
+    stands_for, chosen = members(config), config.get("evaluate", {})
+    evaluated = {s for name in chosen.get("subjects", stands_for) for s in stands_for.get(name, [])}
+    unseeded = sorted(evaluated & {name for name, backend in _backends(config) if backend == SWIFT})
+    general = config.get("generation", {})
+    for name, stated in config.get("benchmarks", {}).items():
+        warm = (general | stated.get("generation", {})).get("temperature", 0) > 0
+        if stated.get("repeats", 1) > 1 and warm and unseeded:
+            yield (
+                f"benchmarks.{name}.repeats: are told apart by their seeds, and the backend "
+                f"{SWIFT}, which serves {', '.join(unseeded)}, never reads a seed; write 1, or "
+                "serving.backend: vllm"
+            )
+
+
+SWIFT = "transformers"  # the default backend
+
+
+def _backends(config: dict) -> Iterator[tuple[str, str]]:
+    """(subject, backend) of every model and run."""
+    general = config.get("serving", {}).get("backend", SWIFT)
+    models = {
+        name: model.get("serving", {}).get("backend", general)
+        for name, model in config.get("models", {}).items()
+    }
+    yield from models.items()
+    for name, _, run in expand_runs(config):
+        yield name, run.get("serving", {}).get("backend", models.get(run.get("model"), general))
 
 
 def _suites(config: dict) -> Iterator[str]:

@@ -62,6 +62,7 @@ class OfSubject(Told):
 
 class ServeSubject(OfSubject):
     prompts: list[str]
+    generation: dict[str, Any]
 
 
 class EvaluateSuite(OfSubject):
@@ -172,12 +173,15 @@ def merge_run(study: dict, run: str) -> OfRun:
 
 
 def serve_subject(study: dict, subject: str) -> ServeSubject:
+    """Beside the subject: the fixed prompts, and how they are answered at temperature 0."""
     rule = "serve_subject"
-    shared = _of_subject(rule, study, subject)
+    own = _of_subject(rule, study, subject)
+    entries = {"": study, "generation": study["generation"]}
     return {
-        **shared,
+        **own,
         "prompts": pick(rule, "", study)["prompts"],
-        "made_with": shared["made_with"] | decisions(rule, {"": study}),
+        "generation": pick(rule, "generation", study["generation"]),
+        "made_with": own["made_with"] | decisions(rule, entries),
     }
 
 
@@ -219,7 +223,8 @@ JOBS: dict[str, Callable[..., Told]] = {
 
 
 def asked_benchmark(study: dict, benchmark: str) -> dict:
-    """How it is asked: {dataset, subsets, shots, prompt, limit, repeats, generation}."""
+    """How it is asked: {dataset, subsets, shots, prompt, multiple_correct, limit, repeats,
+    generation}."""
     entry = study["benchmarks"][benchmark]
     rule = "evaluate_suite"
     return {

@@ -64,15 +64,25 @@ def settings(benchmark: dict, system: str | None, evalscope: str) -> dict:
 
 
 # How a token is drawn. At temperature 0 none is drawn: the likeliest one is taken.
-DRAWING = ("seed", "top_p")
+DRAWING = ("seed", "top_p", "top_k")
+# What OpenAI's own API does not know, with the value that changes nothing. Somebody else's server
+# may refuse it, so there it is sent only where it says something.
+NEUTRAL = {"repetition_penalty": 1}
 
 
-def generation(stated: dict) -> dict:
+def generation(stated: dict, backend: str | None = None) -> dict:
     """The generation settings that are sent: null means "not sent"; nor is what cannot change an
-    answer at temperature 0.
+    answer at temperature 0, nor to an endpoint what its API may not know and changes nothing.
+
+    Our own servers take nothing from a model's generation_config.json, so what is not sent is off.
     """
     idle = DRAWING if stated.get("temperature") == 0 else ()
-    return {key: value for key, value in stated.items() if value is not None and key not in idle}
+    neutral = NEUTRAL.items() if backend == "endpoint" else ()
+    return {
+        key: value
+        for key, value in stated.items()
+        if value is not None and key not in idle and (key, value) not in neutral
+    }
 
 
 def way(weights: str, backend: dict) -> str:

@@ -6,6 +6,7 @@ So evalscope always runs over a whole benchmark in a fresh folder, and asks noth
 """
 
 import contextlib
+import copy
 import shutil
 import sys
 import tempfile
@@ -20,7 +21,7 @@ from typing import Any
 import datasets
 from evalscope.api.benchmark import BenchmarkMeta
 from evalscope.api.model import GenerateConfig, Model
-from evalscope.api.registry import get_benchmark
+from evalscope.api.registry import BENCHMARK_REGISTRY, get_benchmark
 from evalscope.config import TaskConfig
 from evalscope.constants import EvalType
 from evalscope.models.openai_compatible import OpenAICompatibleAPI
@@ -45,7 +46,8 @@ class StoredModel(OpenAICompatibleAPI):
     """evalscope's client of an OpenAI-compatible server, with a store in front of the server.
 
     `ask(request)` returns (completion as a dict, seconds); without it, a request that is not in the
-    store raises Unanswered. Equal requests are told apart by the order in which they come.
+    store raises Unanswered. Equal requests are told apart by the order in which they come: where a
+    seed is stated, the n-th gets seed + n, so that repeats are drawn anew.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class StoredModel(OpenAICompatibleAPI):
     def _create(self, **request: Any) -> ChatCompletion:
         request = {name: value for name, value in request.items() if value is not NOT_GIVEN}
         del request["model"]  # a label here; the server's own name is random
+        request |= request.pop("extra_body", {})  # as it stands in what is sent
         if self._system and request["messages"][0]["role"] != "system":
             first = {"role": "system", "content": self._system}
             request["messages"] = [first, *request["messages"]]
@@ -75,6 +78,9 @@ class StoredModel(OpenAICompatibleAPI):
         with self._mutex:
             n = self._seen[key]
             self._seen[key] += 1
+        if "seed" in request and n:  # a repeat: the same question, drawn anew
+            request["seed"] += n
+            key, n = digest(request), 0
         self.last.key, self.last.n, self.last.messages = key, n, request["messages"]
         answer = self._store.get(key, n)
         if answer is None:
@@ -82,7 +88,8 @@ class StoredModel(OpenAICompatibleAPI):
                 raise Unanswered(key, n, request)
             answer = self._store.add(key, n, *self._ask(request))
         self.last.seconds = answer["seconds"]
-        return ChatCompletion.model_validate(answer["response"])
+        # built, not validated: a finish reason of the server's own is one
+        return ChatCompletion.construct(**answer["response"])
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """evalscope times the look-up; what counts is how long the server took."""
@@ -115,7 +122,8 @@ def task(
         "local_path": str(data.resolve()),
         "subset_list": list(benchmark["subsets"]),
         "few_shot_num": benchmark.get("shots"),
-        "prompt_template": benchmark.get("prompt"),
+        **templates(benchmark["dataset"], benchmark.get("prompt")),
+        "extra_params": {"multiple_correct": True} if benchmark.get("multiple_correct") else None,
     }
     arguments = {name: value for name, value in arguments.items() if value is not None}
     unknown = set(arguments) - {field.name for field in fields(BenchmarkMeta)} - {"local_path"}
@@ -137,6 +145,19 @@ def task(
     )
 
 
+def templates(dataset: str, prompt: str | None) -> dict[str, str]:
+    """evalscope's arguments for a prompt of the user's own: the one that it puts after examples
+    holds its own prompt once more."""
+    if prompt is None:
+        return {}
+    own = BENCHMARK_REGISTRY.get(dataset)
+    shown = own.few_shot_prompt_template
+    if shown is None or own.prompt_template not in shown:
+        return {"prompt_template": prompt}
+    with_examples = shown.replace(own.prompt_template, prompt)
+    return {"prompt_template": prompt, "few_shot_prompt_template": with_examples}
+
+
 def question_id(subset: str, sample: Any) -> str:
     """Of a question as it stands in the data, before a template and examples go around it."""
     return digest(
@@ -151,7 +172,9 @@ def question_id(subset: str, sample: Any) -> str:
 
 def questions(config: TaskConfig, model: StoredModel) -> tuple[list[Question], list[Unanswered]]:
     """Every question of a benchmark, and the requests that are still to be made for them."""
+    arguments = copy.deepcopy(config.dataset_args)
     adapter = get_benchmark(config.datasets[0], config)
+    config.dataset_args = arguments  # it takes some of them out, and they are needed again
     rows: dict[tuple[str, int], tuple[str, str | None]] = {}
     load = adapter.load
 

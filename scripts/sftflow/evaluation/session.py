@@ -21,6 +21,7 @@ from sftflow.core.progress import Progress
 from sftflow.evaluation.answers import AnswerStore
 from sftflow.evaluation.plans import Plan, Wanted, wanted
 from sftflow.serving import backends, client, server
+from sftflow.serving.completions import NoAnswer, filtered, normalised, withheld
 
 NO_SERVER = "not all of its questions are answered, because there is no server"
 
@@ -70,7 +71,8 @@ class Session:
             raise
 
     def ask(self, request: dict) -> tuple[dict, float]:
-        """(the completion, seconds). Raises ServerError when the server has ended or refuses."""
+        """(the completion in the form of completions.py, seconds). ServerError when the server has
+        ended or refuses; what a content filter of an endpoint refuses is an empty answer."""
         import openai
 
         with self._mutex:
@@ -78,25 +80,37 @@ class Session:
                 self.start()
         if self.ended:
             raise self.ended
+        messages = request["messages"]
+        rest = {name: value for name, value in request.items() if name != "messages"}
         begun = time.monotonic()
         try:
-            answer = self._client.chat.completions.create(model=self._running.model, **request)
+            # what the client's signature does not know, and whatever else is stated, as it stands
+            answer = self._client.chat.completions.create(
+                model=self._running.model, messages=messages, extra_body=rest
+            )
+            response = normalised(_plain(answer), self.spec.backend)
         except openai.APIConnectionError as error:
             self._look()
             raise client.ServerError(f"the connection to the server broke: {error}") from error
         except openai.APIStatusError as error:
             if error.status_code >= 500:
                 self._look()
+            elif self.spec.backend == "endpoint" and filtered(error.body):
+                return withheld(self.spec.backend), round(time.monotonic() - begun, 3)
             raise client.ServerError(
                 f"the server refused a question: HTTP {error.status_code}: {error.message[:500]}. "
                 "A prompt that is too long for the model needs fewer shots, a smaller "
                 "max_tokens, or a larger serving.max_model_len."
             ) from error
-        response = answer.model_dump(exclude_none=True)
-        response["model"] = self.spec.backend
-        if not answer.choices:
-            raise client.ServerError(f"the server sent no answer: {response}")
+        except NoAnswer as error:
+            raise client.ServerError(str(error)) from error
         return response, round(time.monotonic() - begun, 3)
+
+
+def _plain(answer: object) -> object:
+    """What the client made of a response, as JSON: it takes any, and builds models of it."""
+    dump = getattr(answer, "model_dump", None)
+    return dump(exclude_none=True, warnings=False) if dump else answer
 
 
 def ask_all(session: Session, store: AnswerStore, plans: list[Plan], label: str) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import yaml
 from sftflow.core.cli import UserError
+from sftflow.inputs.keys import right_keys
 
 PER_SUBSET = "<subset>"
 LOWERED = {"mmlu_pro"}  # evalscope knows its subsets by their names in lower case
@@ -48,27 +49,30 @@ def asked_subsets(settings: dict, available: Iterable[str]) -> list[str]:
     return [name for name in available if not isinstance(wanted, dict) or name in wanted]
 
 
-def check_rows(rows: list[dict], settings: dict, where: str) -> None:
-    """Raise UserError where a question lacks a field that evalscope will read.
+def checked(rows: list[dict], settings: dict, where: str) -> list[dict]:
+    """The rows as they are copied, their right answers in evalscope's form.
 
-    A field that is a number here and a text there is refused too: evalscope's loader would.
+    UserError where a question lacks a field that evalscope will read, where no answer could be
+    right, and where a field is a number here and a text there: evalscope's loader would refuse it.
     """
     fields = settings.get("fields") or []
-    kinds: dict[str, type] = {}
     for number, row in enumerate(rows, start=1):
         for field in fields:
             if field not in row:
                 raise UserError(f"{where}: no field {field!r}; the fields are {', '.join(row)}")
             if row[field] in (None, "") and field not in NULLABLE:
                 raise UserError(f"{where}, row {number}: {field} is empty")
-            if row[field] is None:
-                continue
-            kind = kinds.setdefault(field, type(row[field]))
-            if kind is not type(row[field]):
+    rows = right_keys(rows, settings, where)
+    kinds: dict[str, type] = {}
+    for number, row in enumerate(rows, start=1):
+        for field in fields:
+            kind = kinds.setdefault(field, type(row[field])) if row[field] is not None else None
+            if kind and kind is not type(row[field]):
                 raise UserError(
                     f"{where}, row {number}: {field} is {type(row[field]).__name__}, "
                     f"in rows before it {kind.__name__}"
                 )
+    return rows
 
 
 def check_counts(counts: dict[str, int], where: str, least: int = 1) -> None:

@@ -127,7 +127,9 @@ def asking(study: dict, read: Read, subject: str, benchmark: str) -> dict:
     return {
         "data": data and data["digest"],
         "settings": settings,
-        "generation": identity.generation(asked["generation"]),
+        "generation": identity.generation(
+            asked["generation"], study["subjects"][subject]["serving"]["backend"]
+        ),
         "backend": current_backend(study, read, subject),
     }
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sftflow.core import environments
+from sftflow.core import environments, identity
 from sftflow.core.jsonio import read_record
 from sftflow.serving.client import LOCAL, Server, ServerError
 
@@ -20,13 +20,15 @@ class Spec:
 
     serving: {backend, max_batch_size, concurrency, ready_timeout (s), device, gpus, torch_dtype,
         max_model_len, extra (the backend's own flags)}; model: {model_type, template};
-    endpoint: {url, model, key_env}; python: the interpreter of the backend's environment, and
+    endpoint: {url, model, key_env}; stated: generation settings of the requests that prove and
+    measure it; python: the interpreter of the backend's environment, and
     record: environments/<env>.json of it.
     """
 
     serving: dict
     model: dict = field(default_factory=dict)
     endpoint: dict = field(default_factory=dict)
+    stated: dict = field(default_factory=dict)
     weights: Path | None = None
     adapter: Path | None = None
     python: str | None = None
@@ -47,6 +49,9 @@ class Spec:
             serving=settings["serving"],
             model=settings.get("model") or {},
             endpoint=settings.get("endpoint") or {},
+            stated=identity.generation(
+                settings.get("generation") or {}, settings["serving"]["backend"]
+            ),
             weights=args.weights,
             adapter=args.adapter,
             python=python,
@@ -138,6 +143,7 @@ def _vllm(spec: Spec, running: Server, port: int) -> tuple[list[str], dict[str, 
         "tensor-parallel-size": spec.serving.get("gpus") or 1,
         "served-model-name": running.model,
         "disable-uvicorn-access-log": "",
+        "generation-config": "vllm",  # what a request does not state is off, not the model's own
     }
     if spec.adapter:
         rank = json.loads((spec.adapter / "adapter_config.json").read_text())["r"]

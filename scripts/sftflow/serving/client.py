@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from sftflow.core import process
 from sftflow.core.cli import UserError
+from sftflow.serving.completions import NoAnswer, normalised
 
 LOCAL = "127.0.0.1,localhost,::1"
 POLL = 0.2  # seconds between two looks at a server that starts
@@ -27,7 +28,10 @@ class ServerError(UserError):
 
 @dataclass
 class Server:
-    """A server that answers. `seconds`: {ready, import, load, first_answer}, as far as known."""
+    """A server that answers. `seconds`: {ready, import, load, first_answer}, as far as known.
+
+    `stated`: generation settings that every request of `chat` and `stream` states.
+    """
 
     url: str  # up to and including /v1
     model: str
@@ -37,6 +41,7 @@ class Server:
     seconds: dict = field(default_factory=dict)
     models: list[str] = field(default_factory=list)
     probe: str = ""
+    stated: dict = field(default_factory=dict)
 
     def check(self, patience: float = 0.0) -> None:
         """Raises ServerError, with its log, when the server has ended or ends within `patience` s.
@@ -75,10 +80,18 @@ class Server:
         except ValueError as error:  # not JSON
             raise ServerError(f"{self.url}{path} is not OpenAI's API: {error}") from error
 
-    def chat(self, messages: list[dict], timeout: float = 600.0, **generation) -> dict:
-        """A chat completion, as OpenAI's API gives it."""
-        body = {"model": self.model, "messages": messages, **generation}
-        return self.json("/chat/completions", body, timeout)
+    def question(self, messages: list[dict], max_tokens: int) -> dict:
+        """The body of a request at temperature 0."""
+        asked = {"model": self.model, "messages": messages, "max_tokens": max_tokens}
+        return {**asked, "temperature": 0, **self.stated}
+
+    def chat(self, messages: list[dict], max_tokens: int, timeout: float = 600.0) -> dict:
+        """A chat completion at temperature 0, in the form of completions.py."""
+        body = self.question(messages, max_tokens)
+        try:
+            return normalised(self.json("/chat/completions", body, timeout), self.model)
+        except NoAnswer as error:
+            raise ServerError(f"{self.url}/chat/completions: {error}") from error
 
     def log_excerpt(self) -> str:
         """The end of the server's log, and before it the errors that the log names.

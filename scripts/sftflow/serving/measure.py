@@ -56,14 +56,9 @@ def stream(running: client.Server) -> tuple[float | None, float | None]:
 
     None for what can't be known: an answer without text, a server that does not count tokens.
     """
-    body = {
-        "model": running.model,
-        "messages": [{"role": "user", "content": SPEED_PROMPT.format(number=0)}],
-        "max_tokens": SPEED_TOKENS,
-        "temperature": 0,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
+    messages = [{"role": "user", "content": SPEED_PROMPT.format(number=0)}]
+    body = running.question(messages, SPEED_TOKENS)
+    body |= {"stream": True, "stream_options": {"include_usage": True}}
     begun, first, tokens = time.monotonic(), None, 0
     with running.request("/chat/completions", body) as response:
         for line in response:
@@ -71,24 +66,27 @@ def stream(running: client.Server) -> tuple[float | None, float | None]:
                 continue
             chunk = json.loads(line.removeprefix(b"data: "))
             tokens = (chunk.get("usage") or {}).get("completion_tokens") or tokens
-            if first is None and any(c["delta"].get("content") for c in chunk["choices"]):
+            choices = chunk.get("choices") or []
+            if first is None and any((c.get("delta") or {}).get("content") for c in choices):
                 first = time.monotonic() - begun
     took = time.monotonic() - begun
     return first and round(first, 4), round(tokens / took, 2) if tokens else None
 
 
-def crowd(running: client.Server, concurrency: int) -> float:
-    """Tokens/s of `concurrency` answers at once."""
+def crowd(running: client.Server, concurrency: int) -> float | None:
+    """Tokens/s of `concurrency` answers at once; None where the server does not count tokens."""
 
-    def one(number: int) -> int:
+    def one(number: int) -> int | None:
         messages = [{"role": "user", "content": SPEED_PROMPT.format(number=number)}]
-        answer = running.chat(messages, max_tokens=SPEED_TOKENS, temperature=0)
-        return answer["usage"]["completion_tokens"]
+        usage = running.chat(messages, SPEED_TOKENS).get("usage")
+        return usage and usage["completion_tokens"]
 
     begun = time.monotonic()
     with ThreadPoolExecutor(concurrency) as pool:
-        tokens = sum(pool.map(one, range(1, concurrency + 1)))
-    return round(tokens / (time.monotonic() - begun), 2)
+        tokens = list(pool.map(one, range(1, concurrency + 1)))
+    took = time.monotonic() - begun
+    counted = [count for count in tokens if count is not None]
+    return round(sum(counted) / took, 2) if len(counted) == len(tokens) else None
 
 
 def chat(running: client.Server, settings: dict) -> list[dict]:
@@ -100,7 +98,7 @@ def chat(running: client.Server, settings: dict) -> list[dict]:
         begun = time.monotonic()
         messages = [*before, {"role": "user", "content": prompt}]
         limit = settings.get("max_tokens") or CHAT_TOKENS
-        choice = running.chat(messages, max_tokens=limit, temperature=0)["choices"][0]
+        choice = running.chat(messages, limit)["choices"][0]
         answers.append(
             {
                 "prompt": prompt,

@@ -58,6 +58,7 @@ def serve(spec: Spec, log: Path) -> Iterator[Server]:
             model=f"sftflow-{secrets.token_hex(8)}",
             key=secrets.token_urlsafe(32),
             log=log,
+            stated=spec.stated,
         )
         command, env = COMMANDS[spec.backend](spec, running, port)
         running.process = process.start(command, env=environment(spec) | env, log=log)
@@ -98,7 +99,7 @@ def connect(spec: Spec) -> Server:
     if not key:
         raise ServerError(f"{endpoint['url']} needs a key: set the environment variable {name}")
     url = endpoint["url"].rstrip("/").removesuffix("/chat/completions")
-    running = Server(url=url, model=endpoint["model"], key=key)
+    running = Server(url=url, model=endpoint["model"], key=key, stated=spec.stated)
     try:
         begun = time.monotonic()
         _prove(running, timeout=60.0)
@@ -138,9 +139,9 @@ def _prove(running: Server, timeout: float) -> None:
             "it is not the one that was meant"
         )
     begun = time.monotonic()
-    answer = running.chat(PROBE, timeout=timeout, max_tokens=PROBE_TOKENS, temperature=0)
+    answer = running.chat(PROBE, PROBE_TOKENS, timeout)
     running.seconds["first_answer"] = round(time.monotonic() - begun, 3)
-    running.probe = answer["choices"][0]["message"]["content"] or ""
+    running.probe = answer["choices"][0]["message"]["content"]
 
 
 def _prove_versions(running: Server, record: Path | None) -> None:

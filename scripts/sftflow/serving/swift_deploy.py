@@ -6,8 +6,11 @@ It is ms-swift's own SwiftDeploy, with these differences: it shares the port tha
 where `swift deploy` moves to another one silently when the port is taken; the API key comes from
 the environment, where `swift deploy` wants it as an argument and prints it; GET /v1/session tells
 what only this process knows (seconds, memory, versions, patches); batches are full (`full_batches`
-in training/patches.py, which holds every change to ms-swift); and attention is not cuDNN's, which
-plans anew for every length of the cache, so for every token.
+in training/patches.py, which holds every change to ms-swift); of the model's generation_config.json
+only the token ids are used; and attention is not cuDNN's, which plans anew for every length of the
+cache, so for every token.
+
+Seeds of requests are not heeded: ms-swift draws for a whole batch from torch's one generator.
 """
 
 import os
@@ -26,11 +29,33 @@ from pathlib import Path  # noqa: E402
 import torch  # noqa: E402
 import uvicorn  # noqa: E402
 from swift.pipelines.infer.deploy import SwiftDeploy  # noqa: E402
+from transformers import GenerationConfig  # noqa: E402
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # last: it has programs with common names
 from sftflow.training import patches  # noqa: E402
 
 IMPORTED = time.monotonic()
+
+
+TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+
+
+def plain_generation(engine) -> dict:
+    """Keep of a model's own generation settings its token ids alone; {name: value} of the rest.
+
+    ms-swift fills in from them whatever a request does not state, transformers does so once more,
+    and some (no_repeat_ngram_size) no request can state: answers would differ unseen.
+    """
+    own = engine.generation_config
+    tokens = {name: getattr(own, name, None) for name in TOKENS}
+    plain = GenerationConfig(**tokens, top_k=0)  # all tokens; if not stated, transformers takes 50
+    engine.generation_config = engine.model.generation_config = plain
+    usual = GenerationConfig().to_dict()
+    return {
+        name: value
+        for name, value in own.to_diff_dict().items()
+        if name not in TOKENS and name in usual and value != usual[name]
+    }
 
 
 class Deploy(SwiftDeploy):
@@ -40,11 +65,15 @@ class Deploy(SwiftDeploy):
         self.loaded = time.monotonic()
         self.args.api_key = KEY  # after ms-swift has logged its arguments
         super()._install_auth_middleware()
+        self.set_aside = plain_generation(self.infer_engine)
         _, self.batches = patches.apply(patches.full_batches, self.infer_engine)
         self.app.get("/v1/session")(self.session)
 
     async def session(self) -> dict:
-        """{import_seconds, load_seconds, memory and gpu_memory (bytes; null: no GPU), …}."""
+        """{import_seconds, load_seconds, memory and gpu_memory (bytes; null: no GPU), …}.
+
+        `set_aside`: what the model's generation_config.json holds beside token ids; it is not used.
+        """
         cuda = torch.cuda.is_available() and torch.cuda.max_memory_reserved() > 0
         return {
             "import_seconds": round(IMPORTED - BEGUN, 3),
@@ -57,6 +86,7 @@ class Deploy(SwiftDeploy):
                 name: version(name) for name in ("ms-swift", "transformers", "torch", "peft")
             },
             "patches": [self.batches],
+            "set_aside": self.set_aside,
         }
 
     def run(self) -> None:

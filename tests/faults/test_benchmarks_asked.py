@@ -1,0 +1,244 @@
+"""What the real evalscope makes of prompts, keys, repeats and odd answers."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import fetch_benchmark
+import pytest
+from sftflow.config.schema import presets
+from sftflow.scoring import scores
+from sftflow.serving.completions import withheld
+from support import EVALSCOPE
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not EVALSCOPE.exists(), reason="needs envs/evalscope"),
+]
+
+COLD = {"temperature": 0, "max_tokens": 16, "seed": 5, "top_p": 1, "repetition_penalty": 1}
+WARM = COLD | {"temperature": 0.7, "top_k": 20}
+MINE = {
+    "multiple_choice": "MINE {question}\n{choices}\n{{One}} of {letters}, as ANSWER: X",
+    "numeric": "MINE {question} {{One}} number.",
+}
+WORDS = ["pine", "oak", "elm", "ash"]
+
+
+def row(dataset: str, number: int) -> dict:
+    """A question of which the second option is right, or the number 2."""
+    question = {"question": f"Which tree, number {number}?"}
+    four = dict(zip("ABCD", WORDS, strict=True))
+    return question | {
+        "gsm8k": {"answer": "1 + 1 = 2\n#### 2"},
+        "mmlu": {"subject": "anatomy", "choices": WORDS, "answer": 1},
+        "mmlu_pro": {"options": WORDS, "answer": "b", "category": "Law", "question_id": number,
+                     "cot_content": "A: Because. The answer is (B)."},
+        "mmlu_redux": {"choices": WORDS, "answer": 0, "error_type": "multiple_correct_answers",
+                       "correct_answer": "B and D", "potential_reason": ""},
+        "super_gpqa": {"options": WORDS, "answer_letter": "b", "field": "Law", "discipline": "L"},
+        "ceval": {**four, "answer": "(B)"},
+        "cmmlu": {"choices": [f"({x}) {word}" for x, word in four.items()], "answer": "b",
+                  "category": "anatomy"},
+        "general_mcq": {**four, "answer": "Ｂ"},
+        "general_qa": {"query": question["question"], "response": "An oak."},
+    }[dataset]  # fmt: skip
+
+
+SUBSETS = {
+    "gsm8k": "main", "mmlu_pro": "law", "super_gpqa": "Law", "ceval": "law",
+    "general_mcq": "own", "general_qa": "own",
+}  # fmt: skip
+
+
+class Made:
+    """A published source in memory."""
+
+    def __init__(self, rows: list[dict]):
+        self.kept = rows
+
+    def configs(self) -> list[str]:
+        return ["anatomy", "law"]
+
+    def rows(self, config: str, split: str) -> list[dict]:
+        return self.kept
+
+
+class Cases:
+    """Cases in a folder, fetched as the workflow does and asked in one process of evalscope."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.cases = folder, {}
+
+    def add(self, name, dataset, answers, rows=None, generation=None, shots=0, **changes) -> None:
+        rows = rows or [row(dataset, number) for number in range(len(answers))]
+        subset = SUBSETS.get(dataset, "anatomy")
+        settings = presets()[dataset] | {"subsets": [subset], "shots": shots} | changes
+        data = self.folder / "data" / name
+        data.mkdir(parents=True)
+        if settings["config"] is None:
+            source = self.folder / "source" / name
+            source.mkdir(parents=True)
+            for split in (settings["eval_split"], settings["few_shot_split"]):
+                lines = "".join(json.dumps(one) + "\n" for one in rows)
+                (source / f"{subset}_{split}.jsonl").write_text(lines, encoding="utf-8")
+            fetch_benchmark.copy_plain(source, data, settings)
+        else:
+            fetch_benchmark.copy_published(Made(rows), data, settings)
+        asked = {"dataset": dataset, "subsets": [subset], "shots": shots, **changes}
+        case = {"benchmark": asked, "data": str(data), "answers": answers}
+        self.cases[name] = case | {"generation": generation or COLD}
+
+    def run(self) -> dict:
+        path = self.folder / "cases.json"
+        path.write_text(json.dumps(self.cases), encoding="utf-8")
+        program = Path(__file__).with_name("ask_benchmarks.py")
+        command = [str(EVALSCOPE), str(program), str(path), str(self.folder / "out")]
+        env = {**os.environ, "HF_HUB_OFFLINE": "1"}
+        done = subprocess.run(command, capture_output=True, text=True, env=env)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return json.loads(done.stdout.splitlines()[-1])
+
+
+PROMPTED = sorted(name for name, preset in presets().items() if preset["prompt"] is True)
+FIXED = ("super_gpqa", "shown")  # its examples are built into evalscope, and speak of its prompt
+SHOWN = {"gsm8k": 2, "mmlu": 2, "mmlu_pro": 2, "super_gpqa": 5, "general_mcq": 2}
+SEVERAL = [row("general_mcq", number) | {"answer": "CA"} for number in range(4)]
+UNEVEN = [
+    row("general_mcq", 0),
+    row("general_mcq", 1) | {"C": "", "D": None, "answer": "a)"},
+    row("general_mcq", 2) | {"E": 5, "answer": "e"},
+]
+ODD = [
+    {"choices": [{"message": {"content": None}, "finish_reason": "length"}]},
+    {"choices": [{"message": {"content": None, "reasoning_content": "A or B"},
+                  "finish_reason": "length"}]},
+    {"choices": [{"message": {"content": "No."}, "finish_reason": "sensitive"}]},
+    {"choices": [{"message": {"content": "ANSWER: B"}, "finish_reason": None}], "created": 1234.5},
+    {"choices": [{"message": {"content": [{"type": "text", "text": "ANSWER: B"}]},
+                  "finish_reason": "stop"}], "usage": {"prompt_tokens": 1.0}},
+    withheld("m"),
+    {"choices": [{"message": {"content": ""}, "finish_reason": "stop"}]},
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def came(tmp_path_factory) -> dict:
+    cases = Cases(tmp_path_factory.mktemp("asked"))
+    for name in PROMPTED:
+        choice = presets()[name]["answer"] == "multiple_choice"
+        answers = ["A or D?\nANSWER: B", "B or D?\nANSWER: A"] if choice else ["2", "#### 3"]
+        prompt = MINE[presets()[name]["answer"]]
+        cases.add(f"{name} mine", name, answers, prompt=prompt)
+        if name in SHOWN:
+            rows = [row(name, number) for number in range(SHOWN[name])]
+            many = [*answers, *["C"] * (len(rows) - 2)]
+            cases.add(f"{name} shown", name, many, rows, shots=SHOWN[name], prompt=prompt)
+    for name in ("ceval", "cmmlu"):
+        cases.add(f"{name} mine", name, ["答案：B。不是 A"], prompt=MINE["multiple_choice"])
+    cases.add("general_qa mine", "general_qa", ["An oak.", "No."], prompt="MINE {question}")
+    answers = ["答案：A、C", "答案：C", "答案：AB", "A and C"]
+    cases.add("several", "general_mcq", answers, SEVERAL, multiple_correct=True)
+    cases.add("several mine", "general_mcq", ["ANSWER: A, C"], SEVERAL[:1],
+              prompt=MINE["multiple_choice"], multiple_correct=True)  # fmt: skip
+    cases.add("uneven", "general_mcq", ["答案：B", "答案：A", "答案：E"], UNEVEN)
+    cases.add("odd", "mmlu", ODD)
+    rows = [row("mmlu", 0), row("mmlu", 1)]
+    texts = [f"ANSWER: {letter}" for letter in "ABCDAB"]
+    cases.add("repeats", "mmlu", texts, rows, WARM, repeats=3)
+    cases.add("twice", "mmlu", texts[:4], [rows[0], rows[0]], WARM, repeats=2)
+    cases.add("cold", "mmlu", texts[:2], rows, COLD)
+    return cases.run()
+
+
+def prompts(case: dict) -> list[str]:
+    return ["\n".join(m["content"] for m in request["messages"]) for request in case["requests"]]
+
+
+@pytest.mark.parametrize("name", PROMPTED)
+def test_a_prompt_of_the_users_is_asked_and_its_answers_are_read(came, name):
+    for form in ("mine", "shown") if name in SHOWN else ("mine",):
+        case = came[f"{name} {form}"]
+        for text in prompts(case):
+            assert text.count("MINE Which tree") == 1 and "{One}" in text
+            assert "Answer the following multiple" not in text or (name, form) == FIXED
+            assert "回答下面" not in text and "put your final answer within" not in text
+        first, second = case["records"][:2]
+        read = ("2", "3") if name == "gsm8k" else ("B", "A")
+        assert (first["stated"], second["stated"]) == read
+        assert (first["extracted"], second["extracted"]) == read
+        assert (first["score"], second["score"]) == (1, 0)
+        assert (first["right"], second["right"]) == (True, False)
+    if name in SHOWN and name != "super_gpqa":
+        assert prompts(case)[0].count("Which tree") == SHOWN[name] + 1
+
+
+def test_why_other_presets_take_no_prompt(came):
+    """The reasons in config/benchmarks.yaml are still true."""
+    assert "MINE" not in "".join(prompts(came["ceval mine"]) + prompts(came["general_qa mine"]))
+    assert "MINE" in prompts(came["cmmlu mine"])[0]
+    assert [came[f"{name} mine"]["records"][0]["extracted"] for name in ("ceval", "cmmlu")] == [
+        "B",
+        "A",  # the last capital letter
+    ]
+
+
+def test_several_right_options(came):
+    case = came["several"]
+    assert "多项选择题" in prompts(case)[0]
+    # of the last answer evalscope reads C alone
+    assert [r["score"] for r in case["records"]] == [1, 0.5, 0, 0.5]
+    assert [r["right"] for r in case["records"]] == [True, False, False, True]
+    assert [r["stated"] for r in case["records"]] == ["AC", "C", "AB", "AC"]
+    assert {r["target"] for r in case["records"]} == {"AC"}
+    made = scores.summary(scores.group_items(case["records"]), None, 0.95)
+    assert made["score"] == case["figures"]["score"] == 0.5
+    assert made["strict"]["score"] == 0.5 and made["misread"] == 1
+    assert [r["score"] for r in came["several mine"]["records"]] == [1]
+    assert "MINE" in prompts(came["several mine"])[0]
+
+
+def test_own_questions_with_more_and_fewer_options(came):
+    records = came["uneven"]["records"]
+    assert [(r["choices"], r["score"]) for r in records] == [(4, 1), (2, 1), (5, 1)]
+
+
+def test_own_open_questions(came):
+    case = came["general_qa mine"]
+    assert case["figures"]["metric"] == "rouge l recall"
+    assert [r["score"] for r in case["records"]] == [1, 0]
+    assert [r["right"] for r in case["records"]] == [None, None]
+
+
+def test_no_odd_answer_blocks_a_benchmark(came):
+    records = came["odd"]["records"]
+    found = [(r["ending"], r["finish_reason"], r["score"]) for r in records]
+    assert found == [
+        ("cut off", "length", 0),
+        ("cut off", "length", 0),
+        ("refused", "sensitive", 0),
+        ("complete", "unknown", 1),
+        ("complete", "stop", 1),
+        ("refused", "content_filter", 0),
+        ("empty", "stop", 0),
+    ]
+    assert came["odd"]["figures"]["score"] == pytest.approx(2 / 7, abs=1e-4)
+
+
+def test_requests_state_how_they_are_answered(came):
+    cold = {"max_tokens": 16, "temperature": 0, "repetition_penalty": 1}
+    warm = cold | {"temperature": 0.7, "top_p": 1, "top_k": 20}
+    for name, stated in (("cold", cold), ("repeats", warm)):
+        for request in came[name]["requests"]:
+            assert {k: v for k, v in request.items() if k not in ("messages", "seed")} == stated
+
+
+def test_repeats_are_sent_seeds_of_their_own(came):
+    case = came["repeats"]
+    assert [request["seed"] for request in case["requests"]] == [5, 6, 7, 5, 6, 7]
+    said = [(r["index"], r["repeat"], r["stated"]) for r in case["records"]]
+    assert said == [(i, r, "ABCDAB"[3 * i + r]) for i in range(2) for r in range(3)]
+    # a question that a benchmark holds twice is drawn anew, too
+    assert sorted(request["seed"] for request in came["twice"]["requests"]) == [5, 6, 7, 8]
+    assert all("seed" not in request for request in came["cold"]["requests"])
