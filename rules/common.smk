@@ -63,7 +63,7 @@ def told(rule: str, content: Callable | None = None) -> dict[str, Callable]:
     """
 
     def values(wildcards) -> list[str]:
-        return [getattr(wildcards, name) for name in jobs.names(rule)]
+        return [getattr(wildcards, name) for name in jobs.wildcards(rule)]
 
     def settings(wildcards) -> str:
         return paths.settings.format(rule=rule, name="/".join(values(wildcards))).replace(
@@ -71,10 +71,10 @@ def told(rule: str, content: Callable | None = None) -> dict[str, Callable]:
         )
 
     def decides(key: str) -> Callable:
-        return lambda wildcards: jobs.reason(key, made_with(rule, *values(wildcards)))
+        return lambda wildcards: jobs.shown(key, made_with(rule, *values(wildcards)))
 
     params = {"settings": settings} | {
-        key.replace(".", "_"): decides(key) for key in jobs.reasons(rule)
+        key.replace(".", "_"): decides(key) for key in jobs.deciding_keys(rule)
     }
     return params | ({"content": content} if content else {})
 

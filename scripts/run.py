@@ -26,16 +26,19 @@ def main() -> None:
         path = Path(arguments[arguments.index("--settings") + 1])
         results, rule, names = address(path)
         study = study_of(results)
-        write_if_other(path, jobs.settings(study, rule, *names))
+        write_if_other(path, jobs.settings(study, rule, *names) if rule else study)
         if env != "workflow":
             python = environments.interpreter(env, study["software"])
     os.execv(python, [python, str(HOME / "scripts" / program), *arguments])
 
 
-def address(path: Path) -> tuple[Path, str, list[str]]:
-    """results/settings/evaluate_suite/tiny/general.json -> (results, rule, [tiny, general])."""
+def address(path: Path) -> tuple[Path, str | None, list[str]]:
+    """results/settings/evaluate_suite/tiny/general.json -> (results, rule, [tiny, general]).
+
+    results/study.json is the whole study: no rule.
+    """
     if path.name == "study.json":
-        return path.parent, "study", []
+        return path.parent, None, []
     parts = path.with_suffix("").parts
     place = len(parts) - 1 - parts[::-1].index("settings")
     return Path(*parts[:place]), parts[place + 1], list(parts[place + 2 :])

@@ -152,7 +152,7 @@ def say_with_what(results: Path, study: dict) -> None:
         ("train_run", PATHS.training, "runs"),
         ("merge_run", PATHS.merged, "runs"),
     ):
-        (wildcard,) = jobs.names(rule)
+        (wildcard,) = jobs.wildcards(rule)
         for name in study[kind]:
             file = results / path.format(**{wildcard: name})
             made_with = jobs.JOBS[rule](study, name)["made_with"]

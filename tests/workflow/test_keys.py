@@ -255,7 +255,7 @@ def test_what_a_job_is_told_is_what_its_keys_say():
     names = {"dataset": "psychology", "model": "tiny", "run": "tiny-sft", "benchmark": "mmlu",
              "subject": "tiny-sft", "suite": "psychology", "env": "swift"}  # fmt: skip
     for rule in told.JOBS:
-        settings = told.settings(study, rule, *(names[name] for name in told.names(rule)))
+        settings = told.settings(study, rule, *(names[name] for name in told.wildcards(rule)))
         text = json.dumps(settings)
         assert set(settings["made_with"]) or rule == "x", rule
         for section, entry in (("training", study["training"]), ("serving", study["serving"])):

@@ -8,7 +8,7 @@ weights, answers or scores *decide*: their values are written into what the job 
 
 import inspect
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import cache
 from typing import Any, NotRequired, TypedDict, cast
 
@@ -65,6 +65,10 @@ class ServeSubject(OfSubject):
     generation: dict[str, Any]
 
 
+class OfBenchmarks(dict[str, Any]):
+    """A key's value for each benchmark of a suite."""
+
+
 class EvaluateSuite(OfSubject):
     suite: str
     benchmarks: dict[str, dict]
@@ -98,7 +102,8 @@ def annotations(section: str) -> dict[str, dict]:
 
 @cache
 def told(rule: str, section: str) -> tuple[str, ...]:
-    """Keys of a section that the jobs of a rule are told."""
+    """Keys of a section that the jobs of a rule are told. KeyError for a rule that is none."""
+    JOBS[rule]
     return tuple(key for key, node in annotations(section).items() if rule in node["jobs"])
 
 
@@ -190,9 +195,9 @@ def evaluate_suite(study: dict, subject: str, suite: str) -> EvaluateSuite:
     rule = "evaluate_suite"
     names = study["suites"][suite]
     shared = _of_subject(rule, study, subject)
-    for name in names:
-        asked = benchmark_decisions(study, name)
-        shared["made_with"] |= {f"{key} of {name}": value for key, value in asked.items()}
+    asked = {name: benchmark_decisions(study, name) for name in names}
+    for key in {key: None for decided in asked.values() for key in decided}:
+        shared["made_with"][key] = OfBenchmarks((name, asked[name].get(key)) for name in names)
     return {
         **shared,
         "suite": suite,
@@ -259,36 +264,34 @@ def benchmark_decisions(study: dict, benchmark: str) -> dict[str, Any]:
     return decisions("evaluate_suite", entries)
 
 
-def names(rule: str) -> list[str]:
+def wildcards(rule: str) -> list[str]:
     """The wildcards of a rule, in the order of its function's arguments."""
     return list(inspect.signature(JOBS[rule]).parameters)[1:]
 
 
-def settings(study: dict, rule: str, *names: str) -> dict:
-    """The settings file of one job; of a rule that reads the whole study, the study."""
-    return dict(JOBS[rule](study, *names)) if rule in JOBS else study
+def settings(study: dict, rule: str, *values: str) -> dict:
+    """The settings file of one job, whose wildcards have these values."""
+    return dict(JOBS[rule](study, *values))
 
 
-def reasons(rule: str) -> list[str]:
+def deciding_keys(rule: str) -> list[str]:
     """Every key that can decide about a job of this rule: one param each."""
-    return sorted({key for key, _ in _keys(rule)})
+    keys = {f"{section}.{key}" for section in SECTIONS for key in deciding(rule, section)}
+    return sorted(key.removeprefix(".") for key in keys)
 
 
-def reason(key: str, made_with: dict[str, Any]) -> str:
+def shown(key: str, made_with: dict[str, Any]) -> str:
     """`key: value` as Snakemake shows it when it has changed; long values by their beginning.
 
     Where the benchmarks of a suite differ, with their names; where a key has no meaning, "-".
     """
-    if key in made_with:
-        return f"{key}: {_brief(made_with[key])}"
-    several = {
-        name.removeprefix(f"{key} of "): _brief(value)
-        for name, value in made_with.items()
-        if name.startswith(f"{key} of ")
-    }
+    value = made_with.get(key)
+    if not isinstance(value, OfBenchmarks):
+        return f"{key}: {_brief(value) if key in made_with else '-'}"
+    several = {name: _brief(each) for name, each in value.items()}
     if len(set(several.values())) == 1:
         return f"{key}: {next(iter(several.values()))}"
-    return f"{key}: " + (", ".join(f"{value} ({name})" for name, value in several.items()) or "-")
+    return f"{key}: " + ", ".join(f"{text} ({name})" for name, text in several.items())
 
 
 # --- parts ----------------------------------------------------------------------------------------
@@ -337,12 +340,6 @@ def _subject_decisions(rule: str, study: dict, subject: str) -> dict[str, Any]:
     if entry["kind"] == "run":
         entries["runs"] = {"serve": entry["form"]}
     return decisions(rule, entries)
-
-
-def _keys(rule: str) -> Iterable[tuple[str, str]]:
-    for section in SECTIONS:
-        for key in deciding(rule, section):
-            yield (f"{section}.{key}" if section else key), section
 
 
 def _brief(value: Any) -> str:

@@ -104,7 +104,7 @@ def unequal(expected: dict[Path, str], memory: Path | None) -> dict[Path, str]:
     A memory only ever confirms: what it does not know, or knows otherwise, is read.
     """
     known = recall(memory) if memory else {}
-    identities = {path: identity(path) for path in expected}
+    identities = {path: stat_key(path) for path in expected}
     unknown = [path for path in expected if known.get(identities[path]) != expected[path]]
     settled = time.time() - SETTLED
     digests = dict(zip(unknown, file_digests(unknown), strict=True))
@@ -112,7 +112,7 @@ def unequal(expected: dict[Path, str], memory: Path | None) -> dict[Path, str]:
         identities[path]: digest
         for path, digest in digests.items()
         if digest == expected[path]
-        and identity(path) == identities[path]
+        and stat_key(path) == identities[path]
         and path.stat().st_ctime < settled
     }
     if memory and confirmed:
@@ -120,7 +120,7 @@ def unequal(expected: dict[Path, str], memory: Path | None) -> dict[Path, str]:
     return {path: digest for path, digest in digests.items() if digest != expected[path]}
 
 
-def identity(path: Path) -> str:
+def stat_key(path: Path) -> str:
     state = path.stat()
     return " ".join(str(getattr(state, name)) for name in IDENTITY)
 

@@ -85,7 +85,7 @@ def training_changes(study: dict, read: Read, subject: str) -> list[str]:
 
 def since(study: dict, read: Read, rule: str, path: str, name: str) -> list[str]:
     """What has changed since a record of this rule was made, of the keys that decide about it."""
-    (wildcard,) = jobs.names(rule)
+    (wildcard,) = jobs.wildcards(rule)
     record = read(path, **{wildcard: name})
     return otherwise(record or {}, jobs.JOBS[rule](study, name)["made_with"])
 
