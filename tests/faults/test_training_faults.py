@@ -134,7 +134,15 @@ def test_record_is_complete(whole):
     assert record["train_rows"] == 200 and record["validation_rows"] == 40
     assert record["final_loss"] < record["curve"]["loss"][0]
     assert len(record["curve"]["loss"]) == len(record["curve"]["learning_rate"]) == 26
-    assert record["validation_curve"]["step"] == [10, 20, 26]
+    assert record["validation_curve"]["step"] == [0, 10, 20, 26]
+    checked = record["validation_curve"]["loss"]
+    assert record["validation_loss_before"] == checked[0] > record["validation_loss"] == checked[-1]
+    assert record["validation_change_se"] > 0 and record["loss_weights"] == "labelled tokens"
+    assert record["window_steps"] == 10 and not record["flags"]
+    labelled, losses = record["curve"]["labelled"][-10:], record["curve"]["loss"][-10:]
+    assert record["final_loss"] == pytest.approx(
+        sum(map(float.__mul__, losses, map(float, labelled))) / sum(labelled)
+    )
     assert 0 < record["token_accuracy"] < 1
     assert record["tokens"] < record["positions"]
     assert record["swanlab"]["status"] == "recorded"
@@ -217,6 +225,20 @@ def test_out_of_memory_lowers_the_micro_batch_not_the_step(tiny, whole, tmp_path
     assert record["swanlab"]["status"] == "failed" and "SwanLab recorded nothing" in seen
     for got, expected in zip(curve(tmp_path / "run"), curve(whole), strict=True):
         assert got == pytest.approx(expected, rel=2e-3), "the same dialogues in every step"
+
+
+def test_validation_in_between_changes_no_weight(tiny, tmp_path):
+    """Dropout draws from the random state of the training; a validation must not."""
+    weights = []
+    for name, steps in (("often", 2), ("never", 1000)):
+        chosen = settings(num_train_epochs=1, lora_dropout=0.3, eval_steps=steps)
+        status, _, log = run(tiny, tmp_path / name, chosen)
+        assert status == 0, log[-3000:]
+        record = read_json(tmp_path / name / "training.json")
+        weights.append((tmp_path / name / "adapter/adapter_model.safetensors").read_bytes())
+        checked = record["validation_curve"]["step"]
+        assert checked == ([0, 2, 4, 6, 8, 10, 12, 13] if steps == 2 else [0, 13])
+    assert weights[0] == weights[1]
 
 
 def test_two_processes_make_the_same_steps(tiny, whole, tmp_path):
