@@ -1,8 +1,10 @@
 """Trainings that are killed, run out of memory, diverge or hold a secret: real ms-swift, no GPU."""
 
 import copy
+import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +13,16 @@ from pathlib import Path
 
 import pytest
 import yaml
-from sftflow.core.jsonio import read_json
+from sftflow.core.jsonio import (
+    file_entries,
+    read_json,
+    tree_digest,
+    tree_files,
+    write_jsonl,
+    write_record,
+)
+from sftflow.core.layout import Results
+from sftflow.reporting import records
 from sftflow.training.checkpoints import checkpoints
 from sftflow.training.record import Events, history
 from support import ROOT, SWIFT
@@ -44,6 +55,34 @@ def tiny(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def demo(tiny, tmp_path_factory) -> Path:
+    """The same with the demo's model and dialogues: a model that knows something."""
+    folder = tmp_path_factory.mktemp("demo")
+    shutil.copytree(ROOT / "config/demo/model", folder / "weights")
+    files = tree_files(folder / "weights")
+    manifest = read_json(tiny / "manifest.json") | {"model": "demo", "parameters": 4_749_568}
+    made = {"files": files, "digest": tree_digest(files)}
+    write_record(folder / "manifest.json", manifest | made)
+    roles = {"system": "system", "human": "user", "gpt": "assistant"}
+    with open(ROOT / "config/demo/dialogues.jsonl", encoding="utf-8") as file:
+        talks = [json.loads(line)["conversations"] for line in itertools.islice(file, 240)]
+    rows = [
+        {
+            "messages": [{"role": roles[t["from"]], "content": t["value"]} for t in talk],
+            "id": str(i),
+        }
+        for i, talk in enumerate(talks)
+    ]
+    parts = {"train": rows[:200], "validation": rows[200:]}
+    for name, part in parts.items():
+        write_jsonl(folder / f"{name}.jsonl", part)
+    entries = file_entries(folder, [folder / f"{name}.jsonl" for name in parts])
+    receipt = read_json(tiny / "receipt.json") | {"files": entries, "digest": tree_digest(entries)}
+    write_record(folder / "receipt.json", receipt)
+    return folder
+
+
 def settings(**training) -> dict:
     return {
         "run": "tiny",
@@ -54,7 +93,7 @@ def settings(**training) -> dict:
 
 
 def start(tiny: Path, output: Path, chosen: dict, **kwargs) -> subprocess.Popen:
-    output.mkdir(exist_ok=True)
+    output.mkdir(parents=True, exist_ok=True)
     return subprocess.Popen(
         [
             SWIFT, ROOT / "scripts" / "train.py",
@@ -276,6 +315,28 @@ def test_diverging_loss_stops_and_keeps_the_last_good_checkpoint(tiny, tmp_path)
     assert "Traceback" not in log.splitlines()[-1]
     assert checkpoints(folder_of(tmp_path / "run")), "the last good one is kept"
     assert not (tmp_path / "run" / "training.json").exists()
+
+
+def test_a_destroyed_model_is_flagged_wherever_the_training_is_shown(demo, tmp_path):
+    chosen = settings(learning_rate=30.0, num_train_epochs=1)
+    status, seen, log = run(demo, tmp_path / "runs/wild", chosen)
+    assert status == 0, log[-3000:]
+    record = read_json(tmp_path / "runs/wild/training.json")
+    assert record["validation_loss"] > 2 * record["validation_loss_before"]
+    (flag,) = record["flags"]
+    assert flag["kind"] == "destroyed" and "lower learning_rate" in flag["remedy"]
+    assert f"train tiny  destroyed: {flag['text']}" in seen
+    made = {"training": chosen["training"], "model": "demo", "dataset": "d", "sweep": None}
+    table = records.training_table({"runs": {"wild": made}}, Results(tmp_path))
+    assert table.sections[0][1]["Flags"].tolist() == ["destroyed"]
+    assert any(flag["text"] in note and flag["remedy"] in note for note in table.notes)
+
+
+def test_a_learning_rate_of_300_does_not_pass_in_silence(demo, tmp_path):
+    """Whether a number overflows, which stops the training, is the machine's business."""
+    chosen = settings(learning_rate=300.0, num_train_epochs=1)
+    status, seen, log = run(demo, tmp_path / "run", chosen)
+    assert "lower learning_rate" in (log.splitlines()[-1] if status else seen)
 
 
 def test_a_gradient_that_is_no_number_stops_before_its_checkpoint(tiny, tmp_path):

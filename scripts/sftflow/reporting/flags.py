@@ -19,7 +19,7 @@ class Message:
 KINDS = {
     "destroyed": Message(
         "{what} rose from {before} to {after}; a uniform guess over the vocabulary has {uniform}",
-        "Use nothing of these weights: lower learning_rate, tenfold at first, or raise warmup_ratio",
+        "Use nothing of these weights: lower learning_rate to a tenth, or raise warmup_ratio",
     ),
     "diverged": Message(
         "{what} rose from {before} to {after}, beyond its noise of {noise}",
@@ -82,7 +82,8 @@ def noise(loss: float, *errors: float | None) -> float:
 
 def training_flags(run: str, record: dict) -> list[Flag]:
     """What is suspicious about a finished training, from its training.json."""
-    flags = [flag] if (flag := loss_flag(run, record)) else []
+    judged = "window_steps" in record  # what an older version noted were losses of single steps
+    flags = [flag] if judged and (flag := loss_flag(run, record)) else []
     if lowered := record.get("out_of_memory"):
         sizes = {name: str(lowered[-1][name]) for name in ("micro_batch", "accumulation")}
         flags.append(Flag("out of memory", run, sizes))
@@ -93,8 +94,8 @@ def loss_flag(run: str, record: dict) -> Flag | None:
     """The worst that is wrong with the losses of a training.
 
     Training loss goes from the mean over the first window of steps to that over the last; the first
-    step alone saw weights that nothing had changed. Validation loss, where there are such rows, goes
-    from before the first step to after the last.
+    step alone saw weights that nothing had changed. Validation loss, where there are rows for it,
+    goes from before the first step to after the last.
     """
     first, final, start = record["first_loss"], record["final_loss"], record["curve"]["loss"][0]
     before, after = record.get("validation_loss_before"), record.get("validation_loss")
