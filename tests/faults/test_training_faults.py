@@ -117,7 +117,7 @@ def run(tiny: Path, output: Path, chosen: dict) -> tuple[int, str, str]:
 
 def merge(tiny: Path, output: Path) -> subprocess.CompletedProcess:
     chosen = {
-        "run": "tiny", "torch_dtype": "float32", "device": "cpu",
+        "run": "tiny", "training": {"torch_dtype": "float32", "device": "cpu"},
         "model": {"model_type": "llama", "template": "chatml"},
     }  # fmt: skip
     return subprocess.run(
@@ -199,7 +199,7 @@ def test_key_is_nowhere(whole):
 
 def test_scores_join_the_record(whole):
     score = whole / "score.json"
-    score.write_text(json.dumps({"suite": "general", "benchmark": "gsm8k", "score": 0.5}))
+    write_record(score, {"suite": "general", "benchmark": "gsm8k", "score": 0.5})
     done = subprocess.run(
         [
             SWIFT, ROOT / "scripts" / "track.py", "--training", whole / "training.json",
@@ -241,7 +241,11 @@ def test_killed_training_goes_on_with_the_same_curve(tiny, whole, tmp_path):
     assert curve(output) == curve(whole)
     digest = lambda folder: read_json(folder / "adapter.json")["files"][1]["sha256"]  # noqa: E731
     assert digest(output) == digest(whole), "the same weights, bit for bit"
-    assert read_json(output / "training.json")["resumed"] == 1
+    record = read_json(output / "training.json")
+    assert record["resumed"] == 1
+    every = Events(folder / "events.jsonl").new()
+    assert [e["step"] for e in every if e["event"] == "validation"].count(0) == 1
+    assert record["validation_curve"] == read_json(whole / "training.json")["validation_curve"]
 
     began = time.monotonic()  # a finished training is not trained again
     assert run(tiny, output, settings())[0] == 0

@@ -132,7 +132,7 @@ FLAGS = {
         "请减小 num_train_epochs、learning_rate 或 lora_rank，或增加对话",
     ),
     "flat": Message(
-        "Loss 的变化没有超出其噪声 {noise}：开始时 {before}，结束时 {after}",
+        "{what}的变化没有超出其噪声 {noise}：开始时 {before}，结束时 {after}",
         "请提高 learning_rate 或 num_train_epochs，并检查 target_modules 是否包含要训练的层",
     ),
     "out of memory": Message(

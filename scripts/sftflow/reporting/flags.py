@@ -30,7 +30,7 @@ KINDS = {
         "Lower num_train_epochs, learning_rate or lora_rank, or take more dialogues",
     ),
     "flat": Message(
-        "Loss did not change beyond its noise of {noise}: {before} at first, {after} at the end",
+        "{what} did not change beyond its noise of {noise}: {before} at first, {after} at the end",
         "Raise learning_rate or num_train_epochs, and look whether target_modules names what "
         "should learn",
     ),
@@ -101,8 +101,8 @@ def loss_flag(run: str, record: dict) -> Flag | None:
     before, after = record.get("validation_loss_before"), record.get("validation_loss")
     uniform = record["uniform_loss"]
 
-    def flag(kind: str, **values: float | str) -> Flag:
-        texts = {k: v if isinstance(v, str) else f"{v:.4g}" for k, v in values.items()}
+    def flag(kind: str, **values: float | str | None) -> Flag:
+        texts = {k: f"{v:.4g}" if isinstance(v, float) else str(v) for k, v in values.items()}
         return Flag(kind, run, texts)
 
     training = {"what": "Training loss", "before": first, "after": final}
@@ -128,7 +128,7 @@ def loss_flag(run: str, record: dict) -> Flag | None:
         if after > before + check_noise:
             return flag("diverged", **checked, noise=check_noise)
         if after >= before - check_noise:
-            return flag("flat", before=before, after=after, noise=check_noise)
+            return flag("flat", **checked, noise=check_noise)
     elif record["steps"] >= 2 * record["window_steps"]:  # else the two windows overlap
-        return flag("flat", before=first, after=final, noise=steps_noise)
+        return flag("flat", **training, noise=steps_noise)
     return None

@@ -79,7 +79,7 @@ def change(before: dict, after: dict) -> tuple[float, float | None]:
 def losses(steps: list[dict]) -> dict:
     """Training loss at the beginning and at the end, as means over windows of steps."""
     n, known = window(len(steps)), all("labelled" in e for e in steps)
-    out = {
+    out: dict[str, object] = {
         "window_steps": n,
         "loss_weights": "labelled tokens" if known else "none: labelled tokens are not known",
     }
