@@ -306,6 +306,14 @@ def test_two_processes_make_the_same_steps(tiny, whole, tmp_path):
     expected = [e for e in every if e["event"] == "step"]
     assert [e["tokens"] for e in steps] == [e["tokens"] for e in expected]
     assert [e["loss"] for e in steps] == pytest.approx([e["loss"] for e in expected], rel=2e-3)
+    assert [e["labelled"] for e in steps] == [e["labelled"] for e in expected]
+    checks, alone = (
+        [e for e in found if e["event"] == "validation"]
+        for found in (Events(tmp_path / "events.jsonl").new(), every)
+    )
+    assert [e["step"] for e in checks] == [e["step"] for e in alone]
+    assert [sum(e["labelled"]) for e in checks] == [sum(e["labelled"]) for e in alone]
+    assert [e["loss"] for e in checks] == pytest.approx([e["loss"] for e in alone], rel=2e-3)
     assert [step for step, _ in checkpoints(tmp_path / "run")] == [20, 25, 26]
 
 

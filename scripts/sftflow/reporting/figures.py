@@ -6,6 +6,8 @@ Each function takes plain records and returns SVG text, the same bytes for the s
 import io
 import warnings
 from collections.abc import Callable
+from itertools import accumulate
+from operator import mul
 
 import matplotlib
 
@@ -86,11 +88,10 @@ def loss(records: dict[str, dict]) -> str:
 
 def running_mean(values: list[float], weights: list[float], window: int) -> list[float]:
     """At each place the weighted mean of the last `window` values, of all where there are fewer."""
-    spans = [slice(max(0, end - window), end) for end in range(1, len(values) + 1)]
-    return [
-        sum(w * v for w, v in zip(weights[s], values[s], strict=True)) / sum(weights[s])
-        for s in spans
-    ]
+    sums = [0.0, *accumulate(map(mul, weights, values))]
+    totals = [0.0, *accumulate(weights)]
+    ends = [(max(0, end - window), end) for end in range(1, len(sums))]
+    return [(sums[end] - sums[begin]) / (totals[end] - totals[begin]) for begin, end in ends]
 
 
 def learning_rate(records: dict[str, dict]) -> str:

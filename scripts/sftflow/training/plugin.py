@@ -222,17 +222,33 @@ class Monitor(TrainerCallback):
         """
         if not self.checked:
             return {}
-        batches = torch.stack(self.checked)  # (batches, 2): loss, labelled
+        losses, labelled = torch.stack(self.checked).T  # (batches,)
+        nats = losses * labelled
         if dist.is_initialized():
-            dist.all_reduce(batches)
-            batches[:, 0] /= dist.get_world_size()
-        losses, labelled = batches.T.tolist()
-        total = sum(loss * count for loss, count in zip(losses, labelled, strict=True))
+            everywhere = labelled.clone()
+            dist.all_reduce(everywhere)
+            # as in on_step_end; rows that fill up the last batches were counted before
+            share = self._first_seen(len(losses)).to(losses)
+            nats = losses * everywhere / dist.get_world_size() * share
+            labelled = labelled * share
+        nats = nats.where(labelled > 0, 0.0)  # the mean of nothing is no number
+        if dist.is_initialized():
+            for sums in (nats, labelled):
+                dist.all_reduce(sums)
         return {
-            "loss": total / sum(labelled),
-            "losses": losses,
-            "labelled": [int(count) for count in labelled],
+            "loss": (nats.sum() / labelled.sum()).item(),
+            "losses": (nats / labelled.clamp(min=1)).tolist(),
+            "labelled": labelled.round().int().tolist(),
         }
+
+    def _first_seen(self, batches: int) -> torch.Tensor:
+        """(batches,): share of the rows in each of this process's batches that no batch before had.
+
+        Batches are dealt to the processes in turn, and filled up so that each gets as many.
+        """
+        size, rows = self.trainer.args.per_device_eval_batch_size, len(self.trainer.eval_dataset)
+        place = torch.arange(batches) * dist.get_world_size() + dist.get_rank()
+        return (rows / size - place).clamp(0, 1)
 
     def _check_gradient(self, norm: float, step: int) -> None:
         # with a scaler (fp16) some are too large at first, and those updates are left out
