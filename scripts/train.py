@@ -49,6 +49,7 @@ from sftflow.core.jsonio import (
 )
 from sftflow.core.manifests import folder_of, verified
 from sftflow.core.progress import Progress
+from sftflow.reporting.flags import training_flags
 from sftflow.training import checkpoints, estimate, patches, record
 from sftflow.training import settings as decide
 from sftflow.training.cost import split_batch
@@ -133,6 +134,11 @@ def run_swift(job: Job, command: dict) -> dict:
     return failed
 
 
+def validated(folder: Path) -> bool:
+    """A validation was recorded here: a training that goes on does not begin with another."""
+    return any(e["event"] == "validation" for e in record.Events(folder / "events.jsonl").new())
+
+
 def finished(folder: Path) -> bool:
     """A training came to its end here, and its last checkpoint is complete."""
     ends = [e for e in record.Events(folder / "events.jsonl").new() if e["event"] == "end"]
@@ -187,7 +193,10 @@ def train(job: Job, micro: int) -> list[dict]:
         for path in job.folder.glob("checkpoint-*"):  # a half written one is in ms-swift's way
             if path not in [complete for _, complete in found]:
                 shutil.rmtree(path)
-        failed = run_swift(job, job.command(micro, checkpoint))
+        command = job.command(micro, checkpoint)
+        if validated(job.folder):
+            command |= {"eval_on_start": False}
+        failed = run_swift(job, command)
         if failed.get("kind") == "out_of_memory" and micro > 1:
             accumulation = job.command(micro // 2, None)["gradient_accumulation_steps"]
             note(f"train {job.label}  out of memory: micro-batch {micro // 2} × {accumulation} now")
@@ -221,8 +230,13 @@ def take_weights(checkpoint: Path, target: Path, base: str, full: bool) -> None:
             continue
         shutil.copyfile(path, fresh / path.name)
     config = fresh / "adapter_config.json"
-    if config.exists():  # PEFT writes the path of this machine; the name says as much
-        write_json(config, read_json(config) | {"base_model_name_or_path": base})
+    if config.exists():
+        # PEFT writes the path of this machine, and modules in the order of a set: equal trainings
+        # are to have equal digests
+        settings = read_json(config) | {"base_model_name_or_path": base}
+        if isinstance(modules := settings.get("target_modules"), list):
+            settings["target_modules"] = sorted(modules)
+        write_json(config, settings)
     shutil.rmtree(target, ignore_errors=True)
     fresh.rename(target)
 
@@ -254,6 +268,12 @@ def publish(output: Path, key: str) -> bool:
     for name in ("command.yaml", "training.json", "adapter.json"):
         write_text(output / name, (store / name).read_text(encoding="utf-8"))
     return True
+
+
+def warn(run: str, output: Path) -> None:
+    """Say at the terminal what is suspicious about a training."""
+    for flag in training_flags(run, read_record(output / "training.json")):
+        note(f"train {run}  {flag}")
 
 
 def link(source: str, target: str) -> None:
@@ -304,6 +324,7 @@ def main() -> None:
         key = decide.identity(made_with, manifest, receipt, hardware["kind"], versions())
         if publish(args.output, key):
             note(f"train {run}  trained before, and its files are what they were: nothing to do")
+            warn(run, args.output)
             return
         note(f"train {run}  {estimate.describe(predicted)}")
         folder = args.output.resolve() / "checkpoints" / key[:16]
@@ -352,33 +373,32 @@ def main() -> None:
     flags = command(micro, None)
     flags["ENV"] = {"SFTFLOW_PLUGIN": json.dumps(ours)}  # so that the file alone does it again
     write_text(store / "command.yaml", yaml.safe_dump(flags, allow_unicode=True, sort_keys=True))
-    write_record(
-        store / "training.json",
-        {
-            "schema": 1,
-            "run": run,
-            "model": manifest["model"],
-            "identity": key,
-            "made_with": made_with,
-            "settings": settings,
-            "choices": choices,
-            "micro_batch": flags["per_device_train_batch_size"],
-            "accumulation": flags["gradient_accumulation_steps"],
-            "out_of_memory": lowered,
-            "resumed": sum(e["event"] == "start" and e["first_step"] > 0 for e in events),
-            **sampler.summary(*record.span(events)),  # memory: what the trainer says counts
-            **record.summary(events, [g["name"] for g in gpus]),
-            "estimate": {name: value for name, value in predicted.items() if name != "choices"},
-            "seconds": round(time.time() - begun, 3),
-            "hardware": {
-                "device": hardware["kind"],
-                "cores": hardware["cores"],
-                **({"gpus": [g["name"] for g in gpus]} if gpus else {}),
-            },
-            "swanlab": swanlab,
-            "versions": versions(),
+    made = {
+        "schema": 1,
+        "run": run,
+        "model": manifest["model"],
+        "identity": key,
+        "made_with": made_with,
+        "settings": settings,
+        "choices": choices,
+        "micro_batch": flags["per_device_train_batch_size"],
+        "accumulation": flags["gradient_accumulation_steps"],
+        "out_of_memory": lowered,
+        "resumed": sum(e["event"] == "start" and e["first_step"] > 0 for e in events),
+        **sampler.summary(*record.span(events)),  # memory: what the trainer says counts
+        **record.summary(events, [g["name"] for g in gpus]),
+        "estimate": {name: value for name, value in predicted.items() if name != "choices"},
+        "seconds": round(time.time() - begun, 3),
+        "hardware": {
+            "device": hardware["kind"],
+            "cores": hardware["cores"],
+            **({"gpus": [g["name"] for g in gpus]} if gpus else {}),
         },
-    )
+        "swanlab": swanlab,
+        "versions": versions(),
+    }
+    made["flags"] = [flag.entry() for flag in training_flags(run, made)]
+    write_record(store / "training.json", made)
     write_record(
         store / "adapter.json",
         {
@@ -394,6 +414,7 @@ def main() -> None:
         },
     )
     publish(args.output, key)
+    warn(run, args.output)
 
 
 if __name__ == "__main__":

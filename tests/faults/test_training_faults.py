@@ -1,8 +1,10 @@
 """Trainings that are killed, run out of memory, diverge or hold a secret: real ms-swift, no GPU."""
 
 import copy
+import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +13,16 @@ from pathlib import Path
 
 import pytest
 import yaml
-from sftflow.core.jsonio import read_json
+from sftflow.core.jsonio import (
+    file_entries,
+    read_json,
+    tree_digest,
+    tree_files,
+    write_jsonl,
+    write_record,
+)
+from sftflow.core.layout import Results
+from sftflow.reporting import records
 from sftflow.training.checkpoints import checkpoints
 from sftflow.training.record import Events, history
 from support import ROOT, SWIFT
@@ -44,6 +55,34 @@ def tiny(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def demo(tiny, tmp_path_factory) -> Path:
+    """The same with the demo's model and dialogues: a model that knows something."""
+    folder = tmp_path_factory.mktemp("demo")
+    shutil.copytree(ROOT / "config/demo/model", folder / "weights")
+    files = tree_files(folder / "weights")
+    manifest = read_json(tiny / "manifest.json") | {"model": "demo", "parameters": 4_749_568}
+    made = {"files": files, "digest": tree_digest(files)}
+    write_record(folder / "manifest.json", manifest | made)
+    roles = {"system": "system", "human": "user", "gpt": "assistant"}
+    with open(ROOT / "config/demo/dialogues.jsonl", encoding="utf-8") as file:
+        talks = [json.loads(line)["conversations"] for line in itertools.islice(file, 240)]
+    rows = [
+        {
+            "messages": [{"role": roles[t["from"]], "content": t["value"]} for t in talk],
+            "id": str(i),
+        }
+        for i, talk in enumerate(talks)
+    ]
+    parts = {"train": rows[:200], "validation": rows[200:]}
+    for name, part in parts.items():
+        write_jsonl(folder / f"{name}.jsonl", part)
+    entries = file_entries(folder, [folder / f"{name}.jsonl" for name in parts])
+    receipt = read_json(tiny / "receipt.json") | {"files": entries, "digest": tree_digest(entries)}
+    write_record(folder / "receipt.json", receipt)
+    return folder
+
+
 def settings(**training) -> dict:
     return {
         "run": "tiny",
@@ -54,7 +93,7 @@ def settings(**training) -> dict:
 
 
 def start(tiny: Path, output: Path, chosen: dict, **kwargs) -> subprocess.Popen:
-    output.mkdir(exist_ok=True)
+    output.mkdir(parents=True, exist_ok=True)
     return subprocess.Popen(
         [
             SWIFT, ROOT / "scripts" / "train.py",
@@ -78,7 +117,7 @@ def run(tiny: Path, output: Path, chosen: dict) -> tuple[int, str, str]:
 
 def merge(tiny: Path, output: Path) -> subprocess.CompletedProcess:
     chosen = {
-        "run": "tiny", "torch_dtype": "float32", "device": "cpu",
+        "run": "tiny", "training": {"torch_dtype": "float32", "device": "cpu"},
         "model": {"model_type": "llama", "template": "chatml"},
     }  # fmt: skip
     return subprocess.run(
@@ -134,7 +173,15 @@ def test_record_is_complete(whole):
     assert record["train_rows"] == 200 and record["validation_rows"] == 40
     assert record["final_loss"] < record["curve"]["loss"][0]
     assert len(record["curve"]["loss"]) == len(record["curve"]["learning_rate"]) == 26
-    assert record["validation_curve"]["step"] == [10, 20, 26]
+    assert record["validation_curve"]["step"] == [0, 10, 20, 26]
+    checked = record["validation_curve"]["loss"]
+    assert record["validation_loss_before"] == checked[0] > record["validation_loss"] == checked[-1]
+    assert record["validation_change_se"] > 0 and record["loss_weights"] == "labelled tokens"
+    assert record["window_steps"] == 10 and not record["flags"]
+    labelled, losses = record["curve"]["labelled"][-10:], record["curve"]["loss"][-10:]
+    assert record["final_loss"] == pytest.approx(
+        sum(map(float.__mul__, losses, map(float, labelled))) / sum(labelled)
+    )
     assert 0 < record["token_accuracy"] < 1
     assert record["tokens"] < record["positions"]
     assert record["swanlab"]["status"] == "recorded"
@@ -152,7 +199,7 @@ def test_key_is_nowhere(whole):
 
 def test_scores_join_the_record(whole):
     score = whole / "score.json"
-    score.write_text(json.dumps({"suite": "general", "benchmark": "gsm8k", "score": 0.5}))
+    write_record(score, {"suite": "general", "benchmark": "gsm8k", "score": 0.5})
     done = subprocess.run(
         [
             SWIFT, ROOT / "scripts" / "track.py", "--training", whole / "training.json",
@@ -194,7 +241,11 @@ def test_killed_training_goes_on_with_the_same_curve(tiny, whole, tmp_path):
     assert curve(output) == curve(whole)
     digest = lambda folder: read_json(folder / "adapter.json")["files"][1]["sha256"]  # noqa: E731
     assert digest(output) == digest(whole), "the same weights, bit for bit"
-    assert read_json(output / "training.json")["resumed"] == 1
+    record = read_json(output / "training.json")
+    assert record["resumed"] == 1
+    every = Events(folder / "events.jsonl").new()
+    assert [e["step"] for e in every if e["event"] == "validation"].count(0) == 1
+    assert record["validation_curve"] == read_json(whole / "training.json")["validation_curve"]
 
     began = time.monotonic()  # a finished training is not trained again
     assert run(tiny, output, settings())[0] == 0
@@ -219,6 +270,20 @@ def test_out_of_memory_lowers_the_micro_batch_not_the_step(tiny, whole, tmp_path
         assert got == pytest.approx(expected, rel=2e-3), "the same dialogues in every step"
 
 
+def test_validation_in_between_changes_no_weight(tiny, tmp_path):
+    """Dropout draws from the random state of the training; a validation must not."""
+    weights = []
+    for name, steps in (("often", 2), ("never", 1000)):
+        chosen = settings(num_train_epochs=1, lora_dropout=0.3, eval_steps=steps)
+        status, _, log = run(tiny, tmp_path / name, chosen)
+        assert status == 0, log[-3000:]
+        record = read_json(tmp_path / name / "training.json")
+        weights.append((tmp_path / name / "adapter/adapter_model.safetensors").read_bytes())
+        checked = record["validation_curve"]["step"]
+        assert checked == ([0, 2, 4, 6, 8, 10, 12, 13] if steps == 2 else [0, 13])
+    assert weights[0] == weights[1]
+
+
 def test_two_processes_make_the_same_steps(tiny, whole, tmp_path):
     """As on two GPUs: half the accumulation, the same dialogues in every step, one event log."""
     command = yaml.safe_load((whole / "command.yaml").read_text())
@@ -241,6 +306,14 @@ def test_two_processes_make_the_same_steps(tiny, whole, tmp_path):
     expected = [e for e in every if e["event"] == "step"]
     assert [e["tokens"] for e in steps] == [e["tokens"] for e in expected]
     assert [e["loss"] for e in steps] == pytest.approx([e["loss"] for e in expected], rel=2e-3)
+    assert [e["labelled"] for e in steps] == [e["labelled"] for e in expected]
+    checks, alone = (
+        [e for e in found if e["event"] == "validation"]
+        for found in (Events(tmp_path / "events.jsonl").new(), every)
+    )
+    assert [e["step"] for e in checks] == [e["step"] for e in alone]
+    assert [sum(e["labelled"]) for e in checks] == [sum(e["labelled"]) for e in alone]
+    assert [e["loss"] for e in checks] == pytest.approx([e["loss"] for e in alone], rel=2e-3)
     assert [step for step, _ in checkpoints(tmp_path / "run")] == [20, 25, 26]
 
 
@@ -254,6 +327,28 @@ def test_diverging_loss_stops_and_keeps_the_last_good_checkpoint(tiny, tmp_path)
     assert "Traceback" not in log.splitlines()[-1]
     assert checkpoints(folder_of(tmp_path / "run")), "the last good one is kept"
     assert not (tmp_path / "run" / "training.json").exists()
+
+
+def test_a_destroyed_model_is_flagged_wherever_the_training_is_shown(demo, tmp_path):
+    chosen = settings(learning_rate=30.0, num_train_epochs=1)
+    status, seen, log = run(demo, tmp_path / "runs/wild", chosen)
+    assert status == 0, log[-3000:]
+    record = read_json(tmp_path / "runs/wild/training.json")
+    assert record["validation_loss"] > 2 * record["validation_loss_before"]
+    (flag,) = record["flags"]
+    assert flag["kind"] == "destroyed" and "lower learning_rate" in flag["remedy"]
+    assert f"train tiny  destroyed: {flag['text']}" in seen
+    made = {"training": chosen["training"], "model": "demo", "dataset": "d", "sweep": None}
+    table = records.training_table({"runs": {"wild": made}}, Results(tmp_path))
+    assert table.sections[0][1]["Flags"].tolist() == ["destroyed"]
+    assert any(flag["text"] in note and flag["remedy"] in note for note in table.notes)
+
+
+def test_a_learning_rate_of_300_does_not_pass_in_silence(demo, tmp_path):
+    """Whether a number overflows, which stops the training, is the machine's business."""
+    chosen = settings(learning_rate=300.0, num_train_epochs=1)
+    status, seen, log = run(demo, tmp_path / "run", chosen)
+    assert "lower learning_rate" in (log.splitlines()[-1] if status else seen)
 
 
 def test_a_gradient_that_is_no_number_stops_before_its_checkpoint(tiny, tmp_path):

@@ -110,6 +110,7 @@ def write_session(results: Path, study: dict, subject: str, suite: str, answers:
                 "hardware": {"cpu": "made up", "gpus": []},
                 "started": "2026-01-01T00:00:00+00:00",
                 "seconds": 1.0,
+                "spans": [[1767225600.0, 1767225601.0]],
             },
             "status": "ok",
         }
@@ -242,15 +243,19 @@ def training_record(name: str, run: dict) -> dict:
     steps = list(range(1, 61))
     return {
         "schema": 1, "run": name, "model": run["model"], "identity": digest(["training", name]),
-        "settings": run["training"], "steps": 60, "epochs": 1.0, "final_loss": 1.0312,
-        "best_loss": 0.98, "validation_loss": 1.21, "token_accuracy": 0.71,
+        "settings": run["training"], "steps": 60, "epochs": 1.0, "uniform_loss": 6.9,
+        "window_steps": 10, "loss_weights": "labelled tokens",
+        "first_loss": 1.5858, "first_loss_se": 0.17, "final_loss": 1.0312, "final_loss_se": 0.01,
+        "validation_loss": 1.21, "validation_loss_before": 1.62, "best_validation_loss": 1.21,
+        "validation_change": -0.41, "validation_change_se": 0.02,
+        "validation_rise": 0.0, "validation_rise_se": 0.0, "token_accuracy": 0.71, "flags": [],
         "train_seconds": 75.5, "samples_per_second": 25.2, "tokens_per_second": 2516.1,
         "padded_share": 0.3, "host_memory_gib": 1.7, "out_of_memory": [],
         "curve": {
             "step": steps, "loss": [1 + 2 / step for step in steps],
             "learning_rate": [1e-4 * min(step / 6, (60 - step) / 54) for step in steps],
         },
-        "validation_curve": {"step": [20, 40, 60], "loss": [1.5, 1.3, 1.21]},
+        "validation_curve": {"step": [0, 20, 40, 60], "loss": [1.62, 1.5, 1.3, 1.21]},
     }  # fmt: skip
 
 

@@ -131,7 +131,7 @@ def test_killed_writer_loses_nothing_it_acknowledged(tmp_path):
         assert all(store.get(f"k{number}", 0) for number in range(lines))
 
 
-def test_span_counts_overlapping_answers_once(tmp_path, monkeypatch):
+def test_overlapping_answers_are_one_span(tmp_path, monkeypatch):
     times = iter([10.0, 11.0, 30.0, 99.0])
     monkeypatch.setattr("sftflow.evaluation.answers.time.time", lambda: next(times))
     with answer_store(tmp_path / "s.jsonl") as store:
@@ -139,4 +139,5 @@ def test_span_counts_overlapping_answers_once(tmp_path, monkeypatch):
         store.add("b", 0, {}, 4.0)  # 7 to 11
         store.add("c", 0, {}, 2.0)  # 28 to 30, in a later session
         store.add("another benchmark's", 0, {}, 1.0)
-        assert store.span([("a", 0), ("b", 0), ("c", 0)]) == (6.0, 7.0)
+        asked = [("a", 0), ("b", 0), ("c", 0)]
+        assert store.spans(asked) == [(6.0, 11.0), (28.0, 30.0)]

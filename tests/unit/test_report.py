@@ -1,11 +1,14 @@
 """Parts of the report: pictures, and what is said of a model. The whole: test_tables.py."""
 
+from types import SimpleNamespace
+
 import pandas as pd
 from sftflow.core.jsonio import write_record
 from sftflow.core.layout import Results
+from sftflow.core.spans import merged
 from sftflow.reporting import figures
 from sftflow.reporting.chinese import translate
-from sftflow.reporting.report import model_row
+from sftflow.reporting.report import model_row, provenance
 
 TURNS = {"talks": {"histogram": [[2, 60], [3, 0], [4, 40]]}}
 TOKENS = {"tuned": {"histogram": [[32, 10], [48, 70], [64, 20]]}}
@@ -31,3 +34,39 @@ def test_foreign_code_is_said_in_both_languages(tmp_path):
             shown = translate(row, language).to_csv()
             assert ("allow_remote_code: true" in shown) == foreign
             assert ("运行模型自带的代码" in shown) == (foreign and language == "zh")
+
+
+def scored(subject: str, *spans: tuple[float, float], **more) -> SimpleNamespace:
+    made = {
+        "started": "2026-01-01T00:00:00+00:00", "git": None, "hardware": {"cpu": "c", "gpus": []},
+        "seconds": sum(end - begin for begin, end in spans), "spans": [list(s) for s in spans],
+    }  # fmt: skip
+    return SimpleNamespace(subject=subject, score={"provenance": made | more})
+
+
+def test_answering_counts_a_second_once_however_many_benchmarks_share_it():
+    cells = {
+        1: scored("base", (0.0, 10.0)),
+        2: scored("base", (5.0, 12.0), (100.0, 103.0)),  # asked again, for more questions
+        3: scored("base", (101.0, 102.0)),
+        4: scored("tuned", (5.0, 9.0)),  # a server of its own
+    }
+    assert provenance(cells)["seconds"] == 12 + 3 + 4
+
+
+def test_answering_of_scores_without_spans_goes_by_start_and_length():
+    cells = {
+        1: scored("base", seconds=10.0, spans=None),
+        2: scored("base", seconds=4.0, spans=None),
+    }
+    assert provenance(cells)["seconds"] == 10
+
+
+def test_spans():
+    assert merged([(5, 6), (0, 2), (1, 3), (3, 4)]) == [(0, 4), (5, 6)]
+    assert merged([(5, 6), (0, 2), (1, 3), (3, 4)], pause=1) == [(0, 6)]
+    assert merged([]) == []
+
+
+def test_thick_line_of_the_loss_ends_at_the_final_loss():
+    assert figures.running_mean([4.0, 2.0, 3.0, 1.0], [1, 1, 1, 3], 2) == [4.0, 3.0, 2.5, 1.5]

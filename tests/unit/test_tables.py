@@ -440,6 +440,8 @@ def test_records_of_training_and_serving(results):
     found = build(results, "training", "inference", "data")
     row = section(found["training"], "")[0]
     assert (row["Steps"], row["Final loss"], row["Time"]) == ("60", "1.0312", "0:01:16")
+    assert (row["Validation loss before"], row["Validation loss"]) == ("1.6200", "1.2100")
+    assert row["First loss"] == "1.5858" and row["Flags"] == "—" and "Best loss" not in row
     row = section(found["inference"], "")[1]
     assert (row["Ready as merged"], row["Ready as adapter"]) == ("6.10 s", "7.40 s")
     assert row["GPU memory"] == tables_text.NONE

@@ -245,16 +245,25 @@ def test_event_log_survives_a_cut(tmp_path):
     assert [e["step"] for e in log.new()] == [3]  # 2 stands in the line that was cut
 
 
-def step(n: int, loss: float) -> dict:
+def step(n: int, loss: float, labelled: int = 40) -> dict:
     return {
         "event": "step", "step": n, "epoch": n / 4, "loss": loss, "learning_rate": 1e-4,
-        "tokens": 80, "positions": 100, "seconds": 2.0,
+        "tokens": 80, "positions": 100, "seconds": 2.0, "labelled": labelled,
+    }  # fmt: skip
+
+
+def check(step: int, *losses: float) -> dict:
+    """A validation of batches with these losses, the first with as many labels as all others."""
+    labelled = [10 * (len(losses) - 1), *[10] * (len(losses) - 1)]
+    loss = sum(map(float.__mul__, losses, map(float, labelled))) / sum(labelled)
+    return {"event": "validation", "step": step, "loss": loss, "token_accuracy": 0.5} | {
+        "losses": list(losses), "labelled": labelled,
     }  # fmt: skip
 
 
 START = {
     "event": "start", "steps": 4, "first_step": 0, "parameters": 1000, "matmul_parameters": 900,
-    "trainable_parameters": 100, "train_rows": 16, "validation_rows": 2,
+    "trainable_parameters": 100, "train_rows": 16, "validation_rows": 2, "uniform_loss": 6.0,
     "patches": [{"name": "packed_rows", "applied": True, "why": ""}],
 }  # fmt: skip
 
@@ -266,13 +275,14 @@ def test_resumed_steps_count_once():
 
 def test_summary():
     events = [
-        START, step(1, 4.0), step(2, 1.5), step(3, 2.5), step(4, 2.0),
-        {"event": "validation", "step": 4, "loss": 2.2, "token_accuracy": 0.5},
+        START, check(0, 4.0, 4.4), step(1, 4.0), step(2, 1.5), step(3, 2.5), step(4, 2.0),
+        check(4, 2.0, 2.4),
         {"event": "end", "step": 4, "host_memory_gib": 1.0},
     ]  # fmt: skip
     out = record.summary(events, [])
-    assert (out["steps"], out["epochs"], out["final_loss"], out["best_loss"]) == (4, 1.0, 2.0, 1.5)
-    assert out["validation_loss"] == 2.2 and out["token_accuracy"] == 0.5
+    assert (out["steps"], out["epochs"], out["final_loss"]) == (4, 1.0, 2.5), "of all 4 steps"
+    assert out["validation_loss_before"] == 4.2 and out["validation_loss"] == 2.2
+    assert out["token_accuracy"] == 0.5 and out["uniform_loss"] == 6.0
     assert out["samples_per_second"] == 2.0 and out["tokens_per_second"] == 40.0
     assert out["padded_share"] == 0.2
     assert out["useful_flops"] == (4 * 900 + 2 * 100) * 320
@@ -281,3 +291,76 @@ def test_summary():
     json.dumps(out, allow_nan=False)
     on_gpu = record.summary(events, ["NVIDIA H200"])
     assert on_gpu["flop_utilisation"] == pytest.approx(out["useful_flops"] / 8 / 989e12, abs=1e-4)
+
+
+def losses_of(*events: dict) -> dict:
+    end = {"event": "end", "step": 4, "host_memory_gib": 1.0}
+    return record.summary([START, *events, end], [])
+
+
+@pytest.mark.parametrize(
+    "steps, wide", [(1, 1), (7, 7), (15, 10), (60, 10), (370, 37), (5000, 100)]
+)
+def test_window_is_a_tenth_of_the_steps_but_10_to_100(steps, wide):
+    assert record.window(steps) == wide
+
+
+def test_first_and_final_loss_are_means_per_labelled_token_over_windows():
+    """Of the last ten steps the very last has few labels, and is the luckiest."""
+    events = [step(n, 2.0 if n <= 10 else 0.3) for n in range(1, 20)] + [step(20, 0.05, labelled=3)]
+    out = losses_of(*events)
+    assert out["window_steps"] == 10 and out["loss_weights"] == "labelled tokens"
+    assert out["first_loss"] == 2.0 and out["first_loss_se"] == 0.0
+    assert out["final_loss"] == pytest.approx((9 * 40 * 0.3 + 3 * 0.05) / (9 * 40 + 3))
+    assert "best_loss" not in out
+    assert out["curve"]["labelled"] == [40] * 19 + [3] and len(out["curve"]["loss"]) == 20
+
+
+def test_steps_count_alike_where_labels_were_not_counted_and_that_is_said():
+    events = [step(n, float(n)) for n in range(1, 5)]
+    del events[2]["labelled"]
+    out = losses_of(*events)
+    assert out["final_loss"] == 2.5 and "not known" in out["loss_weights"]
+    assert "labelled" not in out["curve"]
+
+
+def test_standard_error_of_a_mean():
+    assert record.mean([1.0, 2.0, 3.0, 6.0], [5, 5, 5, 5]) == (3.0, pytest.approx(1.0801, abs=1e-4))
+    # weights: as numpy.average, and the usual estimator for a ratio
+    middle, error = record.mean([1.0, 2.0, 4.0], [1, 2, 1])
+    assert middle == 2.25
+    assert error == pytest.approx(((1.25**2 + 0.5**2 + 1.75**2) * 3 / 2) ** 0.5 / 4)
+    assert record.mean([2.0], [7]) == (2.0, None)
+
+
+def test_change_in_validation_is_paired_by_batch():
+    """Batches differ by 3 nats, their changes by 0.2: the noise is that of the changes."""
+    steps = [step(n, 2.0) for n in range(1, 5)]
+    out = losses_of(check(0, 1.0, 4.0), *steps, check(4, 0.9, 3.7))
+    assert out["validation_change"] == pytest.approx(-0.2)
+    assert out["validation_change_se"] == pytest.approx(0.1)
+    assert out["validation_rise"] == 0.0
+    assert out["validation_curve"]["step"] == [0, 4]
+
+
+def test_rise_of_validation_is_counted_from_the_lowest():
+    steps = [step(n, 2.0) for n in range(1, 5)]
+    out = losses_of(check(0, 3.0, 3.0), check(2, 2.0, 2.0), *steps, check(4, 2.6, 2.4))
+    assert out["best_validation_loss"] == 2.0 and out["validation_rise"] == pytest.approx(0.5)
+    assert out["validation_change"] == pytest.approx(-0.5)
+
+
+def test_without_a_validation_at_the_beginning_there_is_no_before():
+    """As in a training that went on from an older version's checkpoint."""
+    steps = [step(n, 2.0) for n in range(1, 5)]
+    old = {"event": "validation", "step": 2, "loss": 2.4}
+    out = losses_of(*steps, old, check(4, 2.0, 2.4))
+    assert out["validation_loss"] == 2.2 and out["validation_rise_se"] == 0.0
+    assert "validation_loss_before" not in out and "validation_change" not in out
+    out = losses_of(*steps, check(2, 2.0, 2.0), {**old, "step": 4})
+    assert out["validation_rise"] == pytest.approx(0.4) and out["validation_rise_se"] is None
+
+
+def test_validation_without_a_loss_is_none():
+    out = losses_of(step(1, 2.0), {"event": "validation", "step": 0, "token_accuracy": 0.1})
+    assert "validation_loss" not in out

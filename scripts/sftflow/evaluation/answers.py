@@ -29,8 +29,10 @@ from pathlib import Path
 
 from sftflow.core.cli import UserError
 from sftflow.core.jsonio import canonical
+from sftflow.core.spans import merged
 
 SYNC = 1.0  # seconds
+PAUSE = 1.0  # seconds between two answers that still belong to the same asking
 NAMED = 10  # changed lines that an error names by number
 
 _SEAL = b',"sha256":"'  # sorts last, so what stands before it is the rest
@@ -74,16 +76,11 @@ class AnswerStore:
             self._lines[key, n] = line
         return answer
 
-    def span(self, asked: Iterable[tuple[str, int]]) -> tuple[float, float]:
-        """Of the answers to `asked`, (key, n) each, all of which are there: (Unix time of the first
-        question, seconds in which at least one answer was under way)."""
-        begun, busy, end = float("inf"), 0.0, float("-inf")
+    def spans(self, asked: Iterable[tuple[str, int]]) -> list[tuple[float, float]]:
+        """When answers to `asked`, (key, n) each, all of which are there, were under way: Unix
+        times (begin, end), in order, apart by more than PAUSE."""
         answers = (json.loads(self._lines[key, n]) for key, n in asked)
-        for came, took in sorted((a["at"], a["seconds"]) for a in answers):
-            begun = min(begun, came - took)
-            busy += max(0.0, came - max(end, came - took))
-            end = max(end, came)
-        return begun, busy
+        return merged(((a["at"] - a["seconds"], a["at"]) for a in answers), PAUSE)
 
     def close(self) -> None:
         os.fsync(self._file.fileno())

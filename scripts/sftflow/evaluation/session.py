@@ -159,7 +159,7 @@ def finish(plan: Plan, settings: dict, session: Session, store: AnswerStore) -> 
     figures, records = harness.run(plan.name, plan.config, plan.questions)
     samples = f"{plan.home}/samples.jsonl"
     write_jsonl(plan.results / samples, records)
-    begun, seconds = store.span((question.key, question.n) for question in plan.questions)
+    spans = store.spans((question.key, question.n) for question in plan.questions)
     plan.entry = {
         "identity": plan.identity,
         "parts": plan.parts,
@@ -173,8 +173,9 @@ def finish(plan: Plan, settings: dict, session: Session, store: AnswerStore) -> 
             "locks": session.locks,
             "git": git(),
             "hardware": hardware(),
-            "started": datetime.fromtimestamp(begun, UTC).isoformat(timespec="seconds"),
-            "seconds": round(seconds, 3),
+            "started": datetime.fromtimestamp(spans[0][0], UTC).isoformat(timespec="seconds"),
+            "seconds": round(sum(end - begin for begin, end in spans), 3),
+            "spans": [[round(begin, 3), round(end, 3)] for begin, end in spans],
         },
         "status": "ok",
     }

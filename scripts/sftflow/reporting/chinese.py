@@ -1,8 +1,10 @@
 """The Chinese of tables and reports (sentences stand in templates/report.zh.md.j2)."""
 
 import re
+from functools import partial
 
 import pandas as pd
+from sftflow.reporting.flags import Flag, Message
 
 # What the tables say, in Chinese. Names, numbers and notes of the user stay as they are.
 CHINESE = {
@@ -13,7 +15,6 @@ CHINESE = {
     "Baseline": "基线",
     "Baseline score": "基线得分",
     "Benchmark": "数据集",
-    "Best loss": "最低 Loss",
     "Candidate": "候选",
     "Candidate score": "候选得分",
     "Carry loss": "计入 Loss 的 token (%)",
@@ -30,6 +31,8 @@ CHINESE = {
     "Environment": "环境",
     "Epochs": "轮数",
     "Final loss": "最终 Loss",
+    "First loss": "初始 Loss",
+    "Flags": "警示",
     "Fixed / broken": "改对 / 改错",
     "FLOP utilisation": "FLOP 利用率 (%)",
     "Form": "形式",
@@ -89,6 +92,7 @@ CHINESE = {
     "Strict": "严格准确率 [区间]",
     "Validation": "验证",
     "Validation loss": "验证 Loss",
+    "Validation loss before": "训练前验证 Loss",
     "Verdict": "结论",
     "n": "样本数",
     "p (Holm)": "p（Holm 校正）",
@@ -113,6 +117,37 @@ CHINESE = {
     "GPU memory": "显存占用",
     "First lines": "首批行号",
 }
+# What flags.py says, by the same kinds and values, and what a kind is called in a table.
+FLAGS = {
+    "destroyed": Message(
+        "{what}从 {before} 升到 {after}；对词表的均匀猜测为 {uniform}",
+        "这些权重不可使用：请把 learning_rate 降到十分之一，或提高 warmup_ratio",
+    ),
+    "diverged": Message(
+        "{what}从 {before} 升到 {after}，超出其噪声 {noise}",
+        "请降低 learning_rate，或检查数据中有问题的行",
+    ),
+    "overfitting": Message(
+        "验证 Loss 从 {before} 升到 {after}，而训练 Loss 降到 {final}",
+        "请减小 num_train_epochs、learning_rate 或 lora_rank，或增加对话",
+    ),
+    "flat": Message(
+        "{what}的变化没有超出其噪声 {noise}：开始时 {before}，结束时 {after}",
+        "请提高 learning_rate 或 num_train_epochs，并检查 target_modules 是否包含要训练的层",
+    ),
+    "out of memory": Message(
+        "显存或内存不足：micro-batch 降为 {micro_batch} × {accumulation}（每步的对话不变）",
+        "权重没有问题；把 per_device_train_batch_size 设为 {micro_batch} 可省去重试",
+    ),
+}
+FLAG_NAMES = {
+    "destroyed": "模型已毁",
+    "diverged": "发散",
+    "overfitting": "过拟合",
+    "flat": "无变化",
+    "out of memory": "内存不足",
+}
+LOSSES = {"Training loss": "训练 Loss ", "Validation loss": "验证 Loss "}
 FOREIGN_CODE = "runs code that came with it (allow_remote_code: true)"
 # Words of ours in cells, by column: a model may be called "base".
 CHINESE_CELLS = {
@@ -125,6 +160,7 @@ CHINESE_CELLS = {
     "Subset": {"all": "全部"},
     "Note": {FOREIGN_CODE: "运行模型自带的代码（allow_remote_code: true）"},
     "Verdict": {"better": "更好", "worse": "更差"},
+    "Flags": FLAG_NAMES,
 }
 CHINESE_PATTERNS = [
     (re.compile(r"^missing$"), "缺失"),
@@ -141,8 +177,23 @@ def translate(frame: pd.DataFrame, language: str) -> pd.DataFrame:
         return frame
     renamed = frame.map(chinese)
     for column in CHINESE_CELLS.keys() & set(frame.columns):
-        renamed[column] = renamed[column].replace(CHINESE_CELLS[column])
+        renamed[column] = renamed[column].map(partial(by_parts, CHINESE_CELLS[column]))
     return renamed.rename(columns=CHINESE)
+
+
+def by_parts(words: dict[str, str], value: object) -> object:
+    """A cell, which may name several things, with each of them that is in `words` replaced."""
+    if not isinstance(value, str):
+        return value
+    return ", ".join(words.get(part, part) for part in value.split(", "))
+
+
+def chinese_flag(flag: Flag) -> str:
+    said, values = FLAGS[flag.kind], dict(flag.values)
+    if "what" in values:
+        values["what"] = LOSSES[values["what"]]
+    text, remedy = (each.format(**values) for each in (said.text, said.remedy))
+    return f"{FLAG_NAMES[flag.kind]}：{text}。{remedy}。"
 
 
 def chinese(value: object) -> object:

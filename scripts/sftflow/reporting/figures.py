@@ -6,6 +6,8 @@ Each function takes plain records and returns SVG text, the same bytes for the s
 import io
 import warnings
 from collections.abc import Callable
+from itertools import accumulate
+from operator import mul
 from typing import Any
 
 import matplotlib
@@ -63,12 +65,17 @@ def _legend(axes: Axes) -> None:
 
 
 def loss(records: dict[str, dict]) -> str:
-    """Training loss per optimizer step, and validation loss, from training.json by run."""
+    """Training loss of each optimizer step (thin) and as a mean over the window of steps before it
+    (thick), and validation loss, from training.json by run."""
 
     def draw(axes: Axes) -> None:
         for name, record, color in _shown(records, axes, "Loss", "runs"):
             curve, checks = record["curve"], record.get("validation_curve")
-            axes.plot(curve["step"], curve["loss"], color=color, lw=1.3, label=name)
+            steps, losses = curve["step"], curve["loss"]
+            weights = curve.get("labelled") or [1] * len(losses)
+            smooth = running_mean(losses, weights, record.get("window_steps", 1))
+            axes.plot(steps, losses, color=color, lw=0.6, alpha=0.35)
+            axes.plot(steps, smooth, color=color, lw=1.5, label=name)
             if checks:
                 axes.plot(
                     checks["step"], checks["loss"], color=color, ls="--", marker="o", ms=4, lw=1,
@@ -79,6 +86,14 @@ def loss(records: dict[str, dict]) -> str:
         _legend(axes)
 
     return _svg(draw)
+
+
+def running_mean(values: list[float], weights: list[float], window: int) -> list[float]:
+    """At each place the weighted mean of the last `window` values, of all where there are fewer."""
+    sums = [0.0, *accumulate(map(mul, weights, values))]
+    totals = [0.0, *accumulate(weights)]
+    ends = [(max(0, end - window), end) for end in range(1, len(sums))]
+    return [(sums[end] - sums[begin]) / (totals[end] - totals[begin]) for begin, end in ends]
 
 
 def learning_rate(records: dict[str, dict]) -> str:

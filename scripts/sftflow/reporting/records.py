@@ -1,8 +1,11 @@
 """Tables of what is no score: training, inference, chats, data; and sweeps against scores."""
 
+from itertools import chain
+
 import pandas as pd
 from sftflow.core.layout import Results
 from sftflow.reporting.cells import asked
+from sftflow.reporting.flags import Flag, training_flags
 from sftflow.reporting.suites import cell_text
 from sftflow.reporting.text import (
     MISSING,
@@ -24,22 +27,35 @@ from sftflow.reporting.text import (
 
 def training_table(study: dict, results: Results) -> Table:
     records = {name: results.read(f"runs/{name}/training.json") for name in study["runs"]}
+    flags = {n: training_flags(n, record) if record else [] for n, record in records.items()}
     return Table(
         "training",
         "Training",
         "One row per run; curves are in its training.json.",
-        [("", pd.DataFrame(training_row(study, *item) for item in records.items()))],
-        pd.DataFrame({"run": name, **flat(record or {})} for name, record in records.items()),
+        [("", pd.DataFrame(training_row(study, *i, flags[i[0]]) for i in records.items()))],
+        pd.DataFrame(
+            {"run": name, **flat(record or {}), "flags": kinds(flags[name])}
+            for name, record in records.items()
+        ),
         [
-            "Loss is the mean over the tokens of an optimizer step that carry loss. Tokens are "
-            "real ones; padding is not counted.",
+            *(f"`{flag.where}` {flag}" for flag in chain.from_iterable(flags.values())),
+            "First and final loss are means per token that carries loss, over the first and the "
+            "last tenth of the steps (at least 10, at most 100: `window_steps`), in nats. "
+            "Validation loss is before the first step and after the last; validation changes no "
+            "weight.",
+            "Flags: a change in loss counts beyond its noise (two standard errors, at least 1 %).",
+            "Tokens are real ones; padding is not counted.",
             "FLOP utilisation: useful FLOPs per second by the GPUs' data-sheet rate, with the "
             "formula in training.json; without a GPU there is none.",
         ],
     )
 
 
-def training_row(study: dict, name: str, record: dict | None) -> dict:
+def kinds(flags: list[Flag]) -> str:
+    return ", ".join(flag.kind for flag in flags)
+
+
+def training_row(study: dict, name: str, record: dict | None, flags: list[Flag]) -> dict:
     run = study["runs"][name]
     row = {
         "Run": name,
@@ -54,9 +70,11 @@ def training_row(study: dict, name: str, record: dict | None) -> dict:
         **row,
         "Steps": number(record.get("steps")),
         "Epochs": number(record.get("epochs"), 2),
+        "First loss": number(record.get("first_loss"), 4),
         "Final loss": number(record.get("final_loss"), 4),
-        "Best loss": number(record.get("best_loss"), 4),
+        "Validation loss before": number(record.get("validation_loss_before"), 4),
         "Validation loss": number(record.get("validation_loss"), 4),
+        "Flags": kinds(flags) or NONE,
         "Token accuracy": percent(record.get("token_accuracy")),
         "Time": duration(record.get("train_seconds")),
         "Dialogues/s": number(record.get("samples_per_second"), 2),
@@ -313,6 +331,7 @@ def sweep_table(study: dict, results: Results, cells: dict) -> Table:
                 "Steps": number(record.get("steps")) if record else MISSING,
                 "Final loss": number(record.get("final_loss"), 4),
                 "Validation loss": number(record.get("validation_loss"), 4),
+                "Flags": (kinds(training_flags(name, record)) if record else "") or NONE,
                 **{
                     columns[b]: cell_text(cell) if cell else "not evaluated"
                     for b, cell in found.items()

@@ -12,13 +12,15 @@ from markdown_it import MarkdownIt
 from sftflow.config import schema
 from sftflow.core.jsonio import read_record
 from sftflow.core.layout import Results
+from sftflow.core.spans import merged
 from sftflow.reporting import cells as tables_cells
 from sftflow.reporting import comparison as tables_comparison
 from sftflow.reporting import figures
 from sftflow.reporting import records as tables_records
 from sftflow.reporting import suites as tables_scores
 from sftflow.reporting import text as tables_text
-from sftflow.reporting.chinese import FOREIGN_CODE, translate
+from sftflow.reporting.chinese import FOREIGN_CODE, chinese_flag, translate
+from sftflow.reporting.flags import training_flags
 from sftflow.reporting.text import MISSING, NONE
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -30,7 +32,11 @@ def collect(study: dict, results: Results) -> dict:
     cells = tables_cells.load_cells(study, results)
     draws = tables_cells.suite_draws(study, cells)
     comparison = tables_comparison.comparison_table(study, cells, draws)
-    training = {name: results.read(f"runs/{name}/training.json") for name in study["runs"]}
+    training = {
+        name: record
+        for name in study["runs"]
+        if (record := results.read(f"runs/{name}/training.json"))
+    }
     suites = {
         suite: tables_scores.suite_table(study, suite, cells, draws, references)
         for suite in study["evaluate"]["suites"]
@@ -42,7 +48,7 @@ def collect(study: dict, results: Results) -> dict:
         "environments": environment_frame(results),
         "data": dict(tables_records.data_table(study, results).sections),
         "settings": settings_frame(study),
-        "training_records": {name: record for name, record in training.items() if record},
+        "training_records": training,
         "fits": {
             name: receipt["tokens"]
             for name in study["runs"]
@@ -61,7 +67,8 @@ def collect(study: dict, results: Results) -> dict:
         "suites": {suite: report_sections(table) for suite, table in suites.items()},
         "comparison": dict(comparison.sections),
         "verdicts": verdicts(study, comparison.data),
-        "problems": problems(study, cells, training),
+        "flags": [flag for item in training.items() for flag in training_flags(*item)],
+        "problems": problems(cells),
         "reach": reach(comparison.data),
         "provenance": provenance(cells),
     }
@@ -194,8 +201,8 @@ def verdicts(study: dict, rows: pd.DataFrame) -> list[dict]:
     return list(found.values())
 
 
-def problems(study: dict, cells: dict, training: dict) -> list[str]:
-    """What a reader must know before believing the numbers."""
+def problems(cells: dict) -> list[str]:
+    """What a reader must know before believing the scores."""
     found = [
         f"`{cell.subject}` {cell.benchmark}: {cell.note}"
         for cell in cells.values()
@@ -207,12 +214,6 @@ def problems(study: dict, cells: dict, training: dict) -> list[str]:
                 f"`{cell.subject}` {cell.benchmark}: {w}"
                 for w in tables_scores.warnings(cell, None)
             ]
-    for name, record in training.items():
-        for lowered in (record or {}).get("out_of_memory", []):
-            found.append(
-                f"`{name}`: out of memory, micro-batch lowered to {lowered['micro_batch']} "
-                f"× {lowered['accumulation']} (same dialogues a step)"
-            )
     if len(found) > 30:
         kinds = Counter(cell.state for cell in cells.values())
         counts = ", ".join(f"{count} {state}" for state, count in sorted(kinds.items()))
@@ -229,8 +230,15 @@ def reach(rows: pd.DataFrame) -> list[dict]:
 
 
 def provenance(cells: dict) -> dict:
-    """Commits, machines and times that the scores come from."""
-    records = [cell.score["provenance"] for cell in cells.values() if cell.score]
+    """Commits, machines and times that the scores come from.
+
+    Benchmarks of a subject are asked together: a second in which several were is one second.
+    """
+    scored = [cell for cell in cells.values() if cell.score]
+    records = [cell.score["provenance"] for cell in scored]
+    busy: dict[str, list] = {}
+    for cell, record in zip(scored, records, strict=True):
+        busy.setdefault(cell.subject, []).extend(answering(record))
     started = sorted(record["started"] for record in records)
     machines = Counter(machine(record["hardware"]) for record in records)
     return {
@@ -238,9 +246,15 @@ def provenance(cells: dict) -> dict:
         "last": minute(started[-1]) if started else None,
         "commits": sorted({record["git"] for record in records if record["git"]}),
         "machines": [name for name, _ in machines.most_common()],
-        "seconds": sum(record["seconds"] for record in records),
+        "seconds": sum(end - begin for spans in busy.values() for begin, end in merged(spans)),
         "scores": len(records),
     }
+
+
+def answering(record: dict) -> list[list[float]]:
+    """When the answers of a score were under way: [[begin, end]], Unix times."""
+    begin = datetime.fromisoformat(record["started"]).timestamp()
+    return record.get("spans") or [[begin, begin + record["seconds"]]]  # of an older version
 
 
 def minute(time: str) -> str:
@@ -277,6 +291,7 @@ def page(language: str, found: dict) -> str:
     )  # fmt: skip
     environment.filters["table"] = lambda frame: shown(translate(frame, language), language)
     environment.filters["upright"] = lambda frame: shown(upright(frame, language), language)
+    environment.filters["flag"] = chinese_flag if language == "zh" else str
     environment.filters["percent"] = tables_text.percent
     environment.filters["duration"] = tables_text.duration
     text = environment.get_template(f"report.{language}.md.j2").render(**found, none=NONE)

@@ -9,10 +9,13 @@ JSON line per event into the file that the environment variable SFTFLOW_PLUGIN d
 also brings the faster parts of sftflow.kernels; `stock` leaves ms-swift's training loop as it is.
 What it changes in other packages stands in patches.py. The events:
 
-    start       steps, rows, parameters, patches (see patches.apply)
-    step        loss (mean per labelled token over the optimizer step), learning rate, tokens
+    start       steps, rows, parameters, uniform_loss (of a uniform guess over the vocabulary, in
+                nats), patches (see patches.apply)
+    step        loss (mean per labelled token over the optimizer step, in nats), labelled (tokens
+                that carry loss; absent if the trainer does not count them), learning rate, tokens
                 (without padding), positions (with padding), seconds since the step before
-    validation  loss, token accuracy
+    validation  before the first step (step 0), every eval_steps, after the last: loss (mean per
+                labelled token), token accuracy, and of each batch, in order, losses and labelled
     saved       a checkpoint that is complete: its files and their sizes are beside it
     end         peak memory
     failed      kind (out_of_memory, diverged, rows, flags) and message
@@ -97,7 +100,9 @@ class Monitor(TrainerCallback):
         tied = model.get_output_embeddings() is not None and (
             model.get_output_embeddings().weight is embedding
         )
-        self.limit = 2 * math.log(len(embedding))  # twice the loss of a uniform guess
+        uniform = math.log(len(embedding))
+        self.limit = 2 * uniform
+        self.checked: list[torch.Tensor] = []
         self.first_loss = None
         self.pending = None
         self.begun = time.time()
@@ -125,6 +130,7 @@ class Monitor(TrainerCallback):
             trainable_parameters=trainable,
             # an embedding lookup multiplies nothing; a tied one is also the output matrix
             matmul_parameters=everything - (0 if tied else embedding.numel()),
+            uniform_loss=uniform,
             patches=records,
             **rows,
         )
@@ -134,10 +140,12 @@ class Monitor(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         self._settle()
-        sums = torch.stack([self.loss, self.tokens, self.positions, self.gradient])
+        counts = [self.tokens, self.positions, self.gradient]
+        sums = torch.stack([self.loss, self.labelled, *counts])
         if dist.is_initialized():
             dist.all_reduce(sums)
-            sums[0] /= dist.get_world_size()  # the trainer scales each process's share up by that
+            # the trainer scales each process's loss up by that, and counts labels over them all
+            sums[:2] /= dist.get_world_size()
         now = time.time()
         self.pending = (
             sums.to("cpu", non_blocking=True),
@@ -159,8 +167,9 @@ class Monitor(TrainerCallback):
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
         self._settle()
-        metrics = metrics or {}
-        values = {"loss": metrics.get("eval_loss"), "token_accuracy": metrics.get("eval_token_acc")}
+        values = {"token_accuracy": (metrics or {}).get("eval_token_acc")} | self._validated()
+        if not math.isfinite(loss := values.get("loss", 0.0)):
+            self._diverged(f"the validation loss is {loss}", state.global_step)
         self._event(
             "validation",
             step=state.global_step,
@@ -194,13 +203,51 @@ class Monitor(TrainerCallback):
             return
         (sums, arrived, step), self.pending = self.pending, None
         arrived()
-        loss, tokens, positions, gradient = sums.tolist()
+        loss, labelled, tokens, positions, gradient = sums.tolist()
         if self.first_loss is None:
             self.first_loss = loss
         if not math.isfinite(loss) or loss > max(self.limit, 2 * self.first_loss):
             self._diverged(f"the loss is {loss:.4g} (at first {self.first_loss:.4g})", step["step"])
         self._check_gradient(gradient, step["step"])
-        self._event("step", **step, loss=loss, tokens=int(tokens), positions=int(positions))
+        counts = {"tokens": int(tokens), "positions": int(positions)}
+        self._event(
+            "step", **step, loss=loss, **counts, **({"labelled": int(labelled)} if labelled else {})
+        )
+
+    def _validated(self) -> dict:
+        """Of the validation that has just ended: loss, and losses and labelled of each batch.
+
+        transformers' own eval_loss gives every batch the same weight, however few its labels.
+        """
+        if not self.checked:
+            return {}
+        losses, labelled = torch.stack(self.checked).T  # (batches,)
+        nats = losses * labelled
+        if dist.is_initialized():
+            everywhere = labelled.clone()
+            dist.all_reduce(everywhere)
+            # as in on_step_end; rows that fill up the last batches were counted before
+            share = self._first_seen(len(losses)).to(losses)
+            nats = losses * everywhere / dist.get_world_size() * share
+            labelled = labelled * share
+        nats = nats.where(labelled > 0, 0.0)  # the mean of nothing is no number
+        if dist.is_initialized():
+            for sums in (nats, labelled):
+                dist.all_reduce(sums)
+        return {
+            "loss": (nats.sum() / labelled.sum()).item(),
+            "losses": (nats / labelled.clamp(min=1)).tolist(),
+            "labelled": labelled.round().int().tolist(),
+        }
+
+    def _first_seen(self, batches: int) -> torch.Tensor:
+        """(batches,): share of the rows in each of this process's batches that no batch before had.
+
+        Batches are dealt to the processes in turn, and filled up so that each gets as many.
+        """
+        size, rows = self.trainer.args.per_device_eval_batch_size, len(self.trainer.eval_dataset)
+        place = torch.arange(batches) * dist.get_world_size() + dist.get_rank()
+        return (rows / size - place).clamp(0, 1)
 
     def _check_gradient(self, norm: float, step: int) -> None:
         # with a scaler (fp16) some are too large at first, and those updates are left out
@@ -217,27 +264,53 @@ class Monitor(TrainerCallback):
             event(name, **values)
 
     def _reset(self, device) -> None:
-        self.loss, self.tokens, self.positions, self.gradient = (
-            torch.zeros((), dtype=torch.float64, device=device) for _ in range(4)
+        self.loss, self.labelled, self.tokens, self.positions, self.gradient = (
+            torch.zeros((), dtype=torch.float64, device=device) for _ in range(5)
         )
 
     def _watch(self, trainer) -> None:
         """See every micro-batch; nothing here waits for the GPU."""
-        inner = trainer.training_step
+        train, predict, evaluate = (
+            trainer.training_step, trainer.prediction_step, trainer.evaluate,
+        )  # fmt: skip
+        devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
 
-        def training_step(model, inputs, *args, **kwargs):
+        def training_step(model, inputs, num_items_in_batch=None):
             ids, mask = inputs["input_ids"], inputs.get("attention_mask")
             self.positions += ids.numel()
             self.tokens += ids.numel() if mask is None else mask.sum().to(self.tokens.device)
-            loss = inner(model, inputs, *args, **kwargs)
+            loss = train(model, inputs, num_items_in_batch)
             self.loss += loss.to(self.loss.device)
+            if num_items_in_batch is not None:  # of the whole step, not of this micro-batch
+                self.labelled.fill_(num_items_in_batch)
             return loss
 
+        def prediction_step(model, inputs, *args, **kwargs):
+            labels = inputs.get("labels")  # computing the loss may take them out
+            result = predict(model, inputs, *args, **kwargs)
+            if result[0] is not None and labels is not None:
+                loss = result[0].double()
+                self.checked.append(torch.stack([loss, labelled(labels).to(loss)]))
+            return result
+
+        def evaluation(*args, **kwargs):
+            self.checked = []
+            # it draws (a seed for its rows, at least): nothing of that may reach the dropout
+            with torch.random.fork_rng(devices):
+                return evaluate(*args, **kwargs)
+
         trainer.training_step = training_step
+        trainer.prediction_step = prediction_step
+        trainer.evaluate = evaluation
 
     def _see_gradient(self, norm) -> None:
         if torch.is_tensor(norm):
             self.gradient += norm.detach().to(self.gradient.device)
+
+
+def labelled(labels: torch.Tensor) -> torch.Tensor:
+    """How many of `labels` (rows, positions) carry loss; nothing predicts the first of a row."""
+    return labels[:, 1:].ne(-100).sum()
 
 
 def arrival(device: torch.device):

@@ -1,6 +1,8 @@
 """The record of a training: its event log, and the figures of training.json."""
 
 import json
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from sftflow.training.cost import peak_flops, useful_flops
@@ -45,6 +47,66 @@ def history(events: list[dict]) -> list[dict]:
     return sorted(kept.values(), key=lambda entry: (entry["step"], entry["event"] != "step"))
 
 
+def window(steps: int) -> int:
+    """How many of the first, and of the last, steps a loss is the mean of: a tenth, but at least
+    10 (as far as there are so many) and at most 100."""
+    return min(steps, max(10, min(100, steps // 10)))
+
+
+def mean(values: Sequence[float], weights: Sequence[float]) -> tuple[float, float | None]:
+    """The weighted mean and its standard error from the spread of the values; None of one value."""
+    n, total = len(values), sum(weights)
+    middle = sum(w * v for w, v in zip(weights, values, strict=True)) / total
+    if n < 2:
+        return middle, None
+    squares = sum((w * (v - middle)) ** 2 for w, v in zip(weights, values, strict=True))
+    return middle, math.sqrt(squares * n / (n - 1)) / total
+
+
+def change(before: dict, after: dict) -> tuple[float, float | None]:
+    """From one validation event to a later one: (change in loss, its standard error).
+
+    The same batches are asked both times, so their differences have the spread that counts. None
+    where the batches are not known, or are not the same.
+    """
+    paired = before.get("labelled") and before["labelled"] == after.get("labelled")
+    if not paired:
+        return after["loss"] - before["loss"], None
+    differences = [b - a for a, b in zip(before["losses"], after["losses"], strict=True)]
+    return mean(differences, before["labelled"])
+
+
+def losses(steps: list[dict]) -> dict:
+    """Training loss at the beginning and at the end, as means over windows of steps."""
+    n, known = window(len(steps)), all("labelled" in e for e in steps)
+    out: dict[str, object] = {
+        "window_steps": n,
+        "loss_weights": "labelled tokens" if known else "none: labelled tokens are not known",
+    }
+    for name, part in (("first_loss", steps[:n]), ("final_loss", steps[-n:])):
+        weights = [e["labelled"] if known else 1 for e in part]
+        out[name], out[f"{name}_se"] = mean([e["loss"] for e in part], weights)
+    return out
+
+
+def validation(checks: list[dict]) -> dict:
+    """Validation loss before and after, what changed, and how far the last is above the lowest."""
+    first, last, best = checks[0], checks[-1], min(checks, key=lambda check: check["loss"])
+    out = {"validation_loss": last["loss"], "best_validation_loss": best["loss"]}
+    if first["step"] == 0:
+        out["validation_loss_before"] = first["loss"]
+        out["validation_change"], out["validation_change_se"] = change(first, last)
+    out["validation_rise"], out["validation_rise_se"] = change(best, last)
+    out["validation_curve"] = {
+        name: [e[name] for e in checks]
+        for name in ("step", "loss", "token_accuracy")
+        if all(name in e for e in checks)
+    }
+    if "token_accuracy" in last:
+        out["token_accuracy"] = last["token_accuracy"]
+    return out
+
+
 def span(events: list[dict]) -> tuple[float, float]:
     """When the last attempt's first step began and when it ended, in seconds since the epoch."""
     last = {event["event"]: event["time"] for event in events}
@@ -63,7 +125,7 @@ def summary(events: list[dict], gpu_names: list[str]) -> dict:
     begin, end = last("start"), last("end")
     curve = history(events)
     steps = [e for e in curve if e["event"] == "step"]
-    checks = [e for e in curve if e["event"] == "validation"]
+    checks = [e for e in curve if e["event"] == "validation" and "loss" in e]
     seconds = sum(e["seconds"] for e in steps)
     tokens, positions = sum(e["tokens"] for e in steps), sum(e["positions"] for e in steps)
     samples = begin["train_rows"] * steps[-1]["epoch"]
@@ -78,27 +140,22 @@ def summary(events: list[dict], gpu_names: list[str]) -> dict:
         "tokens": tokens,
         "positions": positions,
         "padded_share": round(1 - tokens / positions, 4),
-        "final_loss": steps[-1]["loss"],
-        "best_loss": min(e["loss"] for e in steps),
+        **losses(steps),
+        "uniform_loss": begin["uniform_loss"],
         "train_seconds": round(seconds, 3),
         "samples_per_second": round(samples / seconds, 4),
         "tokens_per_second": round(tokens / seconds, 2),
         "useful_flops": useful,
         "useful_flops_formula": "(4 × matmul parameters + 2 × trainable parameters) × tokens",
         "curve": {
-            name: [e[name] for e in steps] for name in ("step", "loss", "learning_rate")
+            name: [e[name] for e in steps]
+            for name in ("step", "loss", "labelled", "learning_rate")
+            if all(name in e for e in steps)
         },
         "patches": begin.get("patches", []),
     }  # fmt: skip
     if checks:
-        out["validation_loss"] = checks[-1]["loss"]
-        out["best_validation_loss"] = min(e["loss"] for e in checks)
-        out["validation_curve"] = {
-            name: [e[name] for e in checks] for name in ("step", "loss", "token_accuracy")
-            if all(name in e for e in checks)
-        }  # fmt: skip
-        if "token_accuracy" in checks[-1]:
-            out["token_accuracy"] = checks[-1]["token_accuracy"]
+        out |= validation(checks)
     peaks = [peak for peak in map(peak_flops, gpu_names) if peak]
     if peaks and len(peaks) == len(gpu_names):
         out["flop_utilisation"] = round(useful / seconds / sum(peaks), 4)

@@ -163,6 +163,7 @@ def command(
         "add_version": False,
         "save_strategy": "steps",
         "eval_strategy": "steps" if validation else "no",
+        "eval_on_start": bool(validation),  # what the training changed needs a before
         "logging_nan_inf_filter": False,  # a loss that is not a number must be seen
         "report_to": ["none"],
         "external_plugins": [plugin, *extra.pop("external_plugins", [])],

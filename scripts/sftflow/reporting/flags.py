@@ -1,0 +1,134 @@
+"""What a reader must know before believing a number: every flag, its text and what to do about it.
+
+Standard library only, so that the programs of every environment can say it in the terminal too. The
+Chinese of the texts stands in chinese.py, by the same kinds and values.
+"""
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Message:
+    """Templates of what a kind of flag says; `{…}` are filled from the flag's values."""
+
+    text: str
+    remedy: str
+
+
+KINDS = {
+    "destroyed": Message(
+        "{what} rose from {before} to {after}; a uniform guess over the vocabulary has {uniform}",
+        "Use nothing of these weights: lower learning_rate to a tenth, or raise warmup_ratio",
+    ),
+    "diverged": Message(
+        "{what} rose from {before} to {after}, beyond its noise of {noise}",
+        "Lower learning_rate, or look for bad rows in the data",
+    ),
+    "overfitting": Message(
+        "Validation loss rose from {before} to {after} while training loss fell to {final}",
+        "Lower num_train_epochs, learning_rate or lora_rank, or take more dialogues",
+    ),
+    "flat": Message(
+        "{what} did not change beyond its noise of {noise}: {before} at first, {after} at the end",
+        "Raise learning_rate or num_train_epochs, and look whether target_modules names what "
+        "should learn",
+    ),
+    "out of memory": Message(
+        "Memory ran out: micro-batch lowered to {micro_batch} × {accumulation} (the same dialogues "
+        "a step)",
+        "Nothing is wrong with the weights; per_device_train_batch_size {micro_batch} saves the "
+        "attempts",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One warning: its kind (of KINDS), the run or subject it is about, what its text names."""
+
+    kind: str
+    where: str
+    values: dict[str, str]
+
+    @property
+    def text(self) -> str:
+        return KINDS[self.kind].text.format(**self.values)
+
+    @property
+    def remedy(self) -> str:
+        return KINDS[self.kind].remedy.format(**self.values)
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.text}. {self.remedy}."
+
+    def entry(self) -> dict[str, str]:
+        """As a record holds it."""
+        return {"kind": self.kind, "text": self.text, "remedy": self.remedy}
+
+
+NEAR = 0.9  # of a uniform guess's loss: hardly anything is left of what the model knew
+RAISED = 1.1  # times the loss before: where it began near a uniform guess, that alone says nothing
+TRIFLE = 0.01  # of a loss: a change of less is none, however small its noise
+
+
+def noise(loss: float, *errors: float | None) -> float:
+    """How much of a change in this loss means nothing: two standard errors, at least a trifle.
+
+    errors: of what is compared; None, where there is one measurement only, counts as 0.
+    """
+    return max(2 * math.hypot(*(error or 0.0 for error in errors)), TRIFLE * loss)
+
+
+def training_flags(run: str, record: dict) -> list[Flag]:
+    """What is suspicious about a finished training, from its training.json."""
+    judged = "window_steps" in record  # what an older version noted were losses of single steps
+    flags = [flag] if judged and (flag := loss_flag(run, record)) else []
+    if lowered := record.get("out_of_memory"):
+        sizes = {name: str(lowered[-1][name]) for name in ("micro_batch", "accumulation")}
+        flags.append(Flag("out of memory", run, sizes))
+    return flags
+
+
+def loss_flag(run: str, record: dict) -> Flag | None:
+    """The worst that is wrong with the losses of a training.
+
+    Training loss goes from the mean over the first window of steps to that over the last; the first
+    step alone saw weights that nothing had changed. Validation loss, where there are rows for it,
+    goes from before the first step to after the last.
+    """
+    first, final, start = record["first_loss"], record["final_loss"], record["curve"]["loss"][0]
+    before, after = record.get("validation_loss_before"), record.get("validation_loss")
+    uniform = record["uniform_loss"]
+
+    def flag(kind: str, **values: float | str | None) -> Flag:
+        texts = {k: f"{v:.4g}" if isinstance(v, float) else str(v) for k, v in values.items()}
+        return Flag(kind, run, texts)
+
+    training = {"what": "Training loss", "before": first, "after": final}
+    checked = {"what": "Validation loss", "before": before, "after": after}
+
+    if before and (after > 2 * before or after > max(NEAR * uniform, RAISED * before)):
+        return flag("destroyed", **checked, uniform=uniform)
+    if final > max(NEAR * uniform, RAISED * start):
+        return flag("destroyed", **training | {"before": start}, uniform=uniform)
+
+    steps_noise = noise(first, record["first_loss_se"], record["final_loss_se"])
+    fell = final < first - steps_noise
+    if final > first + steps_noise:
+        return flag("diverged", **training, noise=steps_noise)
+    if fell and after:
+        best, rise = record["best_validation_loss"], record["validation_rise"]
+        if rise > noise(best, record["validation_rise_se"]):
+            return flag("overfitting", before=best, after=after, final=final)
+    if fell:
+        return None
+    if before:
+        check_noise = noise(before, record["validation_change_se"])
+        if after > before + check_noise:
+            return flag("diverged", **checked, noise=check_noise)
+        if after >= before - check_noise:
+            return flag("flat", **checked, noise=check_noise)
+    elif record["steps"] >= 2 * record["window_steps"]:  # else the two windows overlap
+        return flag("flat", **training, noise=steps_noise)
+    return None
