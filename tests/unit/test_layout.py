@@ -45,7 +45,7 @@ STARTED_ELSEWHERE = {
 }
 # Declared, and imported by no script: Snakemake's plugin, and what pandas and `snakemake --report`
 # import.
-NOT_IMPORTED = {"snakemake-executor-plugin-slurm", "tabulate", "pygments"}
+NOT_IMPORTED = {"snakemake-executor-plugin-slurm", "pygments"}
 # Distributions whose modules have other names.
 DISTRIBUTIONS = {
     "cudnn": "nvidia-cudnn-frontend",

@@ -30,7 +30,7 @@ from openai.types.chat import ChatCompletion
 from sftflow.core.cli import UserError
 from sftflow.core.jsonio import digest, read_json, read_jsonl
 from sftflow.evaluation.answers import AnswerStore
-from sftflow.evaluation.samples import Question, check_report, passages, record
+from sftflow.evaluation.samples import Question, check_report, passages, record, same_question
 
 
 class Unanswered(Exception):
@@ -152,7 +152,7 @@ def question_id(subset: str, sample: Any) -> str:
 def questions(config: TaskConfig, model: StoredModel) -> tuple[list[Question], list[Unanswered]]:
     """Every question of a benchmark, and the requests that are still to be made for them."""
     adapter = get_benchmark(config.datasets[0], config)
-    rows: dict[tuple[str, int], tuple[str, str | None]] = {}
+    rows: dict[tuple[str, int], dict[str, Any]] = {}
     load = adapter.load
 
     def load_and_note() -> Any:
@@ -164,7 +164,11 @@ def questions(config: TaskConfig, model: StoredModel) -> tuple[list[Question], l
             shared = dict(zip(texts, passages(list(texts.values())), strict=True))
             for sample in samples:
                 group = sample.id if sample.group_id is None else sample.group_id
-                rows[subset, sample.id] = question_id(subset, sample), shared[group]
+                rows[subset, sample.id] = {
+                    "id": question_id(subset, sample),
+                    "cluster": shared[group],
+                    "same": same_question(texts[group], sample.choices),
+                }
         return loaded
 
     adapter.load = load_and_note
@@ -181,8 +185,7 @@ def questions(config: TaskConfig, model: StoredModel) -> tuple[list[Question], l
             group = sample.id if sample.group_id is None else sample.group_id
             found.append(
                 Question(
-                    id=rows[subset, sample.id][0],
-                    cluster=rows[subset, sample.id][1],
+                    **rows[subset, sample.id],
                     subset=subset,
                     index=group,
                     repeat=sample.id % config.repeats,

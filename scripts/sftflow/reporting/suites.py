@@ -62,7 +62,9 @@ SCORE_NOTES = [
     "Clean: accuracy on the questions that do not overlap with the subject's training data, as far "
     "as that is known. Chance: accuracy of blind guessing.",
     "Suite means have a percentile bootstrap interval (questions resampled within their benchmark, "
-    "seeded); there is none where all questions were answered alike.",
+    "seeded); there is none where all questions were answered alike. The micro mean is over all "
+    "questions: one that stands in several benchmarks counts once, and is resampled as one. The "
+    "macro mean is over benchmarks.",
     "From a number to its origin: the score file names the answers, weights, data, settings and "
     "software; `uv run python scripts/trace.py SUBJECT BENCHMARK` prints that chain.",
 ]

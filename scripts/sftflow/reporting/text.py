@@ -52,6 +52,9 @@ def points(difference: float | None, interval: Iterable[float] | None) -> str:
 
 
 def _signed(share: float) -> str:
+    """One decimal; what would round to 0 and is not 0 keeps its sign: verdicts hang on it."""
+    if 1e-7 < abs(share) < 0.0005:
+        return f"{100 * share:+.1g}"
     return f"{round(100 * share, 1) + 0.0:+.1f}"  # + 0.0: never -0.0
 
 
@@ -115,7 +118,15 @@ def markdown(frame: pd.DataFrame) -> str:
     """A pipe table. Cells keep their text: a bar or a line break would end them, a tag vanish."""
     if frame.empty:
         return "(none)"
-    return frame.map(_cell).to_markdown(index=False, disable_numparse=True)
+    columns = [[str(name), *map(_cell, frame[name])] for name in frame]
+    widths = [max(2, *map(len, column)) for column in columns]
+    padded = [
+        [text.ljust(width) for text in column]
+        for column, width in zip(columns, widths, strict=True)
+    ]
+    heading, *rows = ("| " + " | ".join(row) + " |" for row in zip(*padded, strict=True))
+    rule = "|" + "|".join(":" + "-" * (width + 1) for width in widths) + "|"
+    return "\n".join([heading, rule, *rows])
 
 
 def _cell(value: object) -> str:
