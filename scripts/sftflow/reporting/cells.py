@@ -230,7 +230,7 @@ def strata(layout: SuiteItems, scores: np.ndarray) -> list[stats.Stratum]:
     result = []
     for kind in sorted(set(found)):
         inside = found == kind
-        parts = []
+        parts: stats.Stratum = []
         for place in places:
             if kind >> place & 1:
                 mine = (layout.benchmark == place) & inside[of_item]

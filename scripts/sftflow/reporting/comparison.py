@@ -160,7 +160,7 @@ def comparison_rows(study: dict, cells: dict) -> list[dict]:
             }
             mine = [
                 about | {"benchmark": benchmark} | claim
-                for benchmark, claim in zip([None, *names], claims, strict=True)
+                for benchmark, claim in zip(["", *names], claims, strict=True)
             ]
             rows += mine
             family = candidate.baseline, candidate.family, candidate.recipe, suite

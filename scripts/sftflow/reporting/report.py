@@ -196,7 +196,7 @@ def verdicts(study: dict, rows: pd.DataFrame) -> list[dict]:
                 "better": [], "worse": [], "same": [], "undecided": [], "problem": [],
             },
         )  # fmt: skip
-        if row["benchmark"] is None:
+        if not row["benchmark"]:
             entry["suites"].append((row["suite"], row["verdict"]))
         else:
             kind = KINDS.get(row["verdict"], "problem")

@@ -170,9 +170,10 @@ def _cluster_totals(values: NDArray, clusters: Sequence | None) -> NDArray:
     if clusters is None:
         return values
     _, index = np.unique(np.asarray(clusters, str), return_inverse=True)
-    totals = np.zeros((*values.shape[:-1], index.max(initial=-1) + 1))
-    np.add.at(totals, (..., index), values)
-    return totals
+    rows = values.reshape(-1, values.shape[-1])
+    return np.array([np.bincount(index, weights=row) for row in rows]).reshape(
+        *values.shape[:-1], -1
+    )
 
 
 def _effective_size(scores: NDArray, stderr: float | None, count: int, confidence: float) -> float:
