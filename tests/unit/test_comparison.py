@@ -247,6 +247,8 @@ def test_a_question_of_two_benchmarks_counts_once_in_the_suite(tmp_path, study):
     assert whole["difference"] == pytest.approx(once.mean())
     assert whole["fixed"] == (once > 0).sum() and whole["test"] == stats.SIGN_FLIP
     assert whole["p"] == pytest.approx(stats.compare(np.zeros(100), once).p)
+    page = text.render(tables.build(study, Results(tmp_path), {}, ["first"])[0])
+    assert "20 of the suite's 100 questions stand in several of its benchmarks" in page
 
 
 def test_a_question_of_two_benchmarks_is_resampled_as_one(tmp_path, study):

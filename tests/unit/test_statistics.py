@@ -219,6 +219,13 @@ def test_one_question_or_one_passage_shows_nothing(after):
     assert stats.mean(after, ["passage"] * len(after)).stderr is None
 
 
+def test_a_few_questions_that_all_changed_alike_prove_no_recipe():
+    """Nothing varies, so that a t test would be certain; three questions are three questions."""
+    found = stats.compare_recipe([0, 0, 0], [[1, 1, 1]] * 3)
+    assert found.p == pytest.approx(stats.compare([0, 0, 0], [1, 1, 1]).p)
+    assert stats.verdict(found.interval(0.05), 0.02) == "undecided"
+
+
 def test_nothing_is_none():
     assert stats.mean([]) == stats.Mean(0, None, None, None)
     assert stats.compare([], []).difference is None

@@ -237,7 +237,8 @@ def strata(layout: SuiteItems, scores: np.ndarray) -> list[stats.Stratum]:
                 _, index = np.unique(of_item[mine], return_inverse=True)
                 parts.append(((place,), sums(index) @ scores[mine], np.bincount(index)))
         if len(parts) == 1 and once[inside].all():
-            parts = [((*names, "micro"), *rest) for names, *rest in parts]
+            ((names, totals, sizes),) = parts
+            parts = [((*names, "micro"), totals, sizes)]
         else:
             sizes = np.bincount(of_question, minlength=count)[inside]
             parts.append((("micro",), micro[inside], sizes))

@@ -250,14 +250,14 @@ def clean_mask(items: Sequence[dict]) -> np.ndarray | None:
 
 
 def claim(
-    scores: list[np.ndarray], clusters: Sequence | None, clean: np.ndarray | None, seed: int
+    scores: list[np.ndarray], clusters: stats.Clusters, clean: np.ndarray | None, seed: int
 ) -> dict:
     """{result, clean}: the test over all questions, and over the clean ones; what seeds add."""
 
-    def test(of: list[np.ndarray], clusters: Sequence | None) -> stats.Difference:
+    def test(of: list[np.ndarray], clusters: stats.Clusters) -> stats.Difference:
         before, *after = of
         if len(after) > 1 and len(before):
-            return stats.compare_recipe(before, after, clusters)
+            return stats.compare_recipe(before, after, clusters, seed)
         return stats.compare(before, after[0], clusters, seed)
 
     found: dict = {"result": test(scores, clusters)}
@@ -468,4 +468,4 @@ def _linked(row: dict, side: str) -> str:
 
 def _pair(row: dict, name: str) -> tuple[float, float] | None:
     low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
-    return None if low is None else (low, high)
+    return None if low is None or high is None else (low, high)

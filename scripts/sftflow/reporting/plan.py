@@ -112,13 +112,11 @@ def benchmark_rows(
 
 
 def precision(n: int | None, confidence: float, level: float, binary: bool = True) -> dict:
-    known = n and binary
-    return {
-        "n": n,
-        "half_width": stats.half_width(n, confidence) if known else None,
-        "detectable": stats.detectable(n, DISCORDANCE, level) if known else None,
-        "level": level,
-    }
+    found = {"n": n, "half_width": None, "detectable": None, "level": level}
+    if n and binary:
+        found["half_width"] = stats.half_width(n, confidence)
+        found["detectable"] = stats.detectable(n, DISCORDANCE, level)
+    return found
 
 
 def subset_sizes(results: Results, name: str, benchmark: dict) -> dict[str, int] | None:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pandas as pd
-from sftflow.reporting.cells import Cell, Draws, incomplete, measured, seed_groups
+from sftflow.reporting.cells import Cell, Draws, incomplete, measured, seed_groups, suite_items
 from sftflow.reporting.text import (
     MISSING,
     NONE,
@@ -42,7 +42,10 @@ def suite_table(study: dict, suite: str, cells: dict, draws: Draws, references: 
         f"{confidence_text(study)} interval.",
         sections,
         pd.DataFrame(rows),
-        SCORE_NOTES + reference_notes(study, chosen, references) + stale_notes(chosen),
+        SCORE_NOTES
+        + shared_notes(study, suite, cells)
+        + reference_notes(study, chosen, references)
+        + stale_notes(chosen),
     )
 
 
@@ -68,6 +71,21 @@ SCORE_NOTES = [
     "From a number to its origin: the score file names the answers, weights, data, settings and "
     "software; `uv run python scripts/trace.py SUBJECT BENCHMARK` prints that chain.",
 ]
+
+
+def shared_notes(study: dict, suite: str, cells: dict) -> list[str]:
+    """How many questions stand in several benchmarks of a suite that some subject has whole."""
+    for subject in study["evaluate"]["subjects"]:
+        mine = [cells[subject, benchmark] for benchmark in study["suites"][suite]]
+        if incomplete(mine) is None:
+            found = suite_items([cell.score["items"] for cell in mine])
+            if found.shared:
+                return [
+                    f"{found.shared} of the suite's {len(found.copies)} questions stand in several "
+                    "of its benchmarks."
+                ]
+            break
+    return []
 
 
 def reference_notes(study: dict, cells: list[Cell], references: dict) -> list[str]:

@@ -33,6 +33,7 @@ from scipy import optimize, special, stats
 from statsmodels.stats.proportion import proportion_confint
 
 Interval = tuple[float, float]
+Clusters = Sequence | NDArray | None  # (n,): what items are dependent on; None: on nothing
 
 MCNEMAR = "mid-p McNemar"
 SIGN_FLIP = "sign-flip permutation"
@@ -142,7 +143,7 @@ def verdict(interval: Interval | None, margin: float) -> str:
     return SAME if -margin <= low and high <= margin else UNDECIDED
 
 
-def mean(scores: ArrayLike, clusters: Sequence | None = None, confidence: float = 0.95) -> Mean:
+def mean(scores: ArrayLike, clusters: Clusters = None, confidence: float = 0.95) -> Mean:
     """Mean of `scores` (n,), with items of one cluster (n,) counted as dependent.
 
     Standard error: cluster-robust (the usual one where every item is its own cluster). Interval:
@@ -165,7 +166,7 @@ def mean(scores: ArrayLike, clusters: Sequence | None = None, confidence: float 
     return Mean(n, average, stderr, (min(float(low), average), max(float(high), average)))
 
 
-def _cluster_totals(values: NDArray, clusters: Sequence | None) -> NDArray:
+def _cluster_totals(values: NDArray, clusters: Clusters) -> NDArray:
     """Sums of `values` (..., n) over the items of each cluster (..., clusters)."""
     if clusters is None:
         return values
@@ -207,7 +208,7 @@ def _t_interval(
 
 
 def compare(
-    baseline: ArrayLike, candidate: ArrayLike, clusters: Sequence | None = None, seed: int = 0
+    baseline: ArrayLike, candidate: ArrayLike, clusters: Clusters = None, seed: int = 0
 ) -> Difference:
     """Paired comparison of two score vectors (n,) over the same items in the same order.
 
@@ -351,13 +352,17 @@ def _flipped(sizes: tuple[int, ...], counts: tuple[int, ...]) -> NDArray:
 
 
 def compare_recipe(
-    baseline: ArrayLike, trainings: Sequence[ArrayLike], clusters: Sequence | None = None
+    baseline: ArrayLike,
+    trainings: Sequence[ArrayLike],
+    clusters: Clusters = None,
+    seed: int = 0,
 ) -> Difference:
     """A recipe against the baseline: scores (n,) of two or more trainings, as a sample of all.
 
     The mean difference varies with the questions drawn and with the trainings drawn: its variance
     is that of the questions' mean changes, and that between the trainings' differences less their
-    interaction, which both contain. p is the level at which the interval just reaches 0.
+    interaction, which both contain. p is the level at which the interval just reaches 0, and never
+    below that of the trainings taken as given: a few questions that all changed alike prove little.
 
     Coverage by simulation, three trainings, n = 40, 200, 1,000, spread between trainings 0 to 0.4
     logit: 95 to 96.5 % (above 95 as a variance is never estimated below 0). Of a single t with
@@ -380,7 +385,8 @@ def compare_recipe(
     both = float(((spread - per_question) ** 2).sum()) / ((count - 1) * (k - 1)) / (count * k)
     between = max(float(each.var(ddof=1)) / k - both, 0.0)
     parts = (questions, count - 1), (between, k - 1)
-    p = _p_of(parts, abs(difference))
+    as_given, _ = _sign_flip(_cluster_totals(together, clusters), seed)
+    p = max(_p_of(parts, abs(difference)), as_given)
     return Difference(n, difference, fixed, broken, p, None, RECIPE, parts)
 
 
