@@ -55,6 +55,7 @@ def sample(
         "ending": "complete",
         "finish_reason": "stop",
         "choices": choices,
+        "same": digest([subset, index]),
         "tokens_in": 20,
         "tokens_out": 4,
         "seconds": 0.1,

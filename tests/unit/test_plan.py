@@ -31,7 +31,7 @@ def test_limit_10_is_seen_for_what_it_is(tmp_path):
     }
     rows = sections(tmp_path, raw)["What can be seen"]
     asked = next(row for row in rows if "config" in row["Limit"])
-    assert (asked["n"], asked["Half-width"], asked["Detectable"]) == ("10", "± 26.3", "67.3")
+    assert (asked["n"], asked["Half-width"], asked["Detectable"]) == ("10", "± 26.3", "58.1")
     everything = next(row for row in rows if row["Limit"] == "all")
     assert everything["n"] == "1,319"
     assert everything["Detectable"] == text.percent(stats.detectable(1319, tables_plan.DISCORDANCE))
@@ -47,11 +47,26 @@ def test_a_limit_counts_per_subset_and_not_beyond_its_size(tmp_path):
     assert rows[-1]["n"] == "515"
 
 
+def test_detectable_is_at_the_verdicts_level(tmp_path):
+    """All questions of a suite at 0.05; one of its benchmarks at the first step of Holm's."""
+    raw = made_up.RAW | {"suites": {"both": ["gsm8k", "mmlu"]}}
+    rows = sections(tmp_path, raw)["What can be seen"]
+    assert (rows[0]["Benchmark"], rows[0]["n"]) == ("all questions", "60")
+    expected = stats.detectable(60, tables_plan.DISCORDANCE, 0.05)
+    assert rows[0]["Detectable"] == text.percent(expected)
+    asked = next(row for row in rows if row["Limit"] == "20 ◀ config")
+    expected = stats.detectable(20, tables_plan.DISCORDANCE, 0.025)
+    assert asked["Detectable"] == text.percent(expected)
+    raw |= {"sweeps": {"rank": {"run": "tuned", "grid": {"lora_rank": [4, 8, 16]}}}}
+    swept = sections(tmp_path, raw)["What can be seen"][0]
+    expected = stats.detectable(60, tables_plan.DISCORDANCE, 0.05 / 3)
+    assert swept["Detectable"] == text.percent(expected)
+
+
 def test_questions_needed_are_those_that_detect():
     for target in tables_plan.TARGETS:
-        n = tables_plan.questions_for(target, 0.05)
-        assert stats.detectable(n, tables_plan.DISCORDANCE) <= target
-        assert stats.detectable(round(0.95 * n), tables_plan.DISCORDANCE) > target
+        n = stats.questions_needed(target, tables_plan.DISCORDANCE)
+        assert stats.detectable(n, tables_plan.DISCORDANCE) == pytest.approx(target, rel=0.02)
 
 
 def test_what_is_not_known_yet_is_a_dash(tmp_path):

@@ -1,4 +1,9 @@
-"""Statistics against published values, other libraries, exact enumeration and simulation."""
+"""Statistics against published values, other libraries and exact enumeration.
+
+How often tests and intervals are right: test_simulations.py.
+"""
+
+import itertools
 
 import numpy as np
 import pytest
@@ -23,33 +28,64 @@ def test_interval_of_a_proportion_is_wilsons(right, n, low, high):
     assert found.mean == right / n
 
 
-@pytest.mark.parametrize(
-    ("cells", "low", "high"), [((36, 12, 2, 0), 0.0569, 0.3404), ((1, 1, 7, 12), -0.5069, -0.0256)]
-)
-def test_interval_of_a_paired_difference_is_newcombes(cells, low, high):
-    """Newcombe (1998) Stat. Med. 17:2635, method 10; Bentur et al. (2009) in Fagerland (2014)."""
-    assert stats.newcombe(*cells) == pytest.approx((low, high), abs=5e-5)
+def test_interval_of_a_paired_difference_is_tangos():
+    """Bentur et al. (2009), as in Fagerland, Lydersen & Laake (2014) Stat. Med. 33:2850; and where
+    nothing differs: z^2 / (n + z^2) on both sides."""
+    assert stats.compare_counts(1, 7, 21).interval(0.05) == pytest.approx(
+        (-0.517, -0.026), abs=5e-4
+    )
+    z = scipy_stats.norm.isf(0.025)
+    low, high = stats.compare_counts(0, 0, 40).interval(0.05)
+    assert (low, high) == pytest.approx((-(z**2) / (40 + z**2), z**2 / (40 + z**2)))
 
 
 def test_interval_of_a_difference_mirrors_when_the_subjects_change_places():
-    low, high = stats.newcombe(20, 9, 3, 8)
-    assert stats.newcombe(20, 3, 9, 8) == pytest.approx((-high, -low))
+    low, high = stats.compare_counts(9, 3, 40).interval(0.05)
+    assert stats.compare_counts(3, 9, 40).interval(0.05) == pytest.approx((-high, -low))
 
 
 @pytest.mark.parametrize(("fixed", "broken"), [(0, 0), (1, 0), (5, 0), (6, 0), (12, 3), (40, 61)])
-def test_paired_test_is_the_exact_sign_test_on_discordant_pairs(fixed, broken):
-    expected = scipy_stats.binomtest(fixed, fixed + broken).pvalue if fixed + broken else 1.0
-    found = stats.compare_counts(50, fixed, broken, 200)
-    assert found.p == pytest.approx(expected, rel=1e-9)
+def test_paired_test_is_mid_p_mcnemar(fixed, broken):
+    """Half of the observed split's own chance, on both sides; the exact p is the sign test's."""
+    pairs, fewer = fixed + broken, min(fixed, broken)
+    found = stats.compare_counts(fixed, broken, 200)
+    exact = scipy_stats.binomtest(fixed, pairs).pvalue if pairs else 1.0
+    assert found.p_exact == pytest.approx(exact, rel=1e-9)
+    at = scipy_stats.binom.pmf(fewer, pairs, 0.5)
+    assert found.p == pytest.approx(1.0 if fixed == broken else exact - at, rel=1e-9)
     assert found.difference == (fixed - broken) / 200
 
 
-def test_sign_flip_test_on_right_or_wrong_is_the_exact_mcnemar_test():
-    before = np.array([0, 0, 0, 0, 0, 0, 1, 1, 1, 1])
-    after = np.array([1, 1, 1, 1, 1, 1, 0, 1, 1, 1])
-    flipped = stats.compare(before, after, clusters=range(10))
-    assert flipped.test == "sign-flip permutation"
-    assert flipped.p == pytest.approx(stats.compare(before, after).p)
+def test_mid_p_as_published():
+    """Fagerland, Lydersen & Laake (2013), airway hyper-responsiveness: 1 pair against 7."""
+    assert stats.compare_counts(1, 7, 21).p == pytest.approx(0.0391, abs=5e-5)
+    assert stats.compare_counts(1, 7, 21).p_exact == pytest.approx(0.0703, abs=5e-5)
+
+
+@pytest.mark.parametrize("totals", [[1, 1, -1, 1, 1, 1], [2, -1, 3, 3, 1, 0], [0.5, 1, -0.5, 1.5]])
+def test_sign_flips_are_counted_out(totals):
+    """Against all 2^n signs one by one."""
+    signs = np.array(list(itertools.product([-1, 1], repeat=len(totals))))
+    sums, observed = signs @ np.array(totals), abs(sum(totals))
+    above, at = np.mean(sums > observed + 1e-9), np.mean(np.abs(sums - observed) < 1e-9)
+    after = np.array(totals, float)
+    found = stats.compare(np.zeros(len(totals)), after, clusters=range(len(totals)))
+    assert found.test == stats.SIGN_FLIP
+    assert found.p == pytest.approx(min(2 * above + at, 1))
+    assert found.p_exact == pytest.approx(min(2 * (above + at), 1))
+
+
+def test_sign_flip_test_on_right_or_wrong_is_the_mcnemar_test():
+    random = np.random.default_rng(8)
+    before, after = (random.uniform(size=(2, 300)) < [[0.5], [0.57]]).astype(int)
+    flipped, counted = (
+        stats.compare(before, after, clusters=range(300)),
+        stats.compare(before, after),
+    )
+    assert (flipped.test, counted.test) == (stats.SIGN_FLIP, stats.MCNEMAR)
+    assert flipped.p == pytest.approx(counted.p)
+    assert flipped.p_exact == pytest.approx(counted.p_exact)
+    assert flipped.interval(0.05) == pytest.approx(counted.interval(0.05), abs=0.004)
 
 
 def test_graded_scores_get_students_t_interval():
@@ -57,16 +93,80 @@ def test_graded_scores_get_students_t_interval():
     before, after = random.uniform(size=30), random.uniform(size=30)
     found = stats.compare(before, after)
     expected = scipy_stats.ttest_rel(after, before).confidence_interval()
-    assert found.interval == pytest.approx((expected.low, expected.high))
+    assert found.interval(0.05) == pytest.approx((expected.low, expected.high))
     assert found.p == pytest.approx(scipy_stats.ttest_rel(after, before).pvalue, abs=0.03)
 
 
+LEVELS = (0.05, 0.05 / 2, 0.05 / 7, 0.1, 0.001)
+
+
+def test_interval_and_test_agree_in_every_table_of_small_counts():
+    """Every split of up to 30 of n discordant pairs: 0 is left out exactly where p < level."""
+    for n in (1, 2, 5, 13, 30, 200):
+        for fixed in range(min(n, 30) + 1):
+            for broken in range(min(n, 30) - fixed + 1):
+                found = stats.compare_counts(fixed, broken, n)
+                for level in LEVELS:
+                    low, high = found.interval(level)
+                    assert -1 <= low <= found.difference <= high <= 1 and low < high
+                    assert (low > 0 or high < 0) == (found.p < level)
+
+
+def test_interval_and_test_agree_for_clusters_repeats_graded_scores_and_recipes():
+    random = np.random.default_rng(9)
+    for _ in range(400):
+        n = int(random.integers(2, 40))
+        clusters = random.integers(max(n // 2, 1), size=n)
+        shift = random.uniform(-0.4, 0.4)
+        graded = bool(random.integers(2))
+        draws = np.clip(random.uniform(size=(4, n)) + shift * np.array([[0], [1], [1], [1]]), 0, 1)
+        before, *after = draws if graded else np.rint(3 * draws) / 3
+        for found in (
+            stats.compare(before, after[0], clusters),
+            stats.compare(before, after[0]),
+            stats.compare_recipe(before, after, clusters),
+        ):
+            for level in LEVELS:
+                interval = found.interval(level)
+                if interval is None:
+                    assert found.p == 1
+                    continue
+                assert (interval[0] > 0 or interval[1] < 0) == (found.p < level)
+                assert interval[0] <= found.difference <= interval[1]
+
+
+def test_the_four_verdicts_are_read_off_the_interval():
+    said = [
+        stats.verdict(interval, 0.02)
+        for interval in ((0.001, 0.3), (-0.3, -0.001), (-0.02, 0.02), (-0.01, 0.03), None)
+    ]
+    assert said == ["better", "worse", "practically the same", "undecided", "undecided"]
+    assert stats.verdict((-0.001, 0.001), 0) == "undecided"
+
+
 def test_holm_as_in_r():
-    """R: p.adjust(c(0.01, 0.04, 0.03, 0.02), "holm")"""
-    assert stats.holm([0.01, 0.04, None, 0.03, 0.02]) == pytest.approx(
-        [0.04, 0.06, None, 0.06, 0.06]
-    )
-    assert stats.holm([None]) == [None]
+    """R: p.adjust(c(0.01, 0.04, 1, 0.03, 0.02), "holm"): a missing test counts with p = 1."""
+    found = stats.holm([0.01, 0.04, None, 0.03, 0.02], 0.05)
+    assert [p for p, _ in found] == [pytest.approx(p) for p in (0.05, 0.09)] + [None] + [
+        pytest.approx(p) for p in (0.09, 0.08)
+    ]
+    assert stats.holm([None], 0.05) == [(None, 0.05)]
+    assert stats.holm([], 0.05) == []
+
+
+def test_holms_levels_are_those_at_which_each_p_was_tested():
+    """0.001 at 0.05 / 4, 0.02 not at 0.05 / 3: there it stops, though 0.024 would pass 0.05 / 2."""
+    levels = [level for _, level in stats.holm([0.024, 0.001, 0.02, 0.6], 0.05)]
+    assert levels == pytest.approx([0.05 / 3, 0.05 / 4, 0.05 / 3, 0.05 / 3])
+    assert stats.holm([0.02, 0.02], 0.05) == [pytest.approx((0.04, 0.025))] * 2
+
+
+def test_a_level_and_an_adjusted_p_say_the_same():
+    random = np.random.default_rng(10)
+    for _ in range(500):
+        p_values = list(random.beta(0.4, 3, size=random.integers(1, 9)).round(3))
+        for p, (adjusted, level) in zip(p_values, stats.holm(p_values, 0.05), strict=True):
+            assert (p < level) == (adjusted < 0.05)
 
 
 def test_macro_f1_as_in_scikit_learn():
@@ -105,16 +205,25 @@ def test_extremes_have_honest_intervals(scores):
     assert high - low > 0.1
     again = stats.compare(scores, scores)
     assert (again.difference, again.p, again.fixed, again.broken) == (0, 1, 0, 0)
-    assert again.interval[0] < 0 < again.interval[1]
+    low, high = again.interval(0.05)
+    assert low < 0 < high
 
 
 @pytest.mark.parametrize("after", [[1.0], [0.5], [0.5, 1.0, 0.75]])
 def test_one_question_or_one_passage_shows_nothing(after):
     """Graded scores, repeats and clusters alike; scipy's own test asks for two values."""
     found = stats.compare([0.25] * len(after), after, clusters=["passage"] * len(after))
-    assert (found.p, found.interval, found.detectable) == (1, None, None)
+    assert (found.p, found.interval(0.05), found.detectable(0.05)) == (1, None, None)
+    assert found.needed(0.05, 0.1) is None
     assert found.difference > 0
     assert stats.mean(after, ["passage"] * len(after)).stderr is None
+
+
+def test_a_few_questions_that_all_changed_alike_prove_no_recipe():
+    """Nothing varies, so that a t test would be certain; three questions are three questions."""
+    found = stats.compare_recipe([0, 0, 0], [[1, 1, 1]] * 3)
+    assert found.p == pytest.approx(stats.compare([0, 0, 0], [1, 1, 1]).p)
+    assert stats.verdict(found.interval(0.05), 0.02) == "undecided"
 
 
 def test_nothing_is_none():
@@ -144,33 +253,49 @@ def test_intervals_cover_the_truth(n, share):
     assert least <= coverage <= most
 
 
-def test_identical_models_seldom_differ():
-    """2,000 pairs of equally good models on 200 questions of unequal difficulty."""
-    random = np.random.default_rng(3)
-    trials, n = 2000, 200
-    difficulty = random.beta(2, 2, size=(trials, n))
-    before, after = (random.uniform(size=(2, trials, n)) < difficulty).astype(int)
-    found = [stats.compare(a, b) for a, b in zip(before, after, strict=True)]
-    noise = 3 * np.sqrt(0.05 * 0.95 / trials)
-    assert np.mean([each.p < 0.05 for each in found]) <= 0.05 + noise
-    covered = np.mean([each.interval[0] <= 0 <= each.interval[1] for each in found])
-    assert covered >= 0.95 - noise
+def test_power_is_that_of_the_test_itself():
+    """Against every table of 40 pairs, with its chance; at Holm's levels too."""
+    n, discordance = 40, 0.35
+    fixed, broken = np.indices((n + 1, n + 1)).reshape(2, -1)
+    possible = fixed + broken <= n
+    fixed, broken = fixed[possible], broken[possible]
+    p_values = np.array(
+        [stats.compare_counts(int(f), int(b), n).p for f, b in zip(fixed, broken, strict=True)]
+    )
+    for difference in (0.0, 0.1, 0.25):
+        up, down = (discordance + difference) / 2, (discordance - difference) / 2
+        chances = scipy_stats.multinomial.pmf(
+            np.column_stack([fixed, broken, n - fixed - broken]), n, [up, down, 1 - discordance]
+        )
+        for level in (0.05, 0.05 / 4):
+            expected = chances @ (p_values < level)
+            assert stats.power(n, difference, discordance, level) == pytest.approx(
+                expected, abs=1e-6
+            )
 
 
-def test_a_real_difference_is_covered_and_found_as_often_as_promised():
-    """Power by simulation against power by summation, and coverage of a true difference."""
-    random = np.random.default_rng(4)
-    n, discordance, trials = 100, 0.3, 2000
-    difference = stats.detectable(n, discordance)
-    shares = [(discordance + difference) / 2, (discordance - difference) / 2]
-    fixed, broken, _ = random.multinomial(n, [*shares, 1 - discordance], size=trials).T
-    found = [
-        stats.compare_counts(40, int(f), int(b), n) for f, b in zip(fixed, broken, strict=True)
-    ]
-    assert np.mean([each.p < 0.05 for each in found]) == pytest.approx(0.8, abs=0.03)
-    assert stats.power(n, difference, discordance) == pytest.approx(0.8, abs=0.005)
-    covered = np.mean([each.interval[0] <= difference <= each.interval[1] for each in found])
-    assert 0.93 <= covered <= 0.98
+@pytest.mark.parametrize("level", [0.05, 0.05 / 7])
+@pytest.mark.parametrize("target", [0.03, 0.1, 0.2])
+def test_questions_needed_are_those_that_find_the_difference(target, level):
+    n = stats.questions_needed(target, 0.25, level)
+    # Connor's formula errs on the safe side where nearly all that differs differs one way
+    assert 0.79 <= stats.power(n, target, 0.25, level) <= 0.85
+
+
+@pytest.mark.parametrize("share", [0.02, 0.06, 0.15])
+def test_with_the_questions_needed_the_same_difference_is_found(share):
+    """Right-or-wrong, graded and recipes alike: the same data as often as needed."""
+    random = np.random.default_rng(11)
+    before = random.uniform(size=120) < 0.5
+    after = [np.where(random.uniform(size=120) < 0.3, ~before, before) for _ in range(3)]
+    for found in (stats.compare(before, after[0]), stats.compare(before / 2, after[0] / 2)):
+        times = found.needed(0.05, share) / 120
+        stderr = (found.discordance - share**2) ** 0.5 if found.test == stats.MCNEMAR else None
+        stderr = stderr or found.parts[0][0] ** 0.5 * 120**0.5
+        assert share / (stderr / (120 * times) ** 0.5) == pytest.approx(1.96 + 0.84, abs=0.15)
+    recipe = stats.compare_recipe(before, after)
+    needed = recipe.needed(0.05, 0.5)
+    assert needed is not None and recipe.needed(0.05, 0.2) > needed
 
 
 def test_power_without_a_difference_is_the_error_rate_of_the_test():
@@ -210,10 +335,17 @@ def test_answers_that_have_nothing_to_do_with_the_question_score_at_chance():
 # --- suite means ---------------------------------------------------------------------------------
 
 
+def resampled(scores: np.ndarray, clusters=None, **settings) -> np.ndarray:
+    """Bootstrap of the mean of scores (n, columns) whose clusters (n,) are all alike."""
+    index = np.arange(len(scores)) if clusters is None else clusters
+    totals = np.column_stack([np.bincount(index, weights=column) for column in scores.T])
+    return stats.bootstrap_means([[(("mean",), totals, np.bincount(index))]], **settings)["mean"]
+
+
 def test_bootstrap_agrees_with_scipys_and_pairs_its_columns():
     random = np.random.default_rng(7)
     before, after = random.integers(0, 2, size=(2, 150))
-    draws = stats.bootstrap_means(np.column_stack([before, after]), resamples=20_000, seed=1)
+    draws = resampled(np.column_stack([before, after]), resamples=20_000, seed=1)
 
     def difference(a, b, axis):
         return np.mean(b - a, axis=axis)
@@ -228,24 +360,22 @@ def test_bootstrap_agrees_with_scipys_and_pairs_its_columns():
     ).confidence_interval
     interval = stats.percentile_interval(draws[:, 1] - draws[:, 0])
     assert interval == pytest.approx((expected.low, expected.high), abs=0.007)
-    same = stats.bootstrap_means(np.column_stack([before, before]), seed=1)
+    same = resampled(np.column_stack([before, before]), seed=1)
     assert (same[:, 0] == same[:, 1]).all()
-    assert (
-        stats.bootstrap_means(same[:, :1], seed=3) == stats.bootstrap_means(same[:, :1], seed=3)
-    ).all()
+    assert (resampled(same[:, :1], seed=3) == resampled(same[:, :1], seed=3)).all()
 
 
 def test_bootstrap_draws_whole_clusters():
     clusters = np.repeat(np.arange(20), 10)
     scores = (clusters % 2).astype(float)[:, None]
-    apart, together = stats.bootstrap_means(scores), stats.bootstrap_means(scores, clusters)
+    apart, together = resampled(scores), resampled(scores, clusters)
     assert together.std() == pytest.approx(apart.std() * 10**0.5, rel=0.1)
 
 
 def test_limit_10_is_seen_for_what_it_is():
     assert stats.half_width(10) > 0.26
-    assert stats.detectable(10, 0.25) > 0.6
-    assert stats.detectable(5, 0.25) is None  # five of five in one direction: p = 0.0625
+    assert stats.detectable(10, 0.25) > 0.55
+    assert stats.detectable(4, 0.25) is None  # four of four in one direction: p = 0.0625
     assert stats.detectable(2000, 0.25) < 0.04
 
 

@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 import report
 import tables as program
-from scipy.stats import binomtest
 from sftflow.config import resolve, schema
 from sftflow.core import cli, layout
 from sftflow.core.jsonio import digest, read_json, read_jsonl, write_json, write_record
@@ -40,6 +39,12 @@ def build(results: Path, *names: str) -> dict[str, tables_text.Table]:
     study = read_json(results / "study.json")
     wanted = list(names) or layout.table_names(study["evaluate"]["suites"])
     return {t.name: t for t in tables.build(study, layout.Results(results), {}, wanted)}
+
+
+def claim(results: Path, benchmark: str) -> dict:
+    """The raw row about a benchmark."""
+    data = build(results, "comparison")["comparison"].data
+    return data[data["benchmark"] == benchmark].iloc[0]
 
 
 def section(table: tables_text.Table, heading: str) -> list[dict]:
@@ -170,7 +175,7 @@ def test_scores_that_were_not_asked_for_are_named(results):
 
 
 def test_comparison_pairs_by_question(results):
-    row = build(results, "comparison")["comparison"].data.iloc[1]
+    row = claim(results, "mmlu")
     base, tuned = (
         tables_cells.item_scores(read_json(results / f"scores/{name}/mmlu.json")) for name in SHARES
     )
@@ -239,12 +244,7 @@ def test_unequal_sample_sets_are_an_error_of_that_comparison(results):
     rows = section(found, "Benchmarks")
     assert "unequal sample sets (40 and 39" in rows[1]["Verdict"]
     assert rows[0]["Verdict"] != rows[1]["Verdict"]
-    assert "unequal" in section(found, "Suite means")[1]["Note"]
-
-
-def test_holms_family_is_the_benchmarks_of_one_pair(results):
-    data = build(results, "comparison")["comparison"].data
-    assert list(data["p_holm"]) == pytest.approx(stats.holm(list(data["p"])))
+    assert "unequal" in section(found, "Suites")[1]["Verdict"]
 
 
 def test_identical_subjects_show_no_evidence_and_no_false_certainty(results):
@@ -256,11 +256,11 @@ def test_identical_subjects_show_no_evidence_and_no_false_certainty(results):
     write_record(results / "runs/tuned/adapter.json", {"digest": "x"})
     found = build(results, "comparison")["comparison"]
     row = section(found, "Benchmarks")[1]
-    assert row["Verdict"] == "no evidence at n = 40"
+    assert row["Verdict"].startswith("undecided (about ")
     assert row["p"] == "1.0000" and row["Fixed / broken"] == "0 / 0"
     low, high = re.findall(r"[-+]\d+\.\d", row["Difference"])[1:]
     assert float(low) < 0 < float(high)
-    assert section(found, "Suite means")[1]["Macro difference"] == "+0.0"
+    assert section(found, "Suites")[1]["Macro difference"] == "+0.0"
 
 
 def test_comparison_on_the_clean_questions(results):
@@ -297,13 +297,13 @@ def test_suites_are_tested_as_one(tmp_path):
         )
         for name in SHARES
     )
-    fixed, broken = int((tuned > base).sum()), int((tuned < base).sum())
-    row = section(build(tmp_path, "comparison")["comparison"], "Suite means")[0]
-    assert (row["n"], row["Fixed / broken"]) == (60, f"{fixed} / {broken}")
-    assert row["p"] == tables_text.p_value(binomtest(fixed, fixed + broken).pvalue)
-    assert row["Micro difference"].startswith(f"{100 * (tuned.mean() - base.mean()):+.1f} [")
+    row = section(build(tmp_path, "comparison")["comparison"], "Suites")[0]
+    expected = stats.compare(base, tuned)
+    assert (row["n"], row["Fixed / broken"]) == (60, f"{expected.fixed} / {expected.broken}")
+    assert row["p"] == tables_text.p_value(expected.p)
+    assert row["Difference"] == tables_text.points(expected.difference, expected.interval(0.05))
     (tmp_path / "scores/tuned/mmlu.json").unlink()
-    row = section(build(tmp_path, "comparison")["comparison"], "Suite means")[0]
+    row = section(build(tmp_path, "comparison")["comparison"], "Suites")[0]
     assert row["n"] == row["p"] == row["Fixed / broken"] == tables_text.NONE
 
 
@@ -334,15 +334,14 @@ def test_a_suite_with_repeats_or_passages_is_tested_by_what_is_independent(tmp_p
         )
     cells = tables_cells.load_cells(study, layout.Results(tmp_path))
     sides = [[cells[subject, b] for b in ("gsm8k", "mmlu")] for subject in ("base", "tuned")]
-    clusters = comparison.suite_clusters(sides)
+    clusters = tables_cells.suite_items([cell.score["items"] for cell in sides[0]]).clusters
     assert len(clusters) == 60 and len(set(clusters)) == 20 + 4
     before, after = (
         np.concatenate([tables_cells.item_scores(cell.score) for cell in side]) for side in sides
     )
-    found = comparison.suite_test(sides, None, 0.95, study["statistics"]["seed"])
-    expected = stats.compare(before, after, clusters, seed=study["statistics"]["seed"])
-    assert expected.test == "sign-flip permutation"
-    assert found["n"] == 60 and found["p"] == tables_text.p_value(expected.p)
+    found = comparison.suite_claim(sides, {}, 0)["result"]
+    assert found == stats.compare(before, after, clusters)
+    assert found.test == stats.SIGN_FLIP and found.n == 60
 
 
 def test_spread_between_seeds_stands_apart_from_sampling_error(tmp_path):
@@ -360,12 +359,12 @@ def test_spread_between_seeds_stands_apart_from_sampling_error(tmp_path):
         f"{100 * sum(each['stderr'] for each in scores) / 3:.1f}"
     )
     base = read_json(tmp_path / "scores/base/mmlu.json")["score"]
-    together = section(found["comparison"], "Seeds together")[1]
+    together = section(found["comparison"], "Seeds together")[-1]
     assert together["Difference"].startswith(f"{100 * (values.mean() - base):+.1f} [")
     assert together["SD between seeds"] == f"{100 * values.std():.1f}"
     (tmp_path / "scores/tuned-seed2/mmlu.json").unlink()
-    together = section(build(tmp_path, "comparison")["comparison"], "Seeds together")[1]
-    assert together["Note"] == "incomplete: tuned-seed2 missing"
+    together = section(build(tmp_path, "comparison")["comparison"], "Seeds together")[-1]
+    assert together["Verdict"] == "not compared: tuned-seed2: missing"
 
 
 def test_repeats_are_compared_by_question(tmp_path):
@@ -384,7 +383,7 @@ def test_repeats_are_compared_by_question(tmp_path):
         session = made_up.write_session(tmp_path, study, subject, "general", {"gsm8k": records})
         made_up.write_scores(tmp_path, session)
     write_json(tmp_path / "study.json", study)
-    row = build(tmp_path, "comparison")["comparison"].data.iloc[0]
+    row = claim(tmp_path, "gsm8k")
     assert row["test"] == "sign-flip permutation"
     assert row["n"] == 20 and row["verdict"] == "better"
 
@@ -484,9 +483,9 @@ def test_the_report_of_an_empty_study_says_so(tmp_path, monkeypatch):
 
 
 def test_a_users_name_is_not_translated():
-    frame = pd.DataFrame({"Model": ["base"], "Form": ["base"], "Verdict": ["no evidence at n = 5"]})
+    frame = pd.DataFrame({"Model": ["base"], "Form": ["base"], "Verdict": ["undecided"]})
     shown = translate(frame, "zh").iloc[0].to_dict()
-    assert shown == {"模型": "base", "形式": "基座", "结论": "n = 5 时无证据"}
+    assert shown == {"模型": "base", "形式": "基座", "结论": "未定"}
 
 
 def test_scores_of_samples_in_a_file_are_those_of_the_tables(results):

@@ -31,7 +31,7 @@ from openai.types.chat import ChatCompletion
 from sftflow.core.cli import UserError
 from sftflow.core.jsonio import digest, read_json, read_jsonl
 from sftflow.evaluation.answers import AnswerStore
-from sftflow.evaluation.samples import Question, check_report, passages, record
+from sftflow.evaluation.samples import Question, check_report, passages, record, same_question
 
 
 class Unanswered(Exception):
@@ -175,7 +175,7 @@ def questions(config: TaskConfig, model: StoredModel) -> tuple[list[Question], l
     arguments = copy.deepcopy(config.dataset_args)
     adapter = get_benchmark(config.datasets[0], config)
     config.dataset_args = arguments  # it takes some of them out, and they are needed again
-    rows: dict[tuple[str, int], tuple[str, str | None]] = {}
+    rows: dict[tuple[str, int], dict[str, Any]] = {}
     load = adapter.load
 
     def load_and_note() -> Any:
@@ -187,7 +187,11 @@ def questions(config: TaskConfig, model: StoredModel) -> tuple[list[Question], l
             shared = dict(zip(texts, passages(list(texts.values())), strict=True))
             for sample in samples:
                 group = sample.id if sample.group_id is None else sample.group_id
-                rows[subset, sample.id] = question_id(subset, sample), shared[group]
+                rows[subset, sample.id] = {
+                    "id": question_id(subset, sample),
+                    "cluster": shared[group],
+                    "same": same_question(texts[group], sample.choices),
+                }
         return loaded
 
     adapter.load = load_and_note
@@ -204,8 +208,7 @@ def questions(config: TaskConfig, model: StoredModel) -> tuple[list[Question], l
             group = sample.id if sample.group_id is None else sample.group_id
             found.append(
                 Question(
-                    id=rows[subset, sample.id][0],
-                    cluster=rows[subset, sample.id][1],
+                    **rows[subset, sample.id],
                     subset=subset,
                     index=group,
                     repeat=sample.id % config.repeats,

@@ -5,6 +5,8 @@ evalscope ends with status 0 when it has scored nothing. Everything that it can 
 is an error here that says what to do.
 """
 
+import re
+import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 
@@ -27,6 +29,7 @@ class Question:
     key: str
     n: int
     cluster: str | None = None  # questions on one passage are not independent
+    same: str = ""  # equal for one question in several benchmarks
 
 
 PASSAGE = 200  # characters that two questions must share before their last line
@@ -41,6 +44,25 @@ def passages(texts: list[str]) -> list[str | None]:
     heads = [text.strip().rpartition("\n")[0].strip() for text in texts]
     often = Counter(heads)
     return [digest(h) if len(h) >= PASSAGE and often[h] > 1 else None for h in heads]
+
+
+COUNTS = re.compile(r"[^\W_]|[-+*/%^=<>]|(?<=\d)[.,](?=\d)")  # letters, digits, operators, 1.5
+GENERIC = 50  # bytes; a shorter stem may well stand before other options: "Which of these is true?"
+
+
+def same_question(text: str, options: list[str] | None) -> str:
+    """Digest by which one question is known in several benchmarks, however it is set there.
+
+    By its stem alone, with case, width, spaces and punctuation left out: MMLU-Pro asks questions of
+    MMLU's with more options. Only a stem too short to be of one question counts with its options,
+    in any order. Bytes measure that in every script: a Chinese character says about as much as the
+    three letters that it is long.
+    """
+    stem, *rest = (
+        "".join(COUNTS.findall(unicodedata.normalize("NFKC", part).casefold()))
+        for part in (text, *(options or ()))
+    )
+    return digest([stem, sorted(rest) if len(stem.encode()) < GENERIC else []])
 
 
 def check_counts(name: str, benchmark: dict, manifest: dict, found: list[Question]) -> None:
@@ -154,6 +176,7 @@ def record(question: Question, prediction: dict, review: dict) -> dict:
         "finish_reason": reason,
         "choices": len(question.options) if question.options else None,
         "cluster": question.cluster,
+        "same": question.same,
         "tokens_in": usage.get("input_tokens"),
         "tokens_out": usage.get("output_tokens"),
         "seconds": output["time"],

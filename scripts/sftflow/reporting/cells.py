@@ -4,12 +4,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.sparse import coo_array, csr_array
+from scipy.sparse.csgraph import connected_components
 from sftflow.core.cli import UserError
 from sftflow.core.layout import Results
 from sftflow.reporting import stale
 from sftflow.reporting.text import MISSING, STALE, label
 from sftflow.scoring import stats
-from sftflow.scoring.consistent import contradiction
+from sftflow.scoring.consistent import QUESTION, contradiction
 
 # {(suite, subject): {"micro" | "macro": (mean, bootstrap draws of it)}}
 Draws = dict[tuple[str, str], dict[str, tuple[float, np.ndarray]]]
@@ -105,44 +107,143 @@ def incomplete(cells: list[Cell]) -> str | None:
     return None
 
 
+@dataclass(frozen=True)
+class SuiteItems:
+    """The items (N,) of a suite's benchmarks, one after another, as questions (n,) that count once.
+
+    `question` has each item's place among the questions, `copies` each question's number of items,
+    `benchmark` each item's place among the benchmarks. `clusters` has the questions' passages, None
+    where no two share one. `shared` questions stand in more than one benchmark.
+    """
+
+    question: np.ndarray
+    copies: np.ndarray
+    benchmark: np.ndarray
+    clusters: np.ndarray | None
+    shared: int
+
+    def together(self, scores: list[np.ndarray]) -> np.ndarray:
+        """Item scores by benchmark -> (n,): of a question, the mean over its copies."""
+        joined = np.concatenate(scores)
+        if len(joined) == len(self.copies):
+            return joined
+        return np.bincount(self.question, weights=joined) / self.copies
+
+
+def suite_items(parts: list[dict]) -> SuiteItems:
+    """From the `items` of a suite's score files. The same question text is the same question."""
+    sizes = [len(part["scores"]) for part in parts]
+    benchmark = np.repeat(np.arange(len(parts)), sizes)
+    texts = np.frombuffer("".join(part["questions"] for part in parts).encode(), f"S{QUESTION}")
+    _, first, question = np.unique(texts, return_index=True, return_inverse=True)
+    # in the order in which they come: without copies, items and questions are the same
+    place = np.empty(len(first), int)
+    place[np.argsort(first)] = np.arange(len(first))
+    question = place[question]
+    pairs = np.unique(np.column_stack([question, benchmark]), axis=0)
+    passages = [
+        f"{number} {cluster}"
+        for number, part in enumerate(parts)
+        for cluster in part["clusters"] or range(len(part["scores"]))
+    ]
+    clusters = None
+    if any(part["clusters"] for part in parts):
+        clusters = linked(question, np.unique(passages, return_inverse=True)[1])
+    return SuiteItems(
+        question,
+        np.bincount(question),
+        benchmark,
+        clusters,
+        int((np.bincount(pairs[:, 0]) > 1).sum()),
+    )
+
+
+def linked(question: np.ndarray, passage: np.ndarray) -> np.ndarray:
+    """Clusters of questions (n,), given for each item (N,) its question and its passage."""
+    n = question.max() + 1
+    nodes = n + passage.max() + 1
+    edges = coo_array((np.ones(len(question)), (question, n + passage)), shape=(nodes, nodes))
+    return connected_components(edges, directed=False)[1][:n]
+
+
 def suite_draws(study: dict, cells: dict) -> Draws:
     """Means of every subject that has a complete suite.
 
-    Micro is the mean over all questions, macro over benchmarks; questions are resampled within
-    their benchmark, the same ones for every subject that was asked the same set.
+    Micro is the mean over all questions, each once; macro is over benchmarks. Questions are
+    resampled within their benchmark (those of several benchmarks among themselves), the same ones
+    for every subject that was asked the same set.
     """
     settings = study["statistics"]
     draws = {}
     for suite in study["evaluate"]["suites"]:
         names = study["suites"][suite]
-        complete = [
-            subject
-            for subject in study["evaluate"]["subjects"]
-            if incomplete([cells[subject, name] for name in names]) is None
-        ]
-        parts: dict[str, list[tuple[int, float, np.ndarray]]] = {s: [] for s in complete}
-        for place, name in enumerate(names):
-            same: dict[str, list[str]] = {}
-            for subject in complete:
-                same.setdefault(cells[subject, name].score["items"]["digest"], []).append(subject)
-            for group in same.values():
-                items = [cells[subject, name].score["items"] for subject in group]
-                means = stats.bootstrap_means(
-                    np.column_stack([item_scores(cells[s, name].score) for s in group]),
-                    items[0]["clusters"],
-                    settings["bootstrap"],
-                    [settings["seed"], place],
-                )
-                for subject, column in zip(group, means.T, strict=True):
-                    score = cells[subject, name].score
-                    parts[subject].append((score["n"], score["score"], column))
-        for subject, found in parts.items():
-            sizes, scores, columns = (np.array(values) for values in zip(*found, strict=True))
-            draws[suite, subject] = {
-                "micro": (np.average(scores, weights=sizes), np.average(columns, 0, sizes)),
-                "macro": (scores.mean(), columns.mean(axis=0)),
-            }
+        same: dict[tuple, list[str]] = {}
+        for subject in study["evaluate"]["subjects"]:
+            mine = [cells[subject, name] for name in names]
+            if incomplete(mine) is None:
+                asked_ = tuple(cell.score["items"]["digest"] for cell in mine)
+                same.setdefault(asked_, []).append(subject)
+        for group in same.values():
+            scores = [
+                np.column_stack([item_scores(cells[subject, name].score) for subject in group])
+                for name in names
+            ]
+            layout = suite_items([cells[group[0], name].score["items"] for name in names])
+            drawn = stats.bootstrap_means(
+                strata(layout, np.concatenate(scores)), settings["bootstrap"], settings["seed"]
+            )
+            micro = averages(layout.question) @ np.concatenate(scores)
+            macro = np.mean([part.mean(axis=0) for part in scores], axis=0)
+            over_benchmarks = np.mean([drawn[place] for place in range(len(names))], axis=0)
+            for column, subject in enumerate(group):
+                draws[suite, subject] = {
+                    "micro": (micro[:, column].mean(), drawn["micro"][:, column]),
+                    "macro": (macro[column], over_benchmarks[:, column]),
+                }
     return draws
+
+
+def sums(index: np.ndarray) -> csr_array:
+    """A matrix (groups, N) that adds up what has the same index (N,)."""
+    return csr_array((np.ones(len(index)), (index, np.arange(len(index)))))
+
+
+def averages(index: np.ndarray) -> csr_array:
+    return csr_array(sums(index) / np.bincount(index)[:, None])
+
+
+def strata(layout: SuiteItems, scores: np.ndarray) -> list[stats.Stratum]:
+    """Clusters by the benchmarks that they are in, for scores (N, subjects).
+
+    Each contributes to its benchmarks' means, by their place, and to the mean "micro".
+    """
+    n = len(layout.copies)
+    of_question = np.arange(n) if layout.clusters is None else layout.clusters
+    of_item = of_question[layout.question]
+    count = of_item.max() + 1
+    found = np.zeros(count, object)  # as a number with one bit for each benchmark
+    places = range(layout.benchmark.max() + 1)
+    for place in places:
+        found[np.unique(of_item[layout.benchmark == place])] |= 1 << place
+    once = np.bincount(of_item, minlength=count) == np.bincount(of_question, minlength=count)
+    micro = sums(of_question) @ (averages(layout.question) @ scores)
+    result = []
+    for kind in sorted(set(found)):
+        inside = found == kind
+        parts: stats.Stratum = []
+        for place in places:
+            if kind >> place & 1:
+                mine = (layout.benchmark == place) & inside[of_item]
+                _, index = np.unique(of_item[mine], return_inverse=True)
+                parts.append(((place,), sums(index) @ scores[mine], np.bincount(index)))
+        if len(parts) == 1 and once[inside].all():
+            ((names, totals, sizes),) = parts
+            parts = [((*names, "micro"), totals, sizes)]
+        else:
+            sizes = np.bincount(of_question, minlength=count)[inside]
+            parts.append((("micro",), micro[inside], sizes))
+        result.append(parts)
+    return result
 
 
 def seed_groups(study: dict) -> dict[str, list[str]]:

@@ -159,14 +159,34 @@ CHINESE_CELLS = {
     },
     "Subset": {"all": "全部"},
     "Note": {FOREIGN_CODE: "运行模型自带的代码（allow_remote_code: true）"},
-    "Verdict": {"better": "更好", "worse": "更差"},
+    "Verdict": {
+        "better": "更好",
+        "worse": "更差",
+        "practically the same": "实际相同",
+        "undecided": "未定",
+        "undecided (more seeds would decide)": "未定（需更多种子）",
+    },
+    "Benchmark": {"all questions": "全部题目"},
     "Flags": FLAG_NAMES,
 }
 CHINESE_PATTERNS = [
     (re.compile(r"^missing$"), "缺失"),
     (re.compile(r"^not evaluated$"), "未评测"),
     (re.compile(r"^no score file$"), "没有得分文件"),
-    (re.compile(r"^no evidence at n = (\d+)$"), r"n = \1 时无证据"),
+    (
+        re.compile(r"^undecided \(about ([\d,]+) questions would decide\)$"),
+        r"未定（约 \1 题可下结论）",
+    ),
+    (
+        re.compile(r"(\d+) questions stand in several benchmarks: each counts once"),
+        r"\1 道题同时出现在多个数据集中，只计一次",
+    ),
+    (re.compile(r"rests on contaminated questions: "), "结论依赖受污染的题目："),
+    (re.compile(r"better on the (\d+) clean ones"), r"仅看 \1 道未污染题：更好"),
+    (re.compile(r"worse on the (\d+) clean ones"), r"仅看 \1 道未污染题：更差"),
+    (re.compile(r"undecided on the (\d+) clean ones"), r"仅看 \1 道未污染题：未定"),
+    (re.compile(r"practically the same on the (\d+) clean ones"), r"仅看 \1 道未污染题：实际相同"),
+    (re.compile(r"all of it within the margin"), "整个区间都在界限之内"),
     (re.compile(r"^not compared: (.*)$", re.S), r"未比较：\1"),
     (re.compile(r"^incomplete: (.*)$", re.S), r"不完整：\1"),
 ]

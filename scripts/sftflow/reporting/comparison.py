@@ -1,17 +1,25 @@
-"""The table of comparisons: what changed from baseline to candidate, question by question."""
+"""The table of comparisons: what changed from baseline to candidate, question by question.
 
-from typing import Any
+A row is a claim: about a whole suite (the primary one) or one of its benchmarks, of one subject or
+of a recipe, which is all trainings of a run that differ in their seed. Its verdict is read off its
+interval, and the interval is at the level at which Holm's procedure tested the claim in its family,
+so that p, interval, verdict and detectable difference speak of one test.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from sftflow.reporting.cells import (
     Cell,
     Draws,
-    asked,
+    SuiteItems,
     incomplete,
     item_scores,
     measured,
     seed_groups,
+    suite_items,
 )
 from sftflow.reporting.text import (
     NONE,
@@ -25,77 +33,404 @@ from sftflow.reporting.text import (
 )
 from sftflow.scoring import stats
 
+ALL = "all questions"  # in the column of benchmarks: the suite's own claim
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What is compared with a baseline: one subject, or a recipe by all its trainings.
+
+    The points of a sweep are one family: looking for the best of them is one search.
+    """
+
+    baseline: str
+    name: str
+    trainings: tuple[str, ...]
+    family: str
+
+    @property
+    def recipe(self) -> bool:
+        return len(self.trainings) > 1
+
+
+def candidates(study: dict) -> list[Candidate]:
+    """Every pair of the study; then every recipe whose trainings are all paired with a baseline."""
+    runs = study["runs"]
+    pairs = [(pair["baseline"], pair["candidate"]) for pair in study["comparisons"]]
+    found = [
+        Candidate(baseline, name, (name,), runs.get(name, {}).get("sweep") or name)
+        for baseline, name in pairs
+    ]
+    known = set(pairs)
+    for group, members in seed_groups(study).items():
+        for baseline in sorted({baseline for baseline, _ in pairs}):
+            if all((baseline, run) in known for run in members):
+                family = runs[members[0]].get("sweep") or group
+                found.append(Candidate(baseline, group, tuple(members), family))
+    return found
+
 
 def comparison_table(study: dict, cells: dict, draws: Draws) -> Table:
     rows = comparison_rows(study, cells)
-    frame = pd.DataFrame(
-        {
-            "Baseline": row["baseline"],
-            "Candidate": row["candidate"],
-            "Benchmark": measured(
-                study, row["benchmark"], [cells.get((row["candidate"], row["benchmark"]))]
-            ),
-            "n": row.get("n", NONE),
-            "Baseline score": _linked(row, "baseline"),
-            "Candidate score": _linked(row, "candidate"),
-            "Difference": points(row.get("difference"), _pair(row, "ci")),
-            "Fixed / broken": f"{row['fixed']} / {row['broken']}" if "fixed" in row else NONE,
-            "Unstated": f"{percent(row['baseline_unparsed_share'])} → "
-            f"{percent(row['candidate_unparsed_share'])}"
-            if "fixed" in row
-            else NONE,
-            "p": p_value(row.get("p")),
-            "p (Holm)": p_value(row.get("p_holm")),
-            "Verdict": row["verdict"],
-            "Detectable": percent(row.get("detectable")),
-            "Difference, clean": NONE
-            if "clean_n" not in row
-            else f"{points(row['clean_difference'], _pair(row, 'clean_ci'))} (n {row['clean_n']})",
-        }
-        for row in rows
-    )
-    if len(frame) and (frame["Difference, clean"] == NONE).all():
-        frame = frame.drop(columns="Difference, clean")
+    single = [row for row in rows if row["trainings"] == 1]
+    benchmarks = [row for row in single if row["benchmark"]]
+    recipes = [row for row in rows if row["trainings"] > 1]
     return Table(
         "comparison",
         "Comparison",
         "What changed from baseline to candidate, question by question. Scores in percent, "
-        f"differences in percentage points with {confidence_text(study)} interval.",
+        "differences in percentage points. The suites' own tests, over all their questions, are "
+        f"the primary ones; {confidence_text(study)} interval where nothing is adjusted.",
         [
-            ("Benchmarks", frame),
-            ("Format or knowledge", form_frame(study, rows)),
-            ("Suite means", suite_difference_frame(study, cells, draws)),
-            *(
-                [("Seeds together", seeds)]
-                if len(seeds := seed_difference_frame(study, cells))
-                else []
-            ),
+            ("Suites", suite_frame(study, [r for r in single if not r["benchmark"]], draws)),
+            ("Benchmarks", benchmark_frame(study, cells, benchmarks)),
+            *([("Seeds together", recipe_frame(study, recipes))] if recipes else []),
+            ("Format or knowledge", form_frame(study, benchmarks)),
         ],
         pd.DataFrame(rows),
-        COMPARISON_NOTES,
+        notes(study["statistics"]),
     )
 
 
-COMPARISON_NOTES = [
-    "Paired by question. Fixed: right only in the candidate; broken: right only in the baseline. "
-    "p: exact two-sided McNemar test; interval: Newcombe's method 10. For graded scores, repeats "
-    "and clustered questions: sign-flip permutation test and Student's t interval.",
-    "Unstated: share of answers that state nothing in an explicit form, before and after. Format "
-    "or knowledge: how many answers state something, and how many score, before → after. Gains "
-    "among the stated answers are knowledge; what moves from unstated to stated is format; what is "
-    "unstated and right is a lucky find of evalscope's, no evidence of either.",
-    "p (Holm): adjusted over the benchmarks of one pair; the verdict goes by it. An interval is "
-    "not adjusted, and of another method than p: near the threshold the two may disagree.",
-    "Detectable: the smallest true difference that this n would have shown with 80 % power at the "
-    "unadjusted level (exact McNemar power, Duffy 1984, at the observed discordance). No evidence "
-    "is not evidence of no change: smaller differences may be there.",
-    "Seeds together: interval and p are over questions (sampling error); the SD between seeds is "
-    "the spread of the difference from training to training.",
-    "p of a suite: the same test over all its questions together, not adjusted.",
-    "Suite means are over complete sets only: micro over all questions, macro over benchmarks, "
-    "with a percentile bootstrap interval of the paired difference (questions resampled within "
-    "their benchmark, seeded).",
-]
+def notes(settings: dict) -> list[str]:
+    alpha = f"{1 - settings['confidence']:.2g}"
+    return [
+        "Paired by question. Fixed: right only in the candidate; broken: right only in the "
+        "baseline. p: two-sided mid-p McNemar test (Fagerland, Lydersen & Laake 2013), with "
+        "Tango's score interval; the exact p is in the .csv. For graded scores, repeats and "
+        "clustered questions: sign-flip permutation test with Student's t interval.",
+        f"A suite's test, over all its questions, is tested at level {alpha}; its benchmarks "
+        "together at the same, by Holm's procedure: p (Holm). A benchmark without a score counts "
+        "in it with p = 1, so that less evidence never claims more; other suites do not count. "
+        "The points of a sweep against one baseline are one family, for suites and for benchmarks.",
+        "Verdict and interval: the interval is at the level at which Holm's procedure tested that "
+        f"row ({alpha} divided by the number of tests in its family with so large a p; what it "
+        "does not reach, at the level at which it stopped), made to agree with the test at its "
+        f"edge: it leaves out 0 exactly where p (Holm) is below {alpha}. Better or worse: without "
+        "0. Practically the same: with 0, and all of it within ± "
+        f"{percent(settings['margin'])} points (statistics.margin). Undecided: neither.",
+        "Questions that would decide: with so many, a true difference as large as the one observed "
+        "(or as what it leaves to the margin, if that is more) is found with 80 % power at that "
+        "level (Connor 1987). Detectable: the smallest true difference that this n would have "
+        "shown with 80 % power, at that level too (Duffy 1984, at the observed discordance).",
+        "A candidate that is one training: a claim about this adapter, not about the recipe. Seeds "
+        "together is about the recipe: the trainings are a sample of all that it could give, and "
+        "interval and p contain the spread between them as well as that of the questions.",
+        "The same question (by its text, or by text and options where the text is short) in "
+        "several benchmarks counts once in a suite, with the mean of its scores; questions on one "
+        "passage are one cluster.",
+        "Clean: only the questions that overlap with neither side's training data, at the same "
+        "level. A note says where they alone give another verdict.",
+        "Unstated: share of answers that state nothing in an explicit form, before and after. "
+        "Format or knowledge: how many answers state something, and how many score, before → "
+        "after. Gains among the stated answers are knowledge; what moves from unstated to stated "
+        "is format; what is unstated and right is a lucky find of evalscope's, no evidence of "
+        "either.",
+        "Macro difference: the benchmarks' differences, each with the same weight, whatever its n; "
+        "another quantity than the one tested, with an unadjusted percentile bootstrap interval.",
+    ]
+
+
+# --- claims --------------------------------------------------------------------------------------
+
+
+def comparison_rows(study: dict, cells: dict) -> list[dict]:
+    """Raw rows: for every candidate and suite the suite's own claim, then its benchmarks'."""
+    settings = study["statistics"]
+    layouts: dict[tuple, SuiteItems] = {}
+    rows: list[dict] = []
+    families: dict[tuple, list[dict]] = {}
+    for candidate in candidates(study):
+        for suite in study["evaluate"]["suites"]:
+            names = study["suites"][suite]
+            sides = [
+                [cells.get((subject, name)) for name in names]
+                for subject in (candidate.baseline, *candidate.trainings)
+            ]
+            claims = [suite_claim(sides, layouts, settings["seed"])]
+            claims += [
+                benchmark_claim([side[place] for side in sides], candidate, settings["seed"])
+                for place in range(len(names))
+            ]
+            about = {
+                "baseline": candidate.baseline,
+                "candidate": candidate.name,
+                "trainings": len(candidate.trainings),
+                "suite": suite,
+            }
+            mine = [
+                about | {"benchmark": benchmark} | claim
+                for benchmark, claim in zip(["", *names], claims, strict=True)
+            ]
+            rows += mine
+            family = candidate.baseline, candidate.family, candidate.recipe, suite
+            families.setdefault((*family, "suite"), []).append(mine[0])
+            families.setdefault((*family, "benchmarks"), []).extend(mine[1:])
+    for members in families.values():
+        p_values = [row["result"].p if "result" in row else None for row in members]
+        tested_at = stats.holm(p_values, 1 - settings["confidence"])
+        for row, (adjusted, level) in zip(members, tested_at, strict=True):
+            row |= {"p_holm": adjusted, "level": level}
+            judge(row, settings["margin"])
+    return rows
+
+
+def suite_claim(
+    sides: list[list[Cell | None]], layouts: dict[tuple, SuiteItems], seed: int
+) -> dict:
+    """Of all questions of a suite together, each once; `sides` has the baseline's cells first."""
+    whole = [[cell for cell in side if cell] for side in sides]
+    if problem := "not evaluated" if whole != sides else suite_problem(whole):
+        return {"problem": problem}
+    parts = [[cell.score["items"] for cell in side] for side in whole]
+    key = tuple(part["digest"] for part in parts[0])
+    if key not in layouts:
+        layouts[key] = suite_items(parts[0])
+    layout = layouts[key]
+    scores = [layout.together([item_scores(cell.score) for cell in side]) for side in whole]
+    masks = [clean_mask([part[place] for part in parts]) for place in range(len(parts[0]))]
+    clean = None
+    if any(mask is not None for mask in masks):
+        sizes = [len(part["scores"]) for part in parts[0]]
+        known = zip(masks, sizes, strict=True)
+        joined = [np.ones(size, bool) if mask is None else mask for mask, size in known]
+        clean = layout.together(joined) == 1
+    copies = [f"{layout.shared} questions stand in several benchmarks: each counts once"]
+    return {
+        "baseline_score": float(scores[0].mean()),
+        "candidate_score": float(np.mean(scores[1:])),
+        "shared": layout.shared,
+        "notes": copies if layout.shared else [],
+        **claim(scores, layout.clusters, clean, seed),
+    }
+
+
+def suite_problem(sides: list[list[Cell]]) -> str | None:
+    for side in sides:
+        if reason := incomplete(side):
+            return reason
+    for cells in zip(*sides, strict=True):
+        if len({cell.score["items"]["digest"] for cell in cells}) > 1:
+            return f"unequal sample sets in {cells[0].benchmark}"
+    return None
+
+
+def benchmark_claim(cells: list[Cell | None], candidate: Candidate, seed: int) -> dict:
+    """Of one benchmark; `cells` has the baseline's first."""
+    for subject, cell in zip((candidate.baseline, *candidate.trainings), cells, strict=True):
+        if cell is None or not cell.usable:
+            return {"problem": f"{subject}: {cell.state if cell else 'not evaluated'}"}
+    scores = [cell.score for cell in cells if cell]
+    row: dict = {"baseline_score": scores[0]["score"]}
+    row["candidate_score"] = float(np.mean([score["score"] for score in scores[1:]]))
+    if not candidate.recipe:
+        for side, score in zip(("baseline", "candidate"), scores, strict=True):
+            row[f"{side}_unparsed_share"] = score["unparsed"] / score["answers"]
+            row |= {f"{side}_{name}": count for name, count in (score.get("form") or {}).items()}
+    items = [score["items"] for score in scores]
+    if len({part["digest"] for part in items}) > 1:
+        sizes = " and ".join(str(score["n"]) for score in scores)
+        return {
+            **row,
+            "problem": f"unequal sample sets ({sizes} questions, not the same ones): evaluate them "
+            "again with the same benchmark settings",
+        }
+    metrics = dict.fromkeys(score["metric"] for score in scores)
+    if len(metrics) > 1:
+        return {**row, "problem": f"metrics differ: {' and '.join(metrics)}"}
+    vectors = [item_scores(score) for score in scores]
+    return row | claim(vectors, items[0]["clusters"], clean_mask(items), seed)
+
+
+def clean_mask(items: Sequence[dict]) -> np.ndarray | None:
+    """Questions (n,) that no side was trained on; None where that is known of no side."""
+    known = [np.frombuffer(part["clean"].encode(), "S1") == b"1" for part in items if part["clean"]]
+    return np.logical_and.reduce(known) if known else None
+
+
+def claim(
+    scores: list[np.ndarray], clusters: stats.Clusters, clean: np.ndarray | None, seed: int
+) -> dict:
+    """{result, clean}: the test over all questions, and over the clean ones; what seeds add."""
+
+    def test(of: list[np.ndarray], clusters: stats.Clusters) -> stats.Difference:
+        before, *after = of
+        if len(after) > 1 and len(before):
+            return stats.compare_recipe(before, after, clusters, seed)
+        return stats.compare(before, after[0], clusters, seed)
+
+    found: dict = {"result": test(scores, clusters)}
+    if clean is not None:
+        kept = None if clusters is None else np.asarray(clusters)[clean]
+        found["clean"] = (
+            found["result"] if clean.all() else test([each[clean] for each in scores], kept)
+        )
+    if len(scores) > 2:
+        each = [float(np.mean(after - scores[0])) for after in scores[1:]]
+        found["between"] = float(np.std(each, ddof=1))
+        found["seeds_better"] = sum(difference > 0 for difference in each)
+        found["seeds_worse"] = sum(difference < 0 for difference in each)
+    return found
+
+
+def judge(row: dict, margin: float) -> None:
+    """Turn a claim, tested at `level`, into numbers and a verdict, in place."""
+    result, clean = row.pop("result", None), row.pop("clean", None)
+    said = row.pop("notes", [])
+    if result is None:
+        row |= {"verdict": f"not compared: {row['problem']}", "note": ""}
+        return
+    level = row["level"]
+    interval = result.interval(level)
+    verdict = stats.verdict(interval, margin)
+    needed = None
+    if verdict == stats.UNDECIDED and result.difference is not None:
+        size = abs(result.difference)
+        needed = result.needed(level, max(size, margin - size))
+    row |= {
+        "n": result.n,
+        "difference": result.difference,
+        **bounds("ci", interval),
+        "fixed": result.fixed,
+        "broken": result.broken,
+        "p": result.p,
+        "p_exact": result.p_exact,
+        "test": result.test,
+        "detectable": result.detectable(level),
+        "verdict": verdict,
+        "needed": needed,
+    }
+    if clean is not None:
+        row |= {"clean_n": clean.n, "clean_difference": clean.difference}
+        row |= bounds("clean_ci", clean.interval(level))
+        row["clean_verdict"] = stats.verdict(clean.interval(level), margin)
+        if row["clean_verdict"] != verdict:
+            rests = "rests on contaminated questions: " if verdict != stats.UNDECIDED else ""
+            said.append(f"{rests}{row['clean_verdict']} on the {clean.n} clean ones")
+    if interval and verdict in (stats.BETTER, stats.WORSE) and max(map(abs, interval)) <= margin:
+        said.append("all of it within the margin")
+    row["note"] = "; ".join(said)
+
+
+def bounds(name: str, interval: stats.Interval | None) -> dict[str, float | None]:
+    low, high = interval or (None, None)
+    return {f"{name}_low": low, f"{name}_high": high}
+
+
+# --- how they look -------------------------------------------------------------------------------
+
+
+def judged(row: dict) -> dict:
+    """The columns that every claim has, from its difference on."""
+    return {
+        "Difference": points(row.get("difference"), _pair(row, "ci")),
+        "Fixed / broken": f"{row['fixed']} / {row['broken']}" if "fixed" in row else NONE,
+        "p": p_value(row.get("p")),
+        "p (Holm)": p_value(row.get("p_holm")),
+        "Verdict": verdict_text(row),
+        "Detectable": percent(row.get("detectable")),
+        "Difference, clean": NONE
+        if "clean_n" not in row
+        else f"{points(row['clean_difference'], _pair(row, 'clean_ci'))} (n {row['clean_n']})",
+    }
+
+
+def verdict_text(row: dict) -> str:
+    if row["verdict"] != stats.UNDECIDED:
+        return row["verdict"]
+    if row["needed"] is not None:
+        return f"undecided (about {roughly(row['needed'])} questions would decide)"
+    return "undecided (more seeds would decide)" if row["trainings"] > 1 else stats.UNDECIDED
+
+
+def roughly(count: int) -> str:
+    """Rounded up to two digits: 1,234 -> 1,300."""
+    unit = 10 ** max(len(str(count)) - 2, 0)
+    return f"{-(-count // unit) * unit:,}"
+
+
+def tidy(rows: list[dict]) -> pd.DataFrame:
+    """Without the columns that say nothing in any row."""
+    frame = pd.DataFrame(rows)
+    silent = {"Difference, clean": NONE, "Note": "", "Macro difference": NONE}
+    return frame.drop(columns=[c for c in silent if c in frame and (frame[c] == silent[c]).all()])
+
+
+def suite_frame(study: dict, rows: list[dict], draws: Draws) -> pd.DataFrame:
+    return tidy(
+        [
+            {
+                "Baseline": row["baseline"],
+                "Candidate": row["candidate"],
+                "Suite": row["suite"],
+                "n": row.get("n", NONE),
+                "Baseline score": percent(row.get("baseline_score")),
+                "Candidate score": percent(row.get("candidate_score")),
+                **judged(row),
+                "Macro difference": macro_difference(study, row, draws),
+                "Note": row["note"],
+            }
+            for row in rows
+        ]
+    )
+
+
+def macro_difference(study: dict, row: dict, draws: Draws) -> str:
+    if "difference" not in row:
+        return NONE
+    (before, old), (after, new) = (
+        draws[row["suite"], row[side]]["macro"] for side in ("baseline", "candidate")
+    )
+    confidence = study["statistics"]["confidence"]
+    return points(after - before, stats.percentile_interval(new - old, confidence))
+
+
+def benchmark_frame(study: dict, cells: dict, rows: list[dict]) -> pd.DataFrame:
+    return tidy(
+        [
+            {
+                "Baseline": row["baseline"],
+                "Candidate": row["candidate"],
+                "Benchmark": measured(
+                    study, row["benchmark"], [cells.get((row["candidate"], row["benchmark"]))]
+                ),
+                "n": row.get("n", NONE),
+                "Baseline score": _linked(row, "baseline"),
+                "Candidate score": _linked(row, "candidate"),
+                "Unstated": f"{percent(row['baseline_unparsed_share'])} → "
+                f"{percent(row['candidate_unparsed_share'])}"
+                if "fixed" in row
+                else NONE,
+                **judged(row),
+                "Note": row["note"],
+            }
+            for row in rows
+        ]
+    )
+
+
+def recipe_frame(study: dict, rows: list[dict]) -> pd.DataFrame:
+    """Runs that differ in their seed only, as one."""
+    return tidy(
+        [
+            {
+                "Baseline": row["baseline"],
+                "Candidate": f"{row['candidate']} ({row['trainings']} seeds)",
+                "Suite": row["suite"],
+                "Benchmark": label(study, "benchmarks", row["benchmark"])
+                if row["benchmark"]
+                else ALL,
+                "n": row.get("n", NONE),
+                "SD between seeds": percent(row.get("between")),
+                "Seeds better / worse": f"{row['seeds_better']} / {row['seeds_worse']}"
+                if "seeds_better" in row
+                else NONE,
+                **judged(row),
+                "Note": row["note"],
+            }
+            for row in rows
+        ]
+    )
 
 
 FORM = {
@@ -123,83 +458,6 @@ def form_frame(study: dict, rows: list[dict]) -> pd.DataFrame:
     )
 
 
-def comparison_rows(study: dict, cells: dict) -> list[dict]:
-    """Raw rows for every pair and benchmark; Holm's family is the benchmarks of one pair."""
-    rows = []
-    for pair in study["comparisons"]:
-        mine = [
-            compare_cells(study, cells, pair["baseline"], pair["candidate"], benchmark)
-            for benchmark in asked(study)
-        ]
-        for row, adjusted in zip(mine, stats.holm([r.get("p") for r in mine]), strict=True):
-            row["p_holm"] = adjusted
-            row["verdict"] = verdict(row, 1 - study["statistics"]["confidence"])
-        rows += mine
-    return rows
-
-
-def compare_cells(study: dict, cells: dict, baseline: str, candidate: str, benchmark: str) -> dict:
-    row = {"baseline": baseline, "candidate": candidate, "benchmark": benchmark}
-    pair = [cells.get((subject, benchmark)) for subject in (baseline, candidate)]
-    for subject, cell in zip((baseline, candidate), pair, strict=True):
-        if cell is None or not cell.usable:
-            return {**row, "problem": f"{subject}: {cell.state if cell else 'not evaluated'}"}
-    base, tuned = (cells[subject, benchmark].score for subject in (baseline, candidate))
-    for side, score in (("baseline", base), ("candidate", tuned)):
-        row |= {f"{side}_score": score["score"]}
-        row |= {f"{side}_unparsed_share": score["unparsed"] / score["answers"]}
-        row |= {f"{side}_{name}": count for name, count in (score.get("form") or {}).items()}
-    if base["items"]["digest"] != tuned["items"]["digest"]:
-        return {
-            **row,
-            "problem": f"unequal sample sets ({base['n']} and {tuned['n']} questions, not the same "
-            "ones): evaluate both again with the same benchmark settings",
-        }
-    if base["metric"] != tuned["metric"]:
-        return {**row, "problem": f"metrics differ: {base['metric']} and {tuned['metric']}"}
-    settings = {
-        "confidence": study["statistics"]["confidence"],
-        "seed": study["statistics"]["seed"],
-    }
-    clusters = base["items"]["clusters"] or tuned["items"]["clusters"]
-    before, after = item_scores(base), item_scores(tuned)
-    result = stats.compare(before, after, clusters, **settings)
-    row |= _raw_difference(result)
-    if mask := tuned["items"]["clean"] or base["items"]["clean"]:
-        clean = np.frombuffer(mask.encode(), np.uint8) == ord("1")
-        kept = (
-            None
-            if clusters is None
-            else [c for c, keep in zip(clusters, clean, strict=True) if keep]
-        )
-        result = stats.compare(before[clean], after[clean], kept, **settings)
-        row |= {f"clean_{key}": value for key, value in _raw_difference(result).items()}
-    return row
-
-
-def _raw_difference(result: stats.Difference) -> dict:
-    low, high = result.interval or (None, None)
-    return {
-        "n": result.n,
-        "difference": result.difference,
-        "ci_low": low,
-        "ci_high": high,
-        "fixed": result.fixed,
-        "broken": result.broken,
-        "p": result.p,
-        "detectable": result.detectable,
-        "test": result.test,
-    }
-
-
-def verdict(row: dict, alpha: float) -> str:
-    if "problem" in row:
-        return "not compared: " + row["problem"]
-    if row["p_holm"] is not None and row["p_holm"] < alpha:
-        return "better" if row["difference"] > 0 else "worse"
-    return f"no evidence at n = {row['n']}"
-
-
 def _linked(row: dict, side: str) -> str:
     score = row.get(f"{side}_score")
     if score is None:
@@ -210,122 +468,3 @@ def _linked(row: dict, side: str) -> str:
 def _pair(row: dict, name: str) -> tuple[float, float] | None:
     low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
     return None if low is None or high is None else (low, high)
-
-
-def suite_difference_frame(study: dict, cells: dict, draws: Draws) -> pd.DataFrame:
-    rows = []
-    confidence = study["statistics"]["confidence"]
-    for pair in study["comparisons"]:
-        for suite in study["evaluate"]["suites"]:
-            row = {"Baseline": pair["baseline"], "Candidate": pair["candidate"], "Suite": suite}
-            sides: list[list[Any]] = [
-                [cells.get((pair[side], name)) for name in study["suites"][suite]]
-                for side in ("baseline", "candidate")
-            ]
-            problem = suite_problem(sides)
-            row |= suite_test(sides, problem, confidence, study["statistics"]["seed"])
-            for name, kind in (("Micro difference", "micro"), ("Macro difference", "macro")):
-                row[name] = NONE
-                if problem is None:
-                    (before, old), (after, new) = (
-                        draws[suite, pair[side]][kind] for side in ("baseline", "candidate")
-                    )
-                    interval = stats.percentile_interval(new - old, confidence)
-                    row[name] = points(after - before, interval)
-            rows.append({**row, "Note": problem or ""})
-    return pd.DataFrame(rows)
-
-
-def suite_test(sides: list[list[Cell]], problem: str | None, confidence: float, seed: int) -> dict:
-    """The paired test over all questions of a suite, benchmarks together."""
-    if problem is not None:
-        return {"n": NONE, "Fixed / broken": NONE, "p": NONE}
-    before, after = (np.concatenate([item_scores(cell.score) for cell in side]) for side in sides)
-    dependent = any(cell.score["items"]["clusters"] for side in sides for cell in side)
-    clusters = suite_clusters(sides) if dependent else None
-    result = stats.compare(before, after, clusters, confidence, seed)
-    return {
-        "n": result.n,
-        "Fixed / broken": f"{result.fixed} / {result.broken}",
-        "p": p_value(result.p),
-    }
-
-
-def suite_clusters(sides: list[list[Cell]]) -> list[str]:
-    """Clusters of a suite's questions; those of different benchmarks are never one."""
-    return [
-        f"{before.benchmark} {cluster}"
-        for before, after in zip(*sides, strict=True)
-        for cluster in before.score["items"]["clusters"]
-        or after.score["items"]["clusters"]
-        or range(before.score["n"])
-    ]
-
-
-def suite_problem(sides: list[list[Cell | None]]) -> str | None:
-    whole = [[cell for cell in side if cell] for side in sides]
-    if whole != sides:
-        return "not evaluated"
-    if reason := incomplete(whole[0]) or incomplete(whole[1]):
-        return reason
-    for before, after in zip(*whole, strict=True):
-        if before.score["items"]["digest"] != after.score["items"]["digest"]:
-            return f"unequal sample sets in {before.benchmark}"
-    return None
-
-
-def seed_difference_frame(study: dict, cells: dict) -> pd.DataFrame:
-    """Runs that differ in their seed only, as one: each question's score is the mean over seeds."""
-    pairs = {(pair["baseline"], pair["candidate"]) for pair in study["comparisons"]}
-    return pd.DataFrame(
-        seed_difference_row(study, cells, baseline, group, runs, benchmark)
-        for group, runs in seed_groups(study).items()
-        for baseline in sorted({baseline for baseline, _ in pairs})
-        if all((baseline, run) in pairs for run in runs)
-        for benchmark in asked(study)
-    )
-
-
-def seed_difference_row(
-    study: dict, cells: dict, baseline: str, group: str, runs: list[str], benchmark: str
-) -> dict:
-    row = {
-        "Baseline": baseline,
-        "Candidate": f"{group} ({len(runs)} seeds)",
-        "Benchmark": label(study, "benchmarks", benchmark),
-        "Difference": NONE,
-        "p": NONE,
-        "SD between seeds": NONE,
-        "Seeds better / worse": NONE,
-    }
-    members: list[Any] = [cells.get((name, benchmark)) for name in (baseline, *runs)]
-    if problem := seed_problem(members):
-        return {**row, "Note": problem}
-    before, *after = (item_scores(cell.score) for cell in members)
-    each = [float(np.mean(scores - before)) for scores in after]
-    together = stats.compare(
-        before,
-        np.mean(after, axis=0),
-        members[0].score["items"]["clusters"],
-        study["statistics"]["confidence"],
-        study["statistics"]["seed"],
-    )
-    return {
-        **row,
-        "Difference": points(together.difference, together.interval),
-        "p": p_value(together.p),
-        "SD between seeds": percent(float(np.std(each, ddof=1))),
-        "Seeds better / worse": f"{sum(d > 0 for d in each)} / {sum(d < 0 for d in each)}",
-        "Note": "",
-    }
-
-
-def seed_problem(members: list[Cell | None]) -> str | None:
-    whole = [cell for cell in members if cell]
-    if whole != members:
-        return "not evaluated"
-    if absent := [f"{cell.subject} {cell.state}" for cell in whole if not cell.usable]:
-        return "incomplete: " + ", ".join(absent)
-    if len({cell.score["items"]["digest"] for cell in whole}) > 1:
-        return "unequal sample sets"
-    return None

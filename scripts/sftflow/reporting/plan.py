@@ -1,10 +1,13 @@
 """The table of the plan: what a study costs, and what it can show, before any GPU hour."""
 
+from collections import Counter
+
 import pandas as pd
 from sftflow.core.jsonio import read_json
 from sftflow.core.layout import Results, answers_folder
 from sftflow.reporting import cells as tables_cells
 from sftflow.reporting import stale, text
+from sftflow.reporting.comparison import ALL, candidates
 from sftflow.reporting.text import NONE, duration, number, percent
 from sftflow.scoring import stats
 from sftflow.training.cost import CARDS, UTILISATION, steps_per_epoch
@@ -19,9 +22,11 @@ CORES = 8  # of the machine that a training is estimated for; without a GPU they
 
 def plan_table(study: dict, results: Results, gpu: str) -> text.Table:
     confidence = study["statistics"]["confidence"]
+    points = most_points(study)
     precision = precision_rows(study, results)
     needed = ", ".join(
-        f"{percent(target)} points: {questions_for(target, 1 - confidence):,}" for target in TARGETS
+        f"{percent(target)} points: {stats.questions_needed(target, DISCORDANCE, 1 - confidence):,}"
+        for target in TARGETS
     )
     return text.Table(
         "plan",
@@ -36,10 +41,16 @@ def plan_table(study: dict, results: Results, gpu: str) -> text.Table:
         [
             "Half-width: half of Wilson's interval at 50 % right, in percentage points; it is "
             "widest there. Detectable: smallest true difference between two subjects that the "
-            f"paired test (exact McNemar, level {1 - confidence:.2g}) finds with "
-            f"{percent(stats.POWER)} % power when they differ on {percent(DISCORDANCE)} % of the "
-            "questions (assumed; unconditional power, Duffy 1984).",
-            f"Questions needed to detect a difference of {needed}.",
+            f"paired test (mid-p McNemar) finds with {percent(stats.POWER)} % power when they "
+            f"differ on {percent(DISCORDANCE)} % of the questions (assumed; unconditional power, "
+            f"Duffy 1984). The level is that of the verdict: {1 - confidence:.2g} for all "
+            "questions of a suite, divided by the suite's number of benchmarks for one of them "
+            "(the first step of Holm's procedure)"
+            + (f", and by {points} points of a sweep" if points > 1 else "")
+            + ". A question that several benchmarks hold counts once in the suite's test: what is "
+            "given for the suite is a lower bound then.",
+            f"Questions needed to detect a difference of {needed} (for a suite's own test; Connor "
+            "1987).",
             f"Time is for the run's GPUs, each an {gpu} at {percent(UTILISATION)} % of "
             "its data-sheet bf16 rate in useful FLOPs (measured on an H200; half as long again "
             f"with gradient checkpointing), or with `device: cpu` for {CORES} cores, without "
@@ -50,32 +61,62 @@ def plan_table(study: dict, results: Results, gpu: str) -> text.Table:
     )
 
 
+def most_points(study: dict) -> int:
+    """Candidates that share one adjustment, the points of a sweep against one baseline; else 1."""
+    families = Counter((c.baseline, c.family) for c in candidates(study) if not c.recipe)
+    return max(families.values(), default=1)
+
+
 def precision_rows(study: dict, results: Results) -> list[dict]:
-    """One raw row per benchmark and limit; `asked` marks the config's own limit."""
+    """Raw rows: each suite as a whole at the config's limits, then its benchmarks at every limit.
+
+    `asked` marks the config's own limit; `level` is the one that a verdict is made at.
+    """
     rows = []
-    alpha = 1 - study["statistics"]["confidence"]
+    confidence = study["statistics"]["confidence"]
+    level = (1 - confidence) / most_points(study)
     for suite in study["evaluate"]["suites"]:
-        for name in study["suites"][suite]:
-            benchmark = study["benchmarks"][name]
-            sizes = subset_sizes(results, name, benchmark)
-            for limit in limits(benchmark["limit"], sizes):
-                n = count(sizes, limit)
-                binary = benchmark["answer"] != "text"
-                rows.append(
-                    {
-                        "suite": suite,
-                        "benchmark": benchmark["label"],
-                        "limit": limit,
-                        "asked": limit == benchmark["limit"],
-                        "subsets": len(benchmark["subsets"]),
-                        "n": n,
-                        "half_width": stats.half_width(n, 1 - alpha) if n and binary else None,
-                        "detectable": stats.detectable(n, DISCORDANCE, alpha)
-                        if n and binary
-                        else None,
-                    }
-                )
+        names = study["suites"][suite]
+        mine = [
+            row
+            for name in names
+            for row in benchmark_rows(study, results, name, confidence, level / len(names))
+        ]
+        if len(names) > 1:
+            asked = [row for row in mine if row["asked"]]
+            known = all(row["half_width"] is not None for row in asked)
+            n = sum(row["n"] for row in asked) if known else None
+            whole = precision(n, confidence, level)
+            subsets = sum(row["subsets"] for row in asked)
+            about = {"benchmark": ALL, "limit": None, "asked": True, "subsets": subsets}
+            mine.insert(0, about | whole)
+        rows += [{"suite": suite} | row for row in mine]
     return rows
+
+
+def benchmark_rows(
+    study: dict, results: Results, name: str, confidence: float, level: float
+) -> list[dict]:
+    benchmark = study["benchmarks"][name]
+    sizes = subset_sizes(results, name, benchmark)
+    return [
+        {
+            "benchmark": benchmark["label"],
+            "limit": limit,
+            "asked": limit == benchmark["limit"],
+            "subsets": len(benchmark["subsets"]),
+            **precision(count(sizes, limit), confidence, level, benchmark["answer"] != "text"),
+        }
+        for limit in limits(benchmark["limit"], sizes)
+    ]
+
+
+def precision(n: int | None, confidence: float, level: float, binary: bool = True) -> dict:
+    found = {"n": n, "half_width": None, "detectable": None, "level": level}
+    if n and binary:
+        found["half_width"] = stats.half_width(n, confidence)
+        found["detectable"] = stats.detectable(n, DISCORDANCE, level)
+    return found
 
 
 def subset_sizes(results: Results, name: str, benchmark: dict) -> dict[str, int] | None:
@@ -105,7 +146,9 @@ def precision_frame(rows: list[dict]) -> pd.DataFrame:
         {
             "Suite": row["suite"],
             "Benchmark": row["benchmark"],
-            "Limit": ("all" if row["limit"] is None else str(row["limit"]))
+            "Limit": "each its own ◀ config"
+            if row["benchmark"] == ALL
+            else ("all" if row["limit"] is None else str(row["limit"]))
             + (" ◀ config" if row["asked"] else ""),
             "Subsets": row["subsets"],
             "n": number(row["n"]),
@@ -120,16 +163,6 @@ def reach(row: dict) -> str:
     if row["half_width"] is None:
         return NONE
     return "nothing" if row["detectable"] is None else percent(row["detectable"])
-
-
-def questions_for(difference: float, alpha: float) -> int:
-    """Fewest pairs with which a true difference of this size is detectable (to about 1 %)."""
-    low, high = 1, 100_000
-    while high - low > max(1, low // 100):
-        middle = (low + high) // 2
-        found = stats.detectable(middle, DISCORDANCE, alpha)
-        low, high = (low, middle) if found is not None and found <= difference else (middle, high)
-    return high
 
 
 def run_rows(study: dict, results: Results, gpu: str) -> list[dict]:

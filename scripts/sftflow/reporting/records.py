@@ -358,7 +358,10 @@ def sweep_table(study: dict, results: Results, cells: dict) -> Table:
         else "The config defines no sweep.",
         [("", pd.DataFrame(rows).fillna(NONE))] if rows else [],
         pd.DataFrame(data),
-        ["The best of many points looks better than it is: confirm it on other questions."]
+        [
+            "The best of many points looks better than it is: confirm it on other questions. The "
+            "tests in the table of comparisons are adjusted over the points of a sweep."
+        ]
         if rows
         else [],
     )

@@ -19,9 +19,16 @@ from sftflow.reporting import figures
 from sftflow.reporting import records as tables_records
 from sftflow.reporting import suites as tables_scores
 from sftflow.reporting import text as tables_text
-from sftflow.reporting.chinese import FOREIGN_CODE, chinese_flag, translate
+from sftflow.reporting.chinese import (
+    CHINESE_CELLS,
+    FOREIGN_CODE,
+    chinese,
+    chinese_flag,
+    translate,
+)
 from sftflow.reporting.flags import training_flags
 from sftflow.reporting.text import MISSING, NONE
+from sftflow.scoring import stats
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -183,21 +190,31 @@ def report_sections(table: tables_text.Table) -> dict[str, pd.DataFrame]:
     return sections
 
 
+KINDS = {
+    stats.BETTER: "better", stats.WORSE: "worse", stats.SAME: "same", stats.UNDECIDED: "undecided",
+}  # fmt: skip
+
+
 def verdicts(study: dict, rows: pd.DataFrame) -> list[dict]:
-    """Per pair: the benchmarks that got better and worse, and those without evidence."""
+    """Per candidate: its suites' own verdicts, and its benchmarks by verdict.
+
+    `trainings` is 1 where the candidate is one subject, and the number of seeds of a recipe.
+    """
     found: dict[tuple, dict] = {}
     for row in rows.to_dict("records"):
         entry = found.setdefault(
-            (row["baseline"], row["candidate"]),
+            (row["baseline"], row["candidate"], row["trainings"] > 1),
             {
                 "baseline": row["baseline"], "candidate": row["candidate"],
-                "better": [], "worse": [], "none": [], "problem": [],
+                "trainings": row["trainings"], "suites": [],
+                "better": [], "worse": [], "same": [], "undecided": [], "problem": [],
             },
         )  # fmt: skip
-        kind = {"better": "better", "worse": "worse"}.get(row["verdict"], "none")
-        if row["verdict"].startswith("not compared"):
-            kind = "problem"
-        entry[kind].append(study["benchmarks"][row["benchmark"]]["label"] or row["benchmark"])
+        if not row["benchmark"]:
+            entry["suites"].append((row["suite"], row["verdict"]))
+        else:
+            kind = KINDS.get(row["verdict"], "problem")
+            entry[kind].append(tables_text.label(study, "benchmarks", row["benchmark"]))
     return list(found.values())
 
 
@@ -222,11 +239,12 @@ def problems(cells: dict) -> list[str]:
 
 
 def reach(rows: pd.DataFrame) -> list[dict]:
-    """Comparisons without evidence, with the difference that their n could have shown."""
+    """Undecided claims about subjects, with the difference that their n could have shown."""
     if "detectable" not in rows:
         return []
-    open_ = rows[rows["verdict"].str.startswith("no evidence")]
-    return open_[["candidate", "benchmark", "n", "detectable"]].to_dict("records")
+    open_ = rows[(rows["verdict"] == stats.UNDECIDED) & (rows["trainings"] == 1)]
+    columns = ["candidate", "suite", "benchmark", "n", "detectable", "needed"]
+    return open_[columns].astype(object).where(open_[columns].notna(), None).to_dict("records")
 
 
 def provenance(cells: dict) -> dict:
@@ -292,6 +310,10 @@ def page(language: str, found: dict) -> str:
     environment.filters["table"] = lambda frame: shown(translate(frame, language), language)
     environment.filters["upright"] = lambda frame: shown(upright(frame, language), language)
     environment.filters["flag"] = chinese_flag if language == "zh" else str
+    environment.filters["verdict"] = lambda verdict: (
+        CHINESE_CELLS["Verdict"].get(verdict, chinese(verdict)) if language == "zh" else verdict
+    )
+    environment.filters["roughly"] = tables_comparison.roughly
     environment.filters["percent"] = tables_text.percent
     environment.filters["duration"] = tables_text.duration
     text = environment.get_template(f"report.{language}.md.j2").render(**found, none=NONE)

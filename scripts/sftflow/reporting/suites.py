@@ -2,7 +2,7 @@
 
 import numpy as np
 import pandas as pd
-from sftflow.reporting.cells import Cell, Draws, incomplete, measured, seed_groups
+from sftflow.reporting.cells import Cell, Draws, incomplete, measured, seed_groups, suite_items
 from sftflow.reporting.text import (
     MISSING,
     NONE,
@@ -42,7 +42,10 @@ def suite_table(study: dict, suite: str, cells: dict, draws: Draws, references: 
         f"{confidence_text(study)} interval.",
         sections,
         pd.DataFrame(rows),
-        SCORE_NOTES + reference_notes(study, chosen, references) + stale_notes(chosen),
+        SCORE_NOTES
+        + shared_notes(study, suite, cells)
+        + reference_notes(study, chosen, references)
+        + stale_notes(chosen),
     )
 
 
@@ -62,10 +65,27 @@ SCORE_NOTES = [
     "Clean: accuracy on the questions that do not overlap with the subject's training data, as far "
     "as that is known. Chance: accuracy of blind guessing.",
     "Suite means have a percentile bootstrap interval (questions resampled within their benchmark, "
-    "seeded); there is none where all questions were answered alike.",
+    "seeded); there is none where all questions were answered alike. The micro mean is over all "
+    "questions: one that stands in several benchmarks counts once, and is resampled as one. The "
+    "macro mean is over benchmarks.",
     "From a number to its origin: the score file names the answers, weights, data, settings and "
     "software; `uv run python scripts/trace.py SUBJECT BENCHMARK` prints that chain.",
 ]
+
+
+def shared_notes(study: dict, suite: str, cells: dict) -> list[str]:
+    """How many questions stand in several benchmarks of a suite that some subject has whole."""
+    for subject in study["evaluate"]["subjects"]:
+        mine = [cells[subject, benchmark] for benchmark in study["suites"][suite]]
+        if incomplete(mine) is None:
+            found = suite_items([cell.score["items"] for cell in mine])
+            if found.shared:
+                return [
+                    f"{found.shared} of the suite's {len(found.copies)} questions stand in several "
+                    "of its benchmarks."
+                ]
+            break
+    return []
 
 
 def reference_notes(study: dict, cells: list[Cell], references: dict) -> list[str]:

@@ -1,4 +1,4 @@
-"""Every table: its name, and how it is built (root environment only: pandas, tabulate, scipy).
+"""Every table: its name, and how it is built (root environment only: pandas, scipy).
 
 Everything that the study asks for has its row: what is missing, stale or cannot be compared says so
 in its place.

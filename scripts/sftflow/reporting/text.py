@@ -55,6 +55,9 @@ def points(difference: float | None, interval: Iterable[float] | None) -> str:
 
 
 def _signed(share: float) -> str:
+    """One decimal; what would round to 0 and is not 0 keeps its sign: verdicts hang on it."""
+    if 1e-7 < abs(share) < 0.0005:
+        return f"{100 * share:+.1g}"
     return f"{round(100 * share, 1) + 0.0:+.1f}"  # + 0.0: never -0.0
 
 

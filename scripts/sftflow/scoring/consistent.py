@@ -2,6 +2,7 @@
 
 from math import isclose
 
+QUESTION = 8  # characters that stand for one question in items.questions
 SUMMED = ("n", "answers", "unparsed", "truncated")  # over subsets
 
 
@@ -10,6 +11,8 @@ def contradiction(score: dict) -> str | None:
     scores, clean, subsets = score["items"]["scores"], score["items"]["clean"], score["subsets"]
     if len(scores) != score["n"]:
         return f"n is {score['n']}, and it has {len(scores)} items"
+    if len(score["items"]["questions"]) != QUESTION * score["n"]:
+        return f"n is {score['n']}, and items.questions names another number of questions"
     if not near(score["score"], mean(scores)):
         return f"score is {score['score']}, and its items give {mean(scores)}"
     for name in SUMMED:

@@ -1,5 +1,6 @@
 """A score: what the answers to one benchmark come to. Pure functions."""
 
+from base64 import b64encode
 from collections import Counter
 from pathlib import Path
 from statistics import fmean
@@ -8,6 +9,7 @@ from sftflow.core.cli import UserError
 from sftflow.core.jsonio import digest, file_digest, read_jsonl
 from sftflow.evaluation.samples import misread
 from sftflow.scoring import stats
+from sftflow.scoring.consistent import QUESTION
 
 DECIMALS = 5e-5 + 1e-9  # half a unit of the fourth decimal, to which evalscope rounds
 
@@ -64,9 +66,10 @@ def load_samples(results: Path, benchmark: str, entry: dict) -> list[dict]:
     samples = list(read_jsonl(path))
     if not samples:
         raise UserError(f"{path} holds no sample: check the subsets and limit of {benchmark}")
-    if "stated" not in samples[0]:
+    if not {"stated", "same"} <= samples[0].keys():
         raise UserError(
-            f"{path} is of an older version, which did not note what answers state. Delete it and "
+            f"{path} is of an older version, which did not note what answers state, or which "
+            f"questions are the same in several benchmarks. Delete it and "
             f"{path.parents[2]}/*.json, and run again: answers are kept, nothing is asked twice."
         )
     return samples
@@ -121,12 +124,14 @@ def group_items(samples: list[dict]) -> list[dict]:
     """Samples grouped by question, in the order of their keys.
 
     A key is the question's id, with a counter where the benchmark holds the very same question
-    more than once: equal for every subject that was asked the same questions.
+    more than once: equal for every subject that was asked the same questions. A cluster is a
+    passage, or a question that stands more than once in the benchmark.
     """
     groups: dict[tuple, list[dict]] = {}
     for sample in sorted(samples, key=lambda s: (s["subset"], s["index"], s["repeat"])):
         groups.setdefault((sample["subset"], sample["index"]), []).append(sample)
     seen: Counter[str] = Counter()
+    often = Counter(answers[0]["same"] for answers in groups.values())
     items = []
     for (subset, index), answers in groups.items():
         first = answers[0]
@@ -139,7 +144,9 @@ def group_items(samples: list[dict]) -> list[dict]:
                 "key": first["id"] if copy == 1 else f"{first['id']}#{copy}",
                 "id": first["id"],
                 "subset": subset,
-                "cluster": first.get("cluster"),
+                "cluster": first.get("cluster")
+                or (first["same"] if often[first["same"]] > 1 else None),
+                "same": first["same"],
                 "choices": first["choices"],
                 "answers": answers,
             }
@@ -235,7 +242,9 @@ def chance(items: list[dict]) -> float | None:
 def item_vector(items: list[dict], overlapping: set[str] | None) -> dict:
     """What pairing needs: one score per item, ordered by key, and a digest of the keys.
 
-    0/1 scores are one string of digits; `clean` marks with 1 what is not in the training data.
+    0/1 scores are one string of digits; `clean` marks with 1 what is not in the training data;
+    `questions` is one string of QUESTION characters per item, equal for one question in several
+    benchmarks (48 bits: among 20,000 questions, two are taken for one with a chance below 1e-6).
     """
     means = [sum(a["score"] for a in item["answers"]) / len(item["answers"]) for item in items]
     binary = all(value in (0, 1) for value in means)
@@ -245,10 +254,16 @@ def item_vector(items: list[dict], overlapping: set[str] | None) -> dict:
         "clusters": [item["cluster"] or item["key"] for item in items]
         if any(item["cluster"] for item in items)
         else None,
+        "questions": "".join(brief(item["same"]) for item in items),
         "clean": None
         if overlapping is None
         else "".join("0" if item["id"] in overlapping else "1" for item in items),
     }
+
+
+def brief(sha256: str) -> str:
+    """The first QUESTION characters of a digest in base64."""
+    return b64encode(bytes.fromhex(sha256)[: QUESTION * 3 // 4]).decode()
 
 
 def check_against_evalscope(score: dict, evalscope: dict) -> None:
