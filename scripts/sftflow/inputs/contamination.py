@@ -21,19 +21,20 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain
+from functools import cached_property
+from itertools import accumulate, chain
 from operator import add
 from typing import Any, NamedTuple
 
 from sftflow.inputs.folded import Vocabulary, fold, is_word, spans, without_label
 
 CHARACTER = 5 / 8  # of a word: 8 words (PaLM, Chowdhery et al. 2022, section 8) are 13 characters
-COMMON = 100  # a pair counts fully if fewer than one text in so many holds it, and less if more do
+COMMON = 1000  # a pair counts fully if fewer than one text in so many holds it, and less if more do
 UNSEEN = 20  # texts without it that each pair has met besides: what is rare in a few proves little
 SLACK = 16  # tokens that a passage may hold besides, e.g. labels or a short reply
 LEAST_STEM = 0.5  # of the stem, however much of the options is found
 BY_CHANCE = 0.01  # dialogues that may be expected to hold all the options by chance
-SEEDS = 0.5  # of a text's pairs, the rarest: where none of them stand nobody needs to look
+SEEDS = 0.2  # of what must be found: as much is looked for first, by the rarest pairs
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class Part:
     """A stem or an option: its tokens and pairs, and how rare each pair is (0 to 1)."""
 
     def __init__(self, tokens: str):
-        self.length = len(tokens)
+        self.tokens = tokens
         self.units = units(tokens)
         self.words = [1.0 if is_word(token) else CHARACTER for token in tokens]
         self.rarity = [1.0] * len(self.units)
@@ -100,8 +101,8 @@ class Part:
         pairs = zip(self.words, around(self.rarity), strict=False)
         return sum(word * (before + after) / 2 for word, (before, after) in pairs)
 
-    def cover(self, text: set[str]) -> Cover:
-        """How much of it stands in a text, of which `text` is what it holds."""
+    def bound(self, text: set[str]) -> Cover:
+        """No less than how much of it a text holds that has these units."""
         found = [unit in text for unit in self.units]
         return Cover(
             sum(w for w, pair in zip(self.words, around(found), strict=False) if any(pair)),
@@ -109,6 +110,23 @@ class Part:
             sum(rarity for rarity, there in zip(self.rarity, found, strict=True) if there),
             sum(self.rarity),
         )
+
+    def cover(self, text: str) -> Cover:
+        """How much of it a text holds, in as few pieces as possible; each but one costs a token."""
+        words = rarity = 0.0
+        start = further = 0
+        while start < len(self.tokens):
+            end = start + 1
+            while end < len(self.tokens) and self.tokens[start : end + 1] in text:
+                end += 1
+            if end > start + 1:
+                words += sum(self.words[start + further : end])
+                rarity += sum(self.rarity[start : end - 1])
+                further = 1
+            start = end
+        if len(self.tokens) == 1 and self.tokens in text:
+            words, rarity = self.words[0], self.rarity[0]
+        return Cover(words, sum(self.words), rarity, sum(self.rarity))
 
 
 def around(values: list[Any]) -> Iterator[tuple[Any, Any]]:
@@ -121,45 +139,56 @@ class Passage(NamedTuple):
 
     reading: int
     start: int
-    end: int
-    held: set[str]
+    tokens: str
 
 
 class Dialogue:
-    """The tokens of a dialogue's turns as they follow each other: all of them, each side's alone."""
+    """A dialogue to look in."""
 
     def __init__(self, messages: list[dict], vocabulary: Vocabulary):
-        turns = [(each["role"], each["content"]) for each in messages]
+        self.messages, self.vocabulary = messages, vocabulary
+        self.tokens = "".join(vocabulary.read(each["content"]) for each in messages)
+        self.held = held(self.tokens)
+        self._passages: dict[int, list[Passage]] = {}
+
+    @cached_property
+    def readings(self) -> list[list[str]]:
+        """The texts of turns that follow each other: of all turns, and of each side alone."""
+        turns = [(each["role"], each["content"]) for each in self.messages]
         sides = [[own for own in turns if own[0] == role] for role in dict(turns)]
         readings = [turns, *(side for side in sides if 1 < len(side) < len(turns))]
-        self.texts = [[text for _, text in reading] for reading in readings]
-        self.tokens = ["".join(map(vocabulary.read, texts)) for texts in self.texts]
-        self.held = held(self.tokens[0])
-        self._passages: dict[int, list[Passage]] = {}
+        return [[text for _, text in reading] for reading in readings]
+
+    @cached_property
+    def read(self) -> list[str]:
+        """The tokens of each of the readings."""
+        sides = ["".join(map(self.vocabulary.read, texts)) for texts in self.readings[1:]]
+        return [self.tokens, *sides]
 
     def passages(self, length: int) -> list[Passage]:
         """Overlapping passages; whatever has `length` tokens lies whole in one of them."""
         step = SLACK * (length // SLACK + 2)  # few different ones, as each is cut once
         if step not in self._passages:
             self._passages[step] = [
-                Passage(number, start, start + 2 * step, held(tokens[start : start + 2 * step]))
-                for number, tokens in enumerate(self.tokens)
-                for start in range(0, max(1, len(tokens) - step), step)
+                Passage(number, start, tokens)
+                for number, reading in enumerate(self.read)
+                for start in range(0, max(1, len(reading) - step), step)
+                for tokens in [reading[start : start + 2 * step]]
             ]
         return self._passages[step]
 
     def best(self, parts: list[Part]) -> Passage:
         """The passage that holds most of the parts together."""
-        length = sum(part.length for part in parts)
-        return max(self.passages(length), key=lambda each: together(part.cover(each.held) for part in parts).share)
+        length = sum(len(part.tokens) for part in parts)
+        return max(self.passages(length), key=lambda each: together(part.cover(each.tokens) for part in parts).share)
 
     def quote(self, passage: Passage, parts: list[Part]) -> str:
         """The folded text of a passage from the first to the last token of the parts."""
         wanted = {unit for part in parts for unit in part.units}
-        tokens = self.tokens[passage.reading][passage.start : passage.end]
+        tokens = passage.tokens
         found = [i for i in range(len(tokens)) if {tokens[i], tokens[i : i + 2]} & wanted]
-        text = fold("\n".join(self.texts[passage.reading]))
-        places = spans(text)[passage.start : passage.end]
+        text = fold("\n".join(self.readings[passage.reading]))
+        places = spans(text)[passage.start : passage.start + len(tokens)]
         last = places[min(found[-1] + 1, len(places) - 1)]
         return text[places[found[0]][0] : last[1]]
 
@@ -182,9 +211,7 @@ class Entry:
         for part in (self.stem, *self.options):
             part.rarity = [rarity[unit] for unit in part.units]
         options = sum(part.size for part in self.options)
-        by_chance = dialogues * math.prod(
-            min(said[unit] for unit in part.units) / dialogues for part in self.options
-        )
+        by_chance = dialogues * math.prod(said[part.tokens] / dialogues for part in self.options)
         possible = {
             "whole": bool(self.options) and self.stem.size + options >= least,
             "stem": self.stem.size >= least,
@@ -192,13 +219,25 @@ class Entry:
         }
         self.kinds = [kind for kind, could in possible.items() if could]
 
-    def judge(self, stem: set[str], options: set[str]) -> tuple[float, str]:
-        """(share, kind) of the overlap that is the most, where a text holds these units."""
+    def parts(self, kind: str) -> list[Part]:
+        """What must be found for a kind of overlap."""
+        return [self.stem] * (kind != "options") + self.options * (kind != "stem")
+
+    def bound(self, text: set[str]) -> float:
+        """No less than the share that `judge` finds in a text that holds these units."""
+        return self._most([part.bound(text) for part in (self.stem, *self.options)])[0]
+
+    def judge(self, stem: str, options: str) -> tuple[float, str]:
+        """(share, kind) of the overlap that is the most, where these are the best passages."""
         covers = [self.stem.cover(stem), *(option.cover(options) for option in self.options)]
+        return self._most(covers)
+
+    def _most(self, covers: list[Cover]) -> tuple[float, str]:
+        stem = covers[0].share
         shares = {
-            "whole": together(covers).share if covers[0].share >= LEAST_STEM else 0.0,
-            "stem": covers[0].share,
-            "options": min((each.share for each in covers[1:]), default=0.0),
+            "whole": together(covers).share if stem >= LEAST_STEM else 0.0,
+            "stem": stem,
+            "options": float(all(option.share == 1 for option in covers[1:])),
         }
         return max(((shares[kind], kind) for kind in self.kinds), key=lambda each: each[0])
 
@@ -216,16 +255,27 @@ class Index:
         self.entries = [Entry(question, self.vocabulary) for question in questions]
         self.asked = Counter(chain.from_iterable(entry.units for entry in self.entries))
         self.wanted = frozenset(self.asked)
-        self.said: Counter[str] = Counter()  # dialogues that hold a unit
+        # unit -> the options of which it is the rarest unit
+        self.options: dict[str, list[str]] = defaultdict(list)
+        for option in {o.tokens: o for each in self.entries for o in each.options}.values():
+            if len(option.tokens) > 2:
+                rarest = min(option.units, key=self.asked.__getitem__)
+                self.options[rarest].append(option.tokens)
+        self.said: Counter[str] = Counter()  # dialogues that hold a unit, or a whole option
         self.dialogues = 0
-        # unit -> what it is a seed of: 2i is the stem of entry i, 2i + 1 are its options
+        # unit -> what it is a seed of, as an index of the next two
         self.seeds: dict[str, list[int]] = defaultdict(list)
-        self.needed: list[int] = []  # seeds that must be found, of each of them
+        self.seeded: list[int] = []  # entry
+        self.needed: list[int] = []  # seeds that must be found
 
     def count(self, messages: list[dict]) -> None:
-        """Note which units a dialogue holds."""
+        """Note which units and which whole options a dialogue holds."""
+        tokens = self._tokens(each["content"] for each in messages)
+        text = held(tokens)
         self.dialogues += 1
-        self.said.update(held(self._tokens(each["content"] for each in messages)) & self.wanted)
+        self.said.update(text & self.wanted)
+        likely = chain.from_iterable(map(self.options.__getitem__, text & self.options.keys()))
+        self.said.update([option for option in likely if option in tokens])
 
     def _tokens(self, texts: Iterable[str]) -> str:
         return "".join(map(self.vocabulary.read, texts))
@@ -238,28 +288,45 @@ class Index:
             unit: rare(max((self.said[unit] - 1) / dialogues, (n - 1) / questions))
             for unit, n in self.asked.items()
         }
-        for entry in self.entries:
+        for number, entry in enumerate(self.entries):
             entry.weigh(rarity, self.said, dialogues, self.least)
-            for parts in ([entry.stem], entry.options):
-                found = {unit for part in parts for unit in part.units if entry.kinds}
-                rarest = sorted(found, key=lambda unit: (self.said[unit], unit))
-                chosen = rarest[: max(4, math.ceil(SEEDS * len(rarest)))]
+            for kind in entry.kinds:
+                chosen, needed = self._seeds(entry, kind)
                 for unit in chosen:
-                    self.seeds[unit].append(len(self.needed))
-                self.needed.append(max(1, len(chosen) // 4))
+                    self.seeds[unit].append(len(self.seeded))
+                self.seeded.append(number)
+                self.needed.append(needed)
         self.wanted = frozenset(self.seeds)
+
+    def _seeds(self, entry: Entry, kind: str) -> tuple[list[str], int]:
+        """(the rarest units of what must be found for a kind, how many of them must be)."""
+        weights: Counter[str] = Counter()
+        for part in entry.parts(kind):
+            for unit, rarity in zip(part.units, part.rarity, strict=True):
+                weights[unit] += rarity
+        may_lack = (0.0 if kind == "options" else 1 - self.threshold**2) * weights.total()
+        chosen: list[str] = []
+        left = may_lack + SEEDS * (weights.total() - may_lack)
+        for unit in sorted(weights, key=lambda unit: (self.said[unit], unit)):
+            if left > 0:
+                chosen.append(unit)
+                left -= weights[unit]
+        lacking = accumulate(sorted(weights[unit] for unit in chosen))
+        return chosen, max(1, len(chosen) - sum(sum_ <= may_lack for sum_ in lacking))
 
     def search(self, identity: str, messages: list[dict]) -> None:
         """Look for every question in one dialogue."""
         dialogue = Dialogue(messages, self.vocabulary)
         seeds = map(self.seeds.__getitem__, dialogue.held & self.wanted)
         found = Counter(chain.from_iterable(seeds))
-        for number in sorted({part // 2 for part, n in found.items() if n >= self.needed[part]}):
+        needed = self.needed
+        likely = [which for which, n in found.items() if n >= needed[which]]
+        for number in sorted({self.seeded[which] for which in likely}):
             entry = self.entries[number]
             least = entry.match.share if entry.match else self.threshold - 1e-9
-            if entry.judge(dialogue.held, dialogue.held)[0] > least:
+            if entry.bound(dialogue.held) > least:
                 stem, options = (dialogue.best(parts) for parts in ([entry.stem], entry.options))
-                share, kind = entry.judge(stem.held, options.held)
+                share, kind = entry.judge(stem.tokens, options.tokens)
                 if share > least:
                     parts = (options, entry.options) if kind == "options" else (stem, [entry.stem])
                     entry.match = Match(share, kind, identity, dialogue.quote(*parts))

@@ -19,20 +19,21 @@ UNKNOWN = "\0"
 LABEL = re.compile(r"\s*(?:\([A-Za-z]\)|[A-Za-z]\s*[.)、:])\s*(?=\S)")
 
 
-class _Simplified(dict):
-    """Code point -> its simplified character, for str.translate; each is looked up once."""
+class _Folded(dict):
+    """Code point -> what it is folded to, for str.translate; each is worked out once."""
 
     def __missing__(self, code: int) -> str:
-        self[code] = zhconv.convert(chr(code), "zh-hans")
+        folded = unicodedata.normalize("NFKC", chr(code)).casefold()
+        self[code] = zhconv.convert(folded, "zh-hans")
         return self[code]
 
 
-_SIMPLIFIED = _Simplified()
+_FOLDED = _Folded()
 
 
 def fold(text: str) -> str:
     """The text in one width, case and script; punctuation stays."""
-    return unicodedata.normalize("NFKC", text).casefold().translate(_SIMPLIFIED)
+    return unicodedata.normalize("NFC", text).translate(_FOLDED)
 
 
 def without_label(option: str) -> str:
