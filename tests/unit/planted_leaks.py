@@ -17,79 +17,93 @@ KINDS = (
     "options only", "case, width, punctuation", "in a longer text", "translated",
 )  # fmt: skip
 
-# Each phrase in English and in Chinese.
+# Each word in English and in Chinese.
 WORDS = {
-    "manner": [
-        ("a retired", "一位退休的"), ("a shy", "一位害羞的"), ("a widowed", "一位丧偶的"), ("a young", "一位年轻的"),
-        ("a left-handed", "一位左撇子"), ("a famous", "一位著名的"), ("a tired", "一位疲惫的"), ("an anxious", "一位焦虑的"),
-        ("a generous", "一位慷慨的"), ("a stubborn", "一位固执的"), ("a talkative", "一位健谈的"), ("an honest", "一位诚实的"),
-    ],
-    "job": [
-        ("nurse", "护士"), ("bus driver", "公交司机"), ("violin teacher", "小提琴老师"), ("baker", "面包师"),
-        ("farmer", "农民"), ("sales manager", "销售经理"), ("chess champion", "国际象棋冠军"), ("museum guard", "博物馆保安"),
-        ("surgeon", "外科医生"), ("goalkeeper", "守门员"), ("librarian", "图书管理员"), ("sailor", "水手"),
-        ("novelist", "小说家"), ("plumber", "水管工"), ("judge", "法官"), ("pilot", "飞行员"),
-        ("florist", "花店店主"), ("programmer", "程序员"), ("priest", "牧师"), ("gardener", "园丁"),
-    ],
-    "verb": [
-        ("keeps checking", "不断检查"), ("avoids talking about", "避免谈起"), ("spends all savings on", "把积蓄全花在"),
-        ("laughs loudly about", "大声嘲笑"), ("dreams every night of", "每晚都梦见"), ("cannot stop counting", "忍不住去数"),
-        ("refuses to look at", "拒绝去看"), ("secretly collects", "偷偷收集"), ("pays no attention to", "毫不注意"),
-        ("writes letters about", "写信谈论"), ("suddenly cannot recognise", "突然认不出"), ("feels guilty about", "感到愧对"),
-    ],
-    "look": [
-        ("broken", "坏掉的"), ("striped", "有条纹的"), ("old", "旧"), ("tiny", "很小的"), ("golden", "金色的"),
-        ("dusty", "积灰的"), ("noisy", "嘈杂的"), ("empty", "空"), ("wooden", "木头"), ("foreign", "外国"),
-        ("borrowed", "借来的"), ("hidden", "藏起来的"), ("wet", "湿漉漉的"), ("unfinished", "未完成的"),
-        ("expensive", "昂贵的"), ("forgotten", "被遗忘的"),
-    ],
-    "object": [
-        ("lamps", "台灯"), ("watches", "手表"), ("lottery tickets", "彩票"), ("kitchen tiles", "厨房瓷砖"),
-        ("umbrellas", "雨伞"), ("photographs", "照片"), ("staircases", "楼梯"), ("songs", "歌曲"), ("horses", "马匹"),
-        ("door locks", "门锁"), ("postcards", "明信片"), ("bridges", "桥梁"), ("violins", "小提琴"), ("shoes", "鞋子"),
-        ("mirrors", "镜子"), ("maps", "地图"), ("bottles", "瓶子"), ("curtains", "窗帘"), ("ships", "轮船"),
-        ("statues", "雕像"), ("coins", "硬币"), ("diaries", "日记"), ("clouds", "云彩"), ("suitcases", "行李箱"),
-    ],
-    "time": [("after", "之后"), ("before", "之前"), ("during", "期间")],
-    "event": [
-        ("the final exams", "期末考试"), ("a minor car accident", "轻微车祸"), ("the job interview", "求职面试"),
-        ("a long holiday", "漫长的假期"), ("the divorce", "离婚"), ("three sleepless nights", "连续三夜失眠"),
-        ("the family reunion", "家庭聚会"), ("a heavy storm", "暴风雨"), ("the promotion", "升职"), ("a power cut", "停电"),
-        ("the first marathon", "第一次马拉松"), ("an eye operation", "眼科手术"), ("the school play", "学校演出"),
-        ("a train strike", "铁路罢工"), ("the move to Oslo", "搬到奥斯陆"), ("a public lecture", "公开讲座"),
-    ],
-    "topic": [
-        ("attachment", "依恋"), ("habituation", "习惯化"), ("projection", "投射"), ("rumination", "反刍"),
-        ("imprinting", "印刻"), ("priming", "启动"), ("catharsis", "宣泄"), ("empathy", "共情"), ("regression", "退行"),
-        ("resilience", "韧性"), ("shaping", "塑造"), ("satiation", "餍足"), ("repression", "压抑"), ("mimicry", "模仿"),
-        ("arousal", "唤醒"), ("dissociation", "解离"), ("procrastination", "拖延"), ("altruism", "利他"),
-    ],
-    "field": [
-        ("infants", "婴儿"), ("couples", "夫妻"), ("athletes", "运动员"), ("managers", "管理者"), ("teachers", "教师"),
-        ("refugees", "难民"), ("drivers", "司机"), ("twins", "双胞胎"), ("voters", "选民"), ("widows", "寡妇"),
-        ("gamblers", "赌徒"), ("pupils", "小学生"), ("clerks", "职员"), ("poets", "诗人"), ("monks", "僧侣"), ("soldiers", "士兵"),
-    ],
-    "change": [
-        ("gradual loss", "逐渐丧失"), ("sudden return", "突然恢复"), ("careful control", "小心控制"), ("early growth", "早期发展"),
-        ("false report", "虚假报告"), ("shared fear", "共同恐惧"), ("poor timing", "时机不当"), ("better use", "更好利用"),
-        ("open denial", "公开否认"), ("quick guess", "快速猜测"), ("long delay", "长期推迟"), ("vivid recall", "生动回忆"),
-        ("strict order", "严格次序"), ("mutual praise", "相互赞美"),
-    ],
-    "thing": [
-        ("childhood pictures", "童年画面"), ("spoken promises", "口头承诺"), ("bodily signals", "身体信号"),
-        ("group norms", "群体规范"), ("small rewards", "微小奖励"), ("visual details", "视觉细节"), ("moral rules", "道德规则"),
-        ("daily routines", "日常惯例"), ("past failures", "过去失败"), ("social ties", "社会联系"), ("inner speech", "内部言语"),
-        ("motor skills", "动作技能"), ("phone numbers", "电话号码"), ("facial expressions", "面部表情"),
-    ],
-    "ask": [
-        ("Which concept explains this best?", "下列哪个概念最能解释这一现象？"),
-        ("Which of the following is most likely the cause?", "下列哪一项最可能是其原因？"),
-        ("What would a therapist conclude first?", "治疗师首先会得出什么结论？"),
-        ("Which statement about this case is correct?", "关于这一个案的说法正确的是哪一项？"),
-    ],
-    "other": [("purple", "紫色"), ("seldom", "很少"), ("twelve", "十二"), ("garden", "花园"), ("outside", "外面")],
-    "number": [(str(n), str(n)) for n in range(21, 98)],
-}  # fmt: skip
+    name: [tuple(each.strip().split(" = ")) for each in words.split(",")]
+    for name, words in {
+        "manner": (
+            "a retired = 一位退休的, a shy = 一位害羞的, a widowed = 一位丧偶的, "
+            "a young = 一位年轻的, a left-handed = 一位左撇子, a famous = 一位著名的, "
+            "a tired = 一位疲惫的, an anxious = 一位焦虑的, a generous = 一位慷慨的, "
+            "a stubborn = 一位固执的, a talkative = 一位健谈的, an honest = 一位诚实的"
+        ),
+        "job": (
+            "nurse = 护士, bus driver = 公交司机, violin teacher = 小提琴老师, baker = 面包师, "
+            "farmer = 农民, sales manager = 销售经理, chess champion = 国际象棋冠军, "
+            "museum guard = 博物馆保安, surgeon = 外科医生, goalkeeper = 守门员, "
+            "librarian = 图书管理员, sailor = 水手, novelist = 小说家, plumber = 水管工, "
+            "judge = 法官, pilot = 飞行员, florist = 花店店主, programmer = 程序员, "
+            "priest = 牧师, gardener = 园丁"
+        ),
+        "verb": (
+            "keeps checking = 不断检查, avoids talking about = 避免谈起, "
+            "spends all savings on = 把积蓄全花在, laughs loudly about = 大声嘲笑, "
+            "dreams every night of = 每晚都梦见, cannot stop counting = 忍不住去数, "
+            "refuses to look at = 拒绝去看, secretly collects = 偷偷收集, "
+            "pays no attention to = 毫不注意, writes letters about = 写信谈论, "
+            "suddenly cannot recognise = 突然认不出, feels guilty about = 感到愧对"
+        ),
+        "look": (
+            "broken = 坏掉的, striped = 有条纹的, old = 旧, tiny = 很小的, golden = 金色的, "
+            "dusty = 积灰的, noisy = 嘈杂的, empty = 空, wooden = 木头, foreign = 外国, "
+            "borrowed = 借来的, hidden = 藏起来的, wet = 湿漉漉的, unfinished = 未完成的, "
+            "expensive = 昂贵的, forgotten = 被遗忘的"
+        ),
+        "object": (
+            "lamps = 台灯, watches = 手表, lottery tickets = 彩票, kitchen tiles = 厨房瓷砖, "
+            "umbrellas = 雨伞, photographs = 照片, staircases = 楼梯, songs = 歌曲, "
+            "horses = 马匹, door locks = 门锁, postcards = 明信片, bridges = 桥梁, "
+            "violins = 小提琴, shoes = 鞋子, mirrors = 镜子, maps = 地图, bottles = 瓶子, "
+            "curtains = 窗帘, ships = 轮船, statues = 雕像, coins = 硬币, diaries = 日记, "
+            "clouds = 云彩, suitcases = 行李箱"
+        ),
+        "time": "after = 之后, before = 之前, during = 期间",
+        "event": (
+            "the final exams = 期末考试, a minor car accident = 轻微车祸, "
+            "the job interview = 求职面试, a long holiday = 漫长的假期, the divorce = 离婚, "
+            "three sleepless nights = 连续三夜失眠, the family reunion = 家庭聚会, "
+            "a heavy storm = 暴风雨, the promotion = 升职, a power cut = 停电, "
+            "the first marathon = 第一次马拉松, an eye operation = 眼科手术, "
+            "the school play = 学校演出, a train strike = 铁路罢工, "
+            "the move to Oslo = 搬到奥斯陆, a public lecture = 公开讲座"
+        ),
+        "topic": (
+            "attachment = 依恋, habituation = 习惯化, projection = 投射, rumination = 反刍, "
+            "imprinting = 印刻, priming = 启动, catharsis = 宣泄, empathy = 共情, "
+            "regression = 退行, resilience = 韧性, shaping = 塑造, satiation = 餍足, "
+            "repression = 压抑, mimicry = 模仿, arousal = 唤醒, dissociation = 解离, "
+            "procrastination = 拖延, altruism = 利他"
+        ),
+        "field": (
+            "infants = 婴儿, couples = 夫妻, athletes = 运动员, managers = 管理者, "
+            "teachers = 教师, refugees = 难民, drivers = 司机, twins = 双胞胎, voters = 选民, "
+            "widows = 寡妇, gamblers = 赌徒, pupils = 小学生, clerks = 职员, poets = 诗人, "
+            "monks = 僧侣, soldiers = 士兵"
+        ),
+        "change": (
+            "gradual loss = 逐渐丧失, sudden return = 突然恢复, careful control = 小心控制, "
+            "early growth = 早期发展, false report = 虚假报告, shared fear = 共同恐惧, "
+            "poor timing = 时机不当, better use = 更好利用, open denial = 公开否认, "
+            "quick guess = 快速猜测, long delay = 长期推迟, vivid recall = 生动回忆, "
+            "strict order = 严格次序, mutual praise = 相互赞美"
+        ),
+        "thing": (
+            "childhood pictures = 童年画面, spoken promises = 口头承诺, "
+            "bodily signals = 身体信号, group norms = 群体规范, small rewards = 微小奖励, "
+            "visual details = 视觉细节, moral rules = 道德规则, daily routines = 日常惯例, "
+            "past failures = 过去失败, social ties = 社会联系, inner speech = 内部言语, "
+            "motor skills = 动作技能, phone numbers = 电话号码, facial expressions = 面部表情"
+        ),
+        "other": "purple = 紫色, seldom = 很少, twelve = 十二, garden = 花园, outside = 外面",
+    }.items()
+}
+WORDS["number"] = [(str(n), str(n)) for n in range(21, 98)]
+WORDS["ask"] = [
+    ("Which concept explains this best?", "下列哪个概念最能解释这一现象？"),
+    ("Which of the following is most likely the cause?", "下列哪一项最可能是其原因？"),
+    ("What would a therapist conclude first?", "治疗师首先会得出什么结论？"),
+    ("Which statement about this case is correct?", "关于这一个案的说法正确的是哪一项？"),
+]
 PHRASES = {
     "who": ("{manner} {job}", "{manner}{job}"),
     "does": ("{verb} {look} {object}", "{verb}{look}{object}"),
@@ -108,7 +122,7 @@ FORMS = {
 }
 LONG = ("case", "study", "plain")
 PROSE = [
-    ("People often ask why somebody {does}. There is rarely a single reason, and talking it over helps.",
+    ("People often ask why somebody {does}. There is rarely a single reason; talking it over helps.",
      "常有人问，为什么有人会{does}。原因往往不止一个，聊一聊会有帮助。"),
     ("I read a long article about {group}. It says {finding} matters more than we think.",
      "我读了一篇很长的文章，讲{group}。文中说，{finding}比我们想的更重要。"),
@@ -134,7 +148,9 @@ class Item:
         self.template = FORMS[form]
         self.words = {name: rng.choice(words) for name, words in WORDS.items()}
         findings = list(product(WORDS["change"], WORDS["thing"]))
-        self.choices = [dict(zip(("change", "thing"), each)) for each in rng.sample(findings, 4)]
+        self.choices = [
+            dict(zip(("change", "thing"), each, strict=True)) for each in rng.sample(findings, 4)
+        ]
 
     def stem(self, language: int) -> str:
         return fill(self.template[language], self.words, language)
@@ -167,7 +183,9 @@ def prose(rng: random.Random, language: int, sentences: int) -> str:
 
 def listed(rng: random.Random, options: list[str]) -> str:
     label, gap = rng.choice(LABELS), rng.choice(("\n", "  ", "\n\n"))
-    return gap.join(label.format(letter) + text for letter, text in zip("ABCD", options))
+    return gap.join(
+        label.format(letter) + text for letter, text in zip("ABCD", options, strict=True)
+    )
 
 
 def leak(rng: random.Random, kind: str, item: Item, language: int) -> list[str]:
@@ -239,7 +257,7 @@ def corpus(seed: int, each: int) -> tuple[dict[str, tuple[str, Question]], list[
 
     def say(turns: list[str]) -> None:
         roles = ["user", "assistant"] * len(turns)
-        messages = [{"role": r, "content": text} for r, text in zip(roles, turns)]
+        messages = [{"role": r, "content": text} for r, text in zip(roles, turns, strict=False)]
         dialogues.append({"id": f"dialogue {len(dialogues)}", "messages": messages})
 
     for language, code in ((EN, "en"), (ZH, "zh")):
@@ -259,6 +277,6 @@ def corpus(seed: int, each: int) -> tuple[dict[str, tuple[str, Question]], list[
                 asked = fresh(rng.choice(LONG))
                 own = asked.stem(language) + "\n" + listed(rng, asked.options(language))
                 start = own if rng.random() < 0.3 else prose(rng, language, 3)
-                say([start, prose(rng, language, 4), prose(rng, language, 1), prose(rng, language, 2)])
+                say([start, *(prose(rng, language, sentences) for sentences in (4, 1, 2))])
     rng.shuffle(dialogues)
     return questions, dialogues

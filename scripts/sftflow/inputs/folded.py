@@ -72,7 +72,5 @@ def spans(text: str) -> list[tuple[int, int]]:
     return [
         span
         for found in TOKENS.finditer(text)
-        for span in (
-            [(i, i + 1) for i in range(*found.span())] if found[1] else [found.span()]
-        )
+        for span in ([(i, i + 1) for i in range(*found.span())] if found[1] else [found.span()])
     ]
