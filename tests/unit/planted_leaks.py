@@ -122,7 +122,7 @@ FORMS = {
 }
 LONG = ("case", "study", "plain")
 PROSE = [
-    ("People often ask why somebody {does}. There is rarely a single reason; talking it over helps.",
+    ("People often ask why somebody {does}. There is rarely one reason; talking it over helps.",
      "常有人问，为什么有人会{does}。原因往往不止一个，聊一聊会有帮助。"),
     ("I read a long article about {group}. It says {finding} matters more than we think.",
      "我读了一篇很长的文章，讲{group}。文中说，{finding}比我们想的更重要。"),

@@ -46,9 +46,20 @@ SEEDS = 0.2  # of what must be found: as much is looked for first, by the rarest
 # (tests/unit/planted_leaks.py). A test holds it, and the table states it.
 MEASURED: dict[str, Any] = {
     "planted": 760,
-    "recall": {},
+    "recall": {
+        "verbatim": 1.0,
+        "short stem": 1.0,
+        "reordered": 1.0,
+        "one word changed": 1.0,
+        "split over turns": 1.0,
+        "traditional": 1.0,
+        "options only": 1.0,
+        "case, width, punctuation": 1.0,
+        "in a longer text": 1.0,
+        "translated": 0.0,
+    },
     "clean": 400,
-    "false_positives": 0.0025,
+    "false_positives": 0.0,
 }
 
 
