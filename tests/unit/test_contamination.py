@@ -11,7 +11,14 @@ import pytest
 import zhconv
 from planted_leaks import KINDS
 from sftflow.config.schema import schema
-from sftflow.core.jsonio import read_json, read_jsonl, write_json, write_jsonl
+from sftflow.core.jsonio import (
+    file_entries,
+    read_json,
+    read_jsonl,
+    write_json,
+    write_jsonl,
+    write_record,
+)
 from sftflow.inputs import contamination, folded
 from sftflow.inputs.contamination import Question, find, summarise
 from support import EVALSCOPE, ROOT
@@ -305,15 +312,20 @@ def test_benchmarks_of_one_form_keep_their_own_questions(tmp_path):
         )
         about = {"benchmark": name, "dataset": "mmlu", "subsets": {"anatomy": 1}}
         manifests.append(data.parent / "manifest.json")
-        write_json(manifests[-1], about)
+        write_record(manifests[-1], about | {"files": file_entries(data, sorted(data.iterdir()))})
     turn = {"role": "user", "content": f"{ENGLISH} operant conditioning"}
     write_jsonl(tmp_path / "train.jsonl", [{"id": "d", "messages": [turn]}])
-    settings = {"threshold": 1.0, "min_words": 4}
-    command = [EVALSCOPE, ROOT / "scripts/contamination.py", "--dataset", "talks",
-               "--dialogues", tmp_path / "train.jsonl", "--settings", json.dumps(settings),
-               "--output", tmp_path / "found.json", "--benchmarks", *manifests]  # fmt: skip
+    receipt = {"dataset": "talks", "files": file_entries(tmp_path, [tmp_path / "train.jsonl"])}
+    write_record(tmp_path / "receipt.json", receipt)
+    write_json(tmp_path / "settings.json", {"threshold": 1.0, "min_words": 5})
+    command = [EVALSCOPE, ROOT / "scripts/contamination.py",
+               "--dataset-receipt", tmp_path / "receipt.json",
+               "--settings", tmp_path / "settings.json", "--benchmarks", *manifests,
+               "--output", tmp_path / "found.json"]  # fmt: skip
     subprocess.run(command, check=True, capture_output=True, timeout=300)
-    found = read_json(tmp_path / "found.json")["benchmarks"]
+    record = read_json(tmp_path / "found.json")
+    assert (record["dialogues"], record["measured"]) == (1, contamination.MEASURED)
+    found = record["benchmarks"]
     assert {name: entry["overlapping"] for name, entry in found.items()} == {
         "first": 0,
         "second": 1,

@@ -344,13 +344,15 @@ class Index:
 
     def _seeds(self, entry: Entry, kind: str) -> tuple[list[str], int]:
         """(the rarest units of what must be found for a kind, how many of them must be)."""
-        weights: Counter[str] = Counter()
+        weights: dict[str, float] = defaultdict(float)
         for part in entry.parts(kind):
             for unit, rarity in zip(part.units, part.rarity, strict=True):
                 weights[unit] += rarity
-        may_lack = (0.0 if kind == "options" else 1 - self.threshold**2) * weights.total()
+        total = sum(weights.values())
+        # a share is at most the root of the rarity that is found
+        may_lack = 0.0 if kind == "options" else (1 - self.threshold**2) * total
         chosen: list[str] = []
-        left = may_lack + SEEDS * (weights.total() - may_lack)
+        left = may_lack + SEEDS * (total - may_lack)
         for unit in sorted(weights, key=lambda unit: (self.said[unit], unit)):
             if left > 0:
                 chosen.append(unit)

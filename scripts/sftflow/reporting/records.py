@@ -197,8 +197,8 @@ def data_table(study: dict, results: Results) -> Table:
         [
             "Carry loss: share of the tokens that the model is trained to say. Padded: share of "
             "the positions that would be padding at the run's batch settings.",
-            "Contamination: a question overlaps when at least the threshold's share of its stem, or "
-            "of stem and options (whole), stands in one dialogue, or all its options do; in any "
+            "Contamination: a question overlaps when at least the threshold's share of its stem, "
+            "or of stem and options (whole), stands in one dialogue, or all its options do; in any "
             "case, width, script, punctuation and order, with a word changed, over several turns. "
             "Uncheckable: too short to tell, counted as clean. The score is also given on the "
             "clean questions.",
