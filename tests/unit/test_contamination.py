@@ -15,6 +15,8 @@ from sftflow.core.jsonio import (
     file_entries,
     read_json,
     read_jsonl,
+    tree_digest,
+    tree_files,
     write_json,
     write_jsonl,
     write_record,
@@ -312,7 +314,8 @@ def test_benchmarks_of_one_form_keep_their_own_questions(tmp_path):
         )
         about = {"benchmark": name, "dataset": "mmlu", "subsets": {"anatomy": 1}}
         manifests.append(data.parent / "manifest.json")
-        write_record(manifests[-1], about | {"files": file_entries(data, sorted(data.iterdir()))})
+        files = tree_files(data)
+        write_record(manifests[-1], about | {"files": files, "digest": tree_digest(files)})
     turn = {"role": "user", "content": f"{ENGLISH} operant conditioning"}
     write_jsonl(tmp_path / "train.jsonl", [{"id": "d", "messages": [turn]}])
     receipt = {"dataset": "talks", "files": file_entries(tmp_path, [tmp_path / "train.jsonl"])}
