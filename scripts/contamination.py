@@ -3,15 +3,16 @@
 in:   --dataset-receipt  <results>/datasets/<dataset>/receipt.json, train.jsonl beside it
       --benchmarks  <results>/benchmarks/<benchmark>/manifest.json of every benchmark that will be
                     asked (data/ lies beside each)
-      settings      {"zh_ngram": 13 (characters), "en_ngram": 8 (words), "threshold": 0.7}
+      settings      {"threshold": 0.8, "min_words": 4}
 out:  --output      <results>/datasets/<dataset>/contamination.json: {schema, dataset, settings,
-                   made_with, dialogues (count), benchmarks {benchmark: {n, overlapping, share,
+                   made_with, dialogues (count), measured [what planted leaks showed of this
+                   search at the default settings], benchmarks {benchmark: {n, overlapping, share,
+                   kinds {stem, whole, options: count}, uncheckable (count),
                    ids [of the overlapping questions, as in samples.jsonl],
-                   examples [{id, subset, coverage, question, dialogue, passage}]}}}
+                   examples [{id, subset, kind, coverage, question, dialogue, passage}]}}}
 env:  envs/evalscope, which loads the questions exactly as it will ask them.
 
-A question (its text; with its options where the text alone is shorter than one n-gram) counts as
-overlapping when at least `threshold` of its n-grams occur in the dialogues, in any message.
+What counts as an overlap: sftflow/inputs/contamination.py.
 """
 
 import argparse
@@ -19,6 +20,8 @@ import contextlib
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +32,7 @@ from sftflow.inputs import contamination
 EXAMPLES = 5
 
 
-def asked(manifest: dict, data: Path, lengths: dict[str, int]) -> list[contamination.Question]:
+def asked(manifest: dict, data: Path) -> list[contamination.Question]:
     """Every question of a benchmark, as evalscope reads it from disk."""
     from sftflow.evaluation import harness
 
@@ -40,22 +43,35 @@ def asked(manifest: dict, data: Path, lengths: dict[str, int]) -> list[contamina
             loaded, _ = harness.get_benchmark(manifest["dataset"], config).load()
     return [
         contamination.Question(
-            harness.question_id(subset, sample), subset, question_text(sample, lengths)
+            harness.question_id(subset, sample), subset, stem(sample), tuple(sample.choices or ())
         )
         for subset, samples in loaded.items()
         for sample in samples
     ]
 
 
-def question_text(sample: Any, lengths: dict[str, int]) -> str:
-    """The question; with its options if it is shorter than one n-gram by itself."""
-    stem = sample.input
-    if not isinstance(stem, str):
-        stem = "\n".join(str(message.content) for message in stem)
-    kind = contamination.language(stem)
-    if len(contamination.normal(stem, kind)) < lengths[kind]:
-        return "\n".join([stem, *(sample.choices or [])])
-    return stem
+def stem(sample: Any) -> str:
+    """The question without its options."""
+    if isinstance(sample.input, str):
+        return sample.input
+    return "\n".join(str(message.content) for message in sample.input)
+
+
+class Dialogues:
+    """The dialogues of a file, which is read twice."""
+
+    def __init__(self, path: Path, dataset: str):
+        self.path, self.size, self.number = path, path.stat().st_size, 0
+        self._progress = Progress(f"contamination {dataset}", 2 * self.size, "bytes")
+        self._done = 0
+
+    def __call__(self) -> Iterator[dict]:
+        self.number = 0
+        for row in jsonio.read_jsonl(self.path):
+            yield row
+            self.number += 1
+            self._done += sum(len(message["content"].encode()) for message in row["messages"])
+            self._progress.update(min(self._done, 2 * self.size - 1))
 
 
 def main() -> None:
@@ -79,35 +95,27 @@ def main() -> None:
 def find(args: argparse.Namespace) -> None:
     settings = args.settings
     dataset = jsonio.read_record(args.dataset_receipt)["dataset"]
-    dialogues = args.dataset_receipt.with_name("train.jsonl")
-    lengths = {"zh": settings["zh_ngram"], "en": settings["en_ngram"]}
-    index = contamination.Index(lengths)
     questions = {}
     for path in args.benchmarks:
         manifest = manifests.verified(path)
         data = manifests.folder_of(path, manifest)
-        questions[manifest["benchmark"]] = asked(manifest, data, lengths)
-    for question in (each for several in questions.values() for each in several):
-        index.add(question)
+        questions[manifest["benchmark"]] = asked(manifest, data)
 
     manifests.verified(args.dataset_receipt)
-    size = dialogues.stat().st_size
-    progress = Progress(f"contamination {dataset}", size, "bytes")
-    read = done = 0
-    for row in jsonio.read_jsonl(dialogues):
-        for message in row["messages"]:
-            index.search(row["id"], message["content"])
-            done += len(message["content"].encode())
-        read += 1
-        progress.update(min(done, size - 1))
+    dialogues = Dialogues(args.dataset_receipt.with_name("train.jsonl"), dataset)
+    everything = [question for several in questions.values() for question in several]
+    entries = iter(
+        contamination.find(everything, dialogues, settings["threshold"], settings["min_words"])
+    )
     record = {
         "schema": 1,
         "dataset": dataset,
-        "settings": {key: settings[key] for key in ("zh_ngram", "en_ngram", "threshold")},
+        "settings": {key: settings[key] for key in ("threshold", "min_words")},
         "made_with": settings.get("made_with", {}),
-        "dialogues": read,
+        "dialogues": dialogues.number,
+        "measured": contamination.MEASURED,
         "benchmarks": {
-            name: contamination.summarise(several, index, settings["threshold"], EXAMPLES)
+            name: contamination.summarise(several, list(islice(entries, len(several))), EXAMPLES)
             for name, several in questions.items()
         },
     }

@@ -178,13 +178,19 @@ def write_records(results: Path, study: dict) -> None:
             results / f"datasets/{name}/contamination.json",
             {
                 "schema": 1, "dataset": name, "settings": study["contamination"], "dialogues": 95,
+                "measured": {
+                    "planted": 800, "recall": {"verbatim": 0.99, "translated": 0.0},
+                    "clean": 400, "false_positives": 0.0025,
+                },
                 "benchmarks": {
                     "mmlu": {
                         "n": 40, "overlapping": 1, "share": 0.025,
+                        "kinds": {"whole": 1}, "uncheckable": 2,
                         "ids": [sample(0, True, "high_school_psychology")["id"]],
                         "examples": [
                             {
                                 "id": "0" * 64, "subset": "high_school_psychology", "coverage": 1.0,
+                                "kind": "whole",
                                 "question": "Which memory | holds\nabout seven items?",
                                 "dialogue": "1" * 64, "passage": "which memory holds about seven",
                             }

@@ -235,7 +235,7 @@ from sftflow.core.jsonio import read_json
 found = {}
 for path in map(Path, sys.argv[2:]):
     manifest = read_json(path)
-    questions = contamination.asked(manifest, path.parent / "data", {"zh": 13, "en": 8})
+    questions = contamination.asked(manifest, path.parent / "data")
     counts = {}
     for question in questions:
         counts[question.subset] = counts.get(question.subset, 0) + 1

@@ -445,7 +445,12 @@ def test_records_of_training_and_serving(results):
     assert (row["Ready as merged"], row["Ready as adapter"]) == ("6.10 s", "7.40 s")
     assert row["GPU memory"] == tables_text.NONE
     assert section(found["data"], "Dropped rows")[0]["First lines"] == "7, 12, 99"
-    assert section(found["data"], "Contamination")[0]["Overlapping"] == "1"
+    row = section(found["data"], "Contamination")[0]
+    assert (row["Overlapping"], row["Stem, whole, options"]) == ("1", "0, 1, 0")
+    assert row["Uncheckable"] == "2"
+    assert section(found["data"], "Contamination, examples")[0]["Kind"] == "whole"
+    measured = found["data"].notes[-1]
+    assert "Found: verbatim 99.0 %, translated 0.0 %. Of 400 that nobody leaked, 0.2 %" in measured
 
 
 # --- report --------------------------------------------------------------------------------------

@@ -166,7 +166,7 @@ def test_changed_answer_keys_are_not_asked(results):
     data.write_text(json.dumps({"answer": "B"}))
     refused(evaluate(results), f"{data} is another file", "benchmarks/mmlu/manifest.json")
     found = program(
-        "contamination", "--settings", '{"zh_ngram": 13, "en_ngram": 8}',
+        "contamination", "--settings", '{"threshold": 0.8, "min_words": 4}',
         "--dataset-receipt", results / "datasets/talks/receipt.json",
         "--benchmarks", results / "benchmarks/mmlu/manifest.json", "--output", results / "c.json",
     )  # fmt: skip

@@ -102,6 +102,9 @@ CHINESE = {
     "Passage": "重合片段",
     "Question": "题目",
     "Share": "占比 (%)",
+    "Kind": "类型",
+    "Stem, whole, options": "题干, 整题, 选项",
+    "Uncheckable": "无法判断",
     "Limit": "limit",
     "Lowest to highest": "最低至最高",
     "SE of one score (sampling)": "单次得分的标准误（抽样）",
@@ -158,6 +161,7 @@ CHINESE_CELLS = {
         "endpoint": "外部服务",
     },
     "Subset": {"all": "全部"},
+    "Kind": {"stem": "题干", "whole": "整题", "options": "选项"},
     "Note": {FOREIGN_CODE: "运行模型自带的代码（allow_remote_code: true）"},
     "Verdict": {
         "better": "更好",

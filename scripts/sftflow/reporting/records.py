@@ -24,6 +24,10 @@ from sftflow.reporting.text import (
     pick,
 )
 
+CONTAMINATION = (
+    "Dataset", "Benchmark", "n", "Overlapping", "Share", "Stem, whole, options", "Uncheckable",
+)  # fmt: skip
+
 
 def training_table(study: dict, results: Results) -> Table:
     records = {name: results.read(f"runs/{name}/training.json") for name in study["runs"]}
@@ -185,6 +189,7 @@ def data_table(study: dict, results: Results) -> Table:
     overlap = {
         name: results.read(f"datasets/{name}/contamination.json") for name in study["datasets"]
     }
+    measured = [record for record in overlap.values() if record and "measured" in record][:1]
     return Table(
         "data",
         "Training data",
@@ -210,8 +215,12 @@ def data_table(study: dict, results: Results) -> Table:
         [
             "Carry loss: share of the tokens that the model is trained to say. Padded: share of "
             "the positions that would be padding at the run's batch settings.",
-            "Contamination: a question overlaps when at least the threshold's share of its n-grams "
-            "occurs in the training dialogues. Its score is also given on the clean questions.",
+            "Contamination: a question overlaps when at least the threshold's share of its stem, "
+            "or of stem and options (whole), stands in one dialogue, or all its options do; in any "
+            "case, width, script, punctuation and order, with a word changed, over several turns. "
+            "Uncheckable: too short to tell, counted as clean. The score is also given on the "
+            "clean questions.",
+            *(measured_note(record["measured"]) for record in measured),
         ],
     )
 
@@ -270,13 +279,22 @@ def fit_row(study: dict, name: str, receipt: dict | None) -> dict:
     }
 
 
+def measured_note(measured: dict) -> str:
+    """What planted leaks showed, in one sentence or two."""
+    recall = ", ".join(f"{kind} {percent(share)} %" for kind, share in measured["recall"].items())
+    return (
+        f"Measured at the default settings on {number(measured['planted'])} made-up questions in "
+        "Chinese and English, leaked among dialogues on the same topics. "
+        f"Found: {recall}. Of {number(measured['clean'])} that nobody leaked, "
+        f"{percent(measured['false_positives'])} % were flagged."
+    )
+
+
 def contamination_frame(study: dict, overlap: dict[str, dict | None]) -> pd.DataFrame:
     rows = []
     for name, record in overlap.items():
         if record is None:
-            rows.append(
-                {"Dataset": name, "Benchmark": MISSING, "n": "", "Overlapping": "", "Share": ""}
-            )
+            rows.append(dict.fromkeys(CONTAMINATION, "") | {"Dataset": name, "Benchmark": MISSING})
             continue
         for benchmark, found in record["benchmarks"].items():
             rows.append(
@@ -286,6 +304,11 @@ def contamination_frame(study: dict, overlap: dict[str, dict | None]) -> pd.Data
                     "n": number(found["n"]),
                     "Overlapping": number(found["overlapping"]),
                     "Share": percent(found["share"]),
+                    "Stem, whole, options": ", ".join(
+                        number(found.get("kinds", {}).get(kind, 0))
+                        for kind in ("stem", "whole", "options")
+                    ),
+                    "Uncheckable": number(found.get("uncheckable")),
                 }
             )
     return pd.DataFrame(rows)
@@ -302,6 +325,7 @@ def example_frame(study: dict, overlap: dict[str, dict | None]) -> pd.DataFrame:
             "Dataset": name,
             "Benchmark": benchmark_name(study, benchmark),
             "Subset": example["subset"],
+            "Kind": example.get("kind", NONE),
             "Covered": percent(example["coverage"]),
             "Question": example["question"],
             "Passage": example["passage"],
