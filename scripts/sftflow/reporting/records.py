@@ -286,7 +286,8 @@ def measured_note(measured: dict) -> str:
         f"Measured at the default settings on {number(measured['planted'])} made-up questions in "
         "Chinese and English, leaked among dialogues on the same topics. "
         f"Found: {recall}. Of {number(measured['clean'])} that nobody leaked, "
-        f"{percent(measured['false_positives'])} % were flagged."
+        f"{percent(measured['false_positives'])} % were flagged. The search was tuned on these: "
+        "on real data expect less."
     )
 
 
