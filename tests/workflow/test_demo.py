@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import readme_table
 import yaml
 from scipy.stats import binomtest
 from support import jobs, run_snakemake
@@ -215,3 +216,18 @@ def test_trace_leads_from_a_cell_to_its_prompt(demo, more, told):
     assert told in shown.stdout
     if not more:
         assert score(demo, TUNED, "mmlu")["provenance"]["weights"][:8] in shown.stdout
+
+
+def test_readme_shows_what_the_demo_gives(demo):
+    """On another processor a few answers differ: scores within the interval, verdicts the same."""
+    page = (demo.folder / "README.md").read_text(encoding="utf-8")
+    shown = [line.strip("|* ").split("|") for line in page.splitlines() if line.startswith("| **")]
+    found = readme_table.suites(demo.results)
+    assert len(shown) == len(found)
+    for cells, row in zip(shown, found, strict=True):
+        name, base, tuned, difference, _, _, verdict = (cell.strip(" *") for cell in cells)
+        assert name == f"{row['suite']} ({row['n']:.0f})"
+        assert verdict.partition(" (")[0] == row["verdict"].partition(" (")[0]
+        points = float(difference.partition(" ")[0].replace("−", "-"))
+        assert row["ci_low"] <= points / 100 <= row["ci_high"]
+        assert float(tuned) - float(base) == pytest.approx(points, abs=0.2)
