@@ -522,3 +522,16 @@ def test_another_metric_than_accuracy_is_named(tmp_path):
     assert section(found["writing"], "Side by side")[0]["Benchmark"] == "essay (Rouge-L)"
     assert section(found["writing"], "Details")[0]["Macro-F1"] == tables_text.NONE
     assert section(found["comparison"], "Benchmarks")[0]["p"] == "1.0000"
+
+
+def test_another_dataset_makes_a_run_stale(results):
+    """A run that the config now trains on other dialogues is another run."""
+    change_study(
+        results,
+        datasets={**made_up.RAW["datasets"], "other": {"source": "other.jsonl"}},
+        runs={"tuned": {"model": "base", "dataset": "other"}},
+    )
+    found = build(results, "psychology")["psychology"]
+    row = section(found, "Side by side")[0]
+    assert "stale" in row["tuned"] and "stale" not in row["Base 1B"]
+    assert "runs.dataset: talks → other" in tables_text.render(found)

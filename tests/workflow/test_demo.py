@@ -141,12 +141,21 @@ def test_a_second_run_has_nothing_to_do(demo):
     assert "Nothing to be done" in again.stdout
 
 
-@pytest.mark.parametrize("program", ["scripts/tables.py", "scripts/sftflow/reporting/text.py"])
-def test_an_edited_table_script_rebuilds_tables_only(demo, edited, program):
-    edited(program, lambda text: text + "\n# edited\n")
+@pytest.mark.parametrize(
+    ("file", "rule"),
+    [
+        ("scripts/tables.py", "tables"),
+        ("scripts/sftflow/reporting/text.py", "tables"),
+        ("scripts/sftflow/training/cost.py", "plan"),
+        ("config/references.yaml", "tables"),
+    ],
+)
+def test_what_computes_a_table_rebuilds_it_and_costs_nothing_else(demo, edited, file, rule):
+    """Whatever a table's program imports or reads counts, whichever list it is forgotten in."""
+    edited(file, lambda text: text + "\n# edited\n")
     planned = run_snakemake(demo.folder, "-n")
     allowed = {"plan", "data", "train", "tables", "report", "all", "total"}
-    assert "tables" in jobs(planned.stdout) and set(jobs(planned.stdout)) <= allowed
+    assert rule in jobs(planned.stdout) and set(jobs(planned.stdout)) <= allowed
 
 
 def test_edited_training_settings_leave_other_subjects_alone(demo, edited):

@@ -105,3 +105,11 @@ def test_the_same_target_elsewhere(workflow, snakemake, tmp_path_factory):
     )
     refused = told(snakemake, workflow, f"{out}/tables/genral.md", *moved)
     assert "tables/general.md'?" in refused
+
+
+def test_results_of_an_older_version_are_refused_with_one_sentence(workflow, snakemake):
+    """Their records can't be verified; taking them for missing would train everything again."""
+    old = workflow / "results/scores/tiny"
+    old.mkdir(parents=True)
+    (old / "mmlu.json").write_text('{"schema": 1, "score": 0.5}')
+    assert "results was made by sftflow 0.1" in told(snakemake, workflow)
