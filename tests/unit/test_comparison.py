@@ -134,7 +134,7 @@ def test_four_verdicts_with_the_questions_that_would_decide(tmp_path):
     }  # fmt: skip
     open_ = found["tuned", "other"]
     assert open_["needed"] == stats.questions_needed(5 / 60, 14 / 62, 0.05)
-    assert open_["detectable"] == stats.detectable(60, 0.23, 0.05)
+    assert open_["detectable"] == stats.detectable(60, 14 / 62, 0.05)
     shown = {
         r["Benchmark"]: r
         for r in dict(table(tmp_path, study).sections)["Benchmarks"].to_dict("records")
@@ -166,7 +166,7 @@ def test_detectable_is_worked_out_at_the_verdicts_level(tmp_path, study):
     write(tmp_path, study, {"tuned": outcomes(FOUND)})
     found = rows(tmp_path, study)["tuned", "three"]
     assert found["level"] < 0.05
-    discordance = round(14 / 42, 2)
+    discordance = 14 / 42
     assert found["detectable"] == stats.detectable(40, discordance, found["level"])
     assert stats.power(40, found["detectable"], discordance, found["level"]) == pytest.approx(
         0.8, abs=0.005
@@ -274,8 +274,32 @@ def test_a_question_of_two_benchmarks_is_resampled_as_one(tmp_path, study):
     of = [frozenset(layout.benchmark[layout.question == place]) for place in range(100)]
     kinds = [changes[[own == kind for own in of]] for kind in set(of)]
     assert sorted(map(len, kinds)) == [20, 20, 20, 40]
-    expected = sum(len(kind) * kind.var() for kind in kinds) ** 0.5 / 100
+    expected = sum(len(kind) * kind.var(ddof=1) for kind in kinds) ** 0.5 / 100
     assert np.std(new - old) == pytest.approx(expected, rel=0.05)
+
+
+def test_suite_means_vary_enough_where_few_questions_share_the_same_benchmarks():
+    """Else intervals are too narrow: one question alone, drawn again, is always itself."""
+    random = np.random.default_rng(4)
+    sets = [[0]] * 7 + [[1]] * 9 + [[2]] * 30 + [[0, 1]] * 3 + [[0, 2]] * 2 + [[1, 2], [0, 1, 2]]
+    questions = [[q for q, own in enumerate(sets) if place in own] for place in range(3)]
+    parts = [
+        {"scores": "0" * len(mine), "questions": "".join(f"{q:08}" for q in mine), "clusters": None}
+        for mine in questions
+    ]
+    value = random.random(len(sets))
+    scores = np.concatenate([value[mine] for mine in questions])[:, None]
+    drawn = stats.bootstrap_means(reading.strata(reading.suite_items(parts), scores), 20_000)
+    # the influence of each question on the macro mean (linearised ratio estimator)
+    influence = np.zeros(len(sets))
+    for mine in questions:
+        influence[mine] += (value[mine] - value[mine].mean()) / len(mine) / 3
+    groups = [[q for q, own in enumerate(sets) if own == kind] for kind in ([0], [1], [2])]
+    groups.append([q for q, own in enumerate(sets) if len(own) > 1])
+    expected = sum(len(group) * influence[group].var(ddof=1) for group in groups) ** 0.5
+    macro = np.mean([drawn[place] for place in range(3)], axis=0)
+    assert macro.std() == pytest.approx(expected, rel=0.1)
+    assert sum(map(len, groups)) == len(sets) and macro.std() > 0
 
 
 def test_a_question_that_joins_two_passages_joins_their_clusters():

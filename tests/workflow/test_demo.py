@@ -210,6 +210,7 @@ def test_tables_from_cached_scores_alone(demo):
     assert {name: pages[name] for name in content(demo.results, "tables/*.csv")} == content(
         demo.results, "tables/*.csv"
     )
+    assert run_snakemake(demo.folder).returncode == 0  # the plan and the report, for other tests
 
 
 @pytest.mark.parametrize("more, told", [([], "identity"), (["--sample", "0"], "ANSWER")])

@@ -203,9 +203,10 @@ def suite_draws(study: dict, cells: dict) -> Draws:
     return draws
 
 
-def sums(index: np.ndarray) -> csr_array:
+def sums(index: np.ndarray, groups: int | None = None) -> csr_array:
     """A matrix (groups, N) that adds up what has the same index (N,)."""
-    return csr_array((np.ones(len(index)), (index, np.arange(len(index)))))
+    shape = (index.max() + 1 if groups is None else groups, len(index))
+    return csr_array((np.ones(len(index)), (index, np.arange(len(index)))), shape=shape)
 
 
 def averages(index: np.ndarray) -> csr_array:
@@ -213,7 +214,7 @@ def averages(index: np.ndarray) -> csr_array:
 
 
 def strata(layout: SuiteItems, scores: np.ndarray) -> list[stats.Stratum]:
-    """Clusters by the benchmarks that they are in, for scores (N, subjects).
+    """Clusters by their benchmark, and those of several together, for scores (N, subjects).
 
     Each contributes to its benchmarks' means, by their place, and to the mean "micro".
     """
@@ -221,22 +222,26 @@ def strata(layout: SuiteItems, scores: np.ndarray) -> list[stats.Stratum]:
     of_question = np.arange(n) if layout.clusters is None else layout.clusters
     of_item = of_question[layout.question]
     count = of_item.max() + 1
-    found = np.zeros(count, object)  # as a number with one bit for each benchmark
     places = range(layout.benchmark.max() + 1)
+    none, several = -1, len(places)
+    found = np.full(count, none)
     for place in places:
-        found[np.unique(of_item[layout.benchmark == place])] |= 1 << place
+        here = np.unique(of_item[layout.benchmark == place])
+        found[here] = np.where(found[here] == none, place, several)
     once = np.bincount(of_item, minlength=count) == np.bincount(of_question, minlength=count)
     micro = sums(of_question) @ (averages(layout.question) @ scores)
     result = []
-    for kind in sorted(set(found)):
+    for kind in np.unique(found):
         inside = found == kind
+        column = np.cumsum(inside) - 1  # of a cluster, among those inside
         parts: stats.Stratum = []
-        for place in places:
-            if kind >> place & 1:
-                mine = (layout.benchmark == place) & inside[of_item]
-                _, index = np.unique(of_item[mine], return_inverse=True)
-                parts.append(((place,), sums(index) @ scores[mine], np.bincount(index)))
-        if len(parts) == 1 and once[inside].all():
+        for place in places if kind == several else (kind,):
+            mine = (layout.benchmark == place) & inside[of_item]
+            if mine.any():
+                index = column[of_item[mine]]
+                add = sums(index, inside.sum())
+                parts.append(((place,), add @ scores[mine], add @ np.ones(mine.sum())))
+        if kind != several and once[inside].all():
             ((names, totals, sizes),) = parts
             parts = [((*names, "micro"), totals, sizes)]
         else:

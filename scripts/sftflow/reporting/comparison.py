@@ -72,6 +72,9 @@ def candidates(study: dict) -> list[Candidate]:
 
 def comparison_table(study: dict, cells: dict, draws: Draws) -> Table:
     rows = comparison_rows(study, cells)
+    for row in rows:
+        if row["trainings"] == 1 and not row["benchmark"]:
+            row |= macro_difference(study, row, draws)
     single = [row for row in rows if row["trainings"] == 1]
     benchmarks = [row for row in single if row["benchmark"]]
     recipes = [row for row in rows if row["trainings"] > 1]
@@ -82,7 +85,7 @@ def comparison_table(study: dict, cells: dict, draws: Draws) -> Table:
         "differences in percentage points. The suites' own tests, over all their questions, are "
         f"the primary ones; {confidence_text(study)} interval where nothing is adjusted.",
         [
-            ("Suites", suite_frame(study, [r for r in single if not r["benchmark"]], draws)),
+            ("Suites", suite_frame([row for row in single if not row["benchmark"]])),
             ("Benchmarks", benchmark_frame(study, cells, benchmarks)),
             *([("Seeds together", recipe_frame(study, recipes))] if recipes else []),
             ("Format or knowledge", form_frame(study, benchmarks)),
@@ -112,7 +115,8 @@ def notes(settings: dict) -> list[str]:
         "Questions that would decide: with so many, a true difference as large as the one observed "
         "(or as what it leaves to the margin, if that is more) is found with 80 % power at that "
         "level (Connor 1987). Detectable: the smallest true difference that this n would have "
-        "shown with 80 % power, at that level too (Duffy 1984, at the observed discordance).",
+        "shown with 80 % power, at that level too (Duffy 1984). Both at the observed share of "
+        "differing questions, kept off 0 and 1: (fixed + broken + 1) / (n + 2).",
         "A candidate that is one training: a claim about this adapter, not about the recipe. Seeds "
         "together is about the recipe: the trainings are a sample of all that it could give, and "
         "interval and p contain the spread between them as well as that of the questions.",
@@ -356,7 +360,7 @@ def tidy(rows: list[dict]) -> pd.DataFrame:
     return frame.drop(columns=[c for c in silent if c in frame and (frame[c] == silent[c]).all()])
 
 
-def suite_frame(study: dict, rows: list[dict], draws: Draws) -> pd.DataFrame:
+def suite_frame(rows: list[dict]) -> pd.DataFrame:
     return tidy(
         [
             {
@@ -367,7 +371,7 @@ def suite_frame(study: dict, rows: list[dict], draws: Draws) -> pd.DataFrame:
                 "Baseline score": percent(row.get("baseline_score")),
                 "Candidate score": percent(row.get("candidate_score")),
                 **judged(row),
-                "Macro difference": macro_difference(study, row, draws),
+                "Macro difference": points(row.get("macro_difference"), _pair(row, "macro_ci")),
                 "Note": row["note"],
             }
             for row in rows
@@ -375,14 +379,15 @@ def suite_frame(study: dict, rows: list[dict], draws: Draws) -> pd.DataFrame:
     )
 
 
-def macro_difference(study: dict, row: dict, draws: Draws) -> str:
+def macro_difference(study: dict, row: dict, draws: Draws) -> dict:
     if "difference" not in row:
-        return NONE
+        return {}
     (before, old), (after, new) = (
         draws[row["suite"], row[side]]["macro"] for side in ("baseline", "candidate")
     )
     confidence = study["statistics"]["confidence"]
-    return points(after - before, stats.percentile_interval(new - old, confidence))
+    interval = stats.percentile_interval(new - old, confidence)
+    return {"macro_difference": after - before, **bounds("macro_ci", interval)}
 
 
 def benchmark_frame(study: dict, cells: dict, rows: list[dict]) -> pd.DataFrame:

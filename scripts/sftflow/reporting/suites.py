@@ -41,7 +41,7 @@ def suite_table(study: dict, suite: str, cells: dict, draws: Draws, references: 
         "Accuracy, or the metric named with the benchmark, in percent with "
         f"{confidence_text(study)} interval.",
         sections,
-        pd.DataFrame(rows),
+        pd.DataFrame(rows + mean_rows(study, suite, draws)),
         SCORE_NOTES
         + shared_notes(study, suite, cells)
         + reference_notes(study, chosen, references)
@@ -65,9 +65,9 @@ SCORE_NOTES = [
     "Clean: accuracy on the questions that do not overlap with the subject's training data, as far "
     "as that is known. Chance: accuracy of blind guessing.",
     "Suite means have a percentile bootstrap interval (questions resampled within their benchmark, "
-    "seeded); there is none where all questions were answered alike. The micro mean is over all "
-    "questions: one that stands in several benchmarks counts once, and is resampled as one. The "
-    "macro mean is over benchmarks.",
+    "those of several among themselves; seeded); there is none where all questions were answered "
+    "alike. The micro mean is over all questions: one that stands in several benchmarks counts "
+    "once, and is resampled as one. The macro mean is over benchmarks.",
     "From a number to its origin: the score file names the answers, weights, data, settings and "
     "software; `uv run python scripts/trace.py SUBJECT BENCHMARK` prints that chain.",
 ]
@@ -259,6 +259,18 @@ def side_by_side(
             }
         )
     return pd.DataFrame(rows)
+
+
+def mean_rows(study: dict, suite: str, draws: Draws) -> list[dict]:
+    """The suite means' raw rows: of no benchmark, as the suites' rows of comparison.csv."""
+    confidence = study["statistics"]["confidence"]
+    rows = []
+    for subject in study["evaluate"]["subjects"]:
+        for kind, (mean, drawn) in draws.get((suite, subject), {}).items():
+            low, high = stats.percentile_interval(drawn, confidence) or (None, None)
+            row = {"benchmark": "", "subset": f"{kind} mean", "subject": subject, "state": "ok"}
+            rows.append(row | {"score": mean, "ci_low": low, "ci_high": high})
+    return rows
 
 
 def suite_mean_frame(study: dict, suite: str, cells: dict, draws: Draws) -> pd.DataFrame:

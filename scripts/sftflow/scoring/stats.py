@@ -20,6 +20,7 @@ References
   Graybill & Wang (1980) JASA 75:869; Zou & Donner (2008) Stat. Med. 27:1693. Interval of a sum from
       the intervals of its parts.
   Efron & Tibshirani (1993), chapter 13. Percentile bootstrap.
+  Rao & Wu (1988), JASA 83:231-241. Bootstrap of strata, without bias where they are small.
 """
 
 from collections.abc import Sequence
@@ -89,7 +90,7 @@ class Difference:
     def detectable(self, alpha: float) -> float | None:
         """Smallest true difference that this n would have shown with 80 % power at level alpha."""
         if self.test == MCNEMAR:
-            return detectable(self.n, round(self.discordance, 2), alpha)
+            return detectable(self.n, self.discordance, alpha)
         return _reach(self.parts, alpha) or None
 
     def needed(self, alpha: float, target: float) -> int | None:
@@ -508,7 +509,9 @@ def bootstrap_means(
     """Means by their name, (resamples, columns), when each stratum's clusters are drawn anew.
 
     The clusters drawn are the same for every column and every mean, so the difference of two
-    columns is the paired bootstrap of their difference.
+    columns is the paired bootstrap of their difference. Of m clusters m - 1 are drawn, each with
+    weight m / (m - 1): m would vary too little where a stratum is small (Rao & Wu 1988). A draw
+    without an item of some mean has NaN for it.
     """
     means: dict[object, NDArray] = {}
     counts: dict[object, NDArray] = {}
@@ -518,10 +521,11 @@ def bootstrap_means(
         for start in range(0, resamples, 250):  # in parts: a resample is one weight per cluster
             part = slice(start, min(start + 250, resamples))
             size = part.stop - start
-            drawn = random.integers(clusters, size=(size, clusters))
+            most = max(clusters - 1, 1)
+            drawn = random.integers(clusters, size=(size, most))
             drawn += clusters * np.arange(size)[:, None]
-            weights = np.bincount(drawn.ravel(), minlength=size * clusters).reshape(size, clusters)
-            weights = weights.astype(float)
+            times = np.bincount(drawn.ravel(), minlength=size * clusters).reshape(size, clusters)
+            weights = times * (clusters / most)
             for names, totals, sizes in stratum:
                 sums, numbers = weights @ totals, weights @ sizes
                 for name in names:
@@ -531,14 +535,17 @@ def bootstrap_means(
                     means[name][part] += sums
                     counts[name][part] += numbers
     for name, total in means.items():
-        total /= counts[name][:, None]
+        total /= np.where(counts[name], counts[name], np.nan)[:, None]
     return means
 
 
 def percentile_interval(draws: NDArray, confidence: float = 0.95) -> Interval | None:
     """None where all draws are equal: resampling one value says nothing about others."""
+    draws = draws[~np.isnan(draws)]
+    if not len(draws) or np.ptp(draws) == 0:
+        return None
     low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return None if np.ptp(draws) == 0 else (float(low), float(high))
+    return float(low), float(high)
 
 
 def macro_f1(targets: Sequence[str], answers: Sequence[str | None]) -> float | None:
