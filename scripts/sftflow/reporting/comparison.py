@@ -101,7 +101,7 @@ def notes(settings: dict) -> list[str]:
         "Paired by question. Fixed: right only in the candidate; broken: right only in the "
         "baseline. p: two-sided mid-p McNemar test (Fagerland, Lydersen & Laake 2013), with "
         "Tango's score interval; the exact p is in the .csv. For graded scores, repeats and "
-        "clustered questions: sign-flip permutation test with Student's t interval.",
+        "clustered questions: sign-flip permutation test (mid-p, too) with Student's t interval.",
         f"A suite's test, over all its questions, is tested at level {alpha}; its benchmarks "
         "together at the same, by Holm's procedure: p (Holm). A benchmark without a score counts "
         "in it with p = 1, so that less evidence never claims more; other suites do not count. "
@@ -120,9 +120,9 @@ def notes(settings: dict) -> list[str]:
         "A candidate that is one training: a claim about this adapter, not about the recipe. Seeds "
         "together is about the recipe: the trainings are a sample of all that it could give, and "
         "interval and p contain the spread between them as well as that of the questions.",
-        "The same question (by its text, or by text and options where the text is short) in "
-        "several benchmarks counts once in a suite, with the mean of its scores; questions on one "
-        "passage are one cluster.",
+        "The same question (by its letters and digits, and by its options too where those of the "
+        "text are under 50 bytes) in several benchmarks counts once in a suite, with the mean of "
+        "its scores; questions on one passage are one cluster.",
         "Clean: only the questions that overlap with neither side's training data, at the same "
         "level. A note says where they alone give another verdict.",
         "Unstated: share of answers that state nothing in an explicit form, before and after. "
