@@ -297,7 +297,6 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="results/runs/<run>")
     args = parser.parse_args()
     process.follow_snakemake()
-    begun = time.time()
 
     run, settings = args.settings["run"], args.settings["training"]
     model = args.settings["model"]
@@ -388,7 +387,7 @@ def main() -> None:
         **sampler.summary(*record.span(events)),  # memory: what the trainer says counts
         **record.summary(events, [g["name"] for g in gpus]),
         "estimate": {name: value for name, value in predicted.items() if name != "choices"},
-        "seconds": round(time.time() - begun, 3),
+        "seconds": round(record.seconds(events), 3),
         "hardware": {
             "device": hardware["kind"],
             "cores": hardware["cores"],

@@ -243,6 +243,7 @@ def test_killed_training_goes_on_with_the_same_curve(tiny, whole, tmp_path):
     assert digest(output) == digest(whole), "the same weights, bit for bit"
     record = read_json(output / "training.json")
     assert record["resumed"] == 1
+    assert record["seconds"] > record["train_seconds"], "of both attempts"
     every = Events(folder / "events.jsonl").new()
     assert [e["step"] for e in every if e["event"] == "validation"].count(0) == 1
     assert record["validation_curve"] == read_json(whole / "training.json")["validation_curve"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 import yaml
-from sftflow.config import resolve
+from sftflow.config import jobs, resolve
 from sftflow.config.schema import FOLDER, presets, read_yaml, references, schema
 
 ROOT = FOLDER.parent
@@ -364,3 +364,22 @@ def test_a_thousand_subjects_are_resolved_in_a_moment():
     begun = time.process_time()
     assert len(resolve.load(raw)["subjects"]) == 1001
     assert time.process_time() - begun < 0.5  # about 0.09 s on an idle core
+
+
+@pytest.mark.parametrize(
+    ("rule", "section", "keys"),
+    [
+        ("fetch_dataset", "datasets", {"source", "revision"}),
+        ("prepare_dataset", "datasets", {"validation_share", "split_seed"}),
+        ("fetch_model", "models", {"source", "revision"}),
+        ("fetch_benchmark", "benchmarks", {"source", "revision"}),
+        ("find_contamination", "contamination", {"threshold", "min_words"}),
+        ("tokenize_run", "runs", {"dataset", "model"}),
+    ],
+)
+def test_changes_that_were_never_seen_as_stale_decide(rule, section, keys):
+    assert keys <= set(jobs.deciding(rule, section))
+
+
+def test_what_changes_no_row_that_is_kept_decides_nothing():
+    assert "max_bad_share" not in jobs.deciding("prepare_dataset", "datasets")

@@ -252,6 +252,7 @@ def test_vllm_command_for_an_adapter(vllm_command, tmp_path):
     assert f"--lora-modules sftflow-1={tmp_path}" in text and "--max-lora-rank 16" in text
     assert "--served-model-name sftflow-1-base" in text
     assert "--dtype bfloat16" in text
+    assert "--generation-config vllm" in text  # a model's own would change answers unseen
     assert "--host 127.0.0.1" in text and "0.0.0.0" not in text  # whatever `extra` says
 
 

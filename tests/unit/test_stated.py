@@ -107,3 +107,15 @@ def test_equal(one, other, form, same):
 def test_letters_beyond_the_options_are_no_answer():
     assert stated("ANSWER: J", Form("choice", ("",) * 10)) == "J"
     assert stated("ANSWER: J", CHOICE) is None
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "The answer is B, because A describes something else.", "**B**", "\\boxed{B}", "选B",
+        "ANSWER: B\nExplanation: C and D have another meaning.", "B. memory", "故选B", "【答案】B",
+    ],
+)  # fmt: skip
+def test_usual_forms_are_statements(answer):
+    """Each was counted as unparsed, or read as another letter."""
+    assert stated(answer, Form("choice", ("perception", "memory", "language", "mood"))) == "B"

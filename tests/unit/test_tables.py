@@ -235,6 +235,24 @@ def test_misread_and_empty_answers_are_warned_of(results):
     assert (row["Misread"], row["Empty"], row["Unstated"]) == ("97.5", "2.5", "2.5")
 
 
+def test_loops_that_were_cut_off_are_warned_of(results):
+    """A model that never ends scores at chance by its last capital letter."""
+    study = read_json(results / "study.json")
+    records = [
+        made_up.sample(i, i % 4 == 0, subset, stated=None, right=False, ending="cut off")
+        for subset in sorted(study["benchmarks"]["mmlu"]["subsets"])
+        for i in range(20)
+    ]
+    made_up.write_scores(
+        results, made_up.write_session(results, study, "base", "psychology", {"mmlu": records})
+    )
+    details = section(build(results, "psychology")["psychology"], "Details")
+    row = next(r for r in details if r["Subject"] == "base")
+    assert row["Accuracy"].startswith("25.0 [") and row["Strict"].startswith("0.0 [")
+    for said in ("many answers truncated", "many answers state nothing", "another story"):
+        assert said in row["Note"]
+
+
 def test_unequal_sample_sets_are_an_error_of_that_comparison(results):
     study = read_json(results / "study.json")
     records = made_up.samples(0.9, 5, study["benchmarks"]["mmlu"])[1:]

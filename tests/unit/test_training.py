@@ -6,10 +6,12 @@ import made_up
 import pytest
 from sftflow.config import jobs, resolve
 from sftflow.config.schema import section
+from sftflow.core import code
 from sftflow.core.cli import UserError
 from sftflow.core.jsonio import write_json
 from sftflow.training import checkpoints, cost, estimate, record
 from sftflow.training import settings as training
+from support import ROOT
 
 SHAPE = {
     "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336,
@@ -182,6 +184,50 @@ def test_identity_changes_with_whatever_changes_weights():
     assert len(set(different)) == len(different)
 
 
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("training", "logging_steps", 10), ("training", "save_steps", 9),
+        ("training", "eval_steps", 9), ("training", "save_total_limit", 9),
+        ("training", "per_device_eval_batch_size", 9), ("training", "dataloader_num_workers", 1),
+        ("training", "device", "cpu"), ("training", "max_memory_gib", 9),
+        ("tracking", "swanlab", {"mode": "disabled", "project": "another"}),
+    ],
+)  # fmt: skip
+def test_what_can_change_no_weight_costs_no_training(section, key, value):
+    """By name, whatever the schema says of it: a wrong annotation would cost GPU hours."""
+
+    def made(raw: dict) -> dict:
+        study = resolve.load(raw)
+        rules = ("tokenize_run", "train_run", "merge_run")
+        return {rule: jobs.JOBS[rule](study, "tuned")["made_with"] for rule in rules}
+
+    assert made(made_up.RAW | {section: {key: value}}) == made(made_up.RAW)
+
+
+def test_what_computes_weights_counts(monkeypatch):
+    """A killed run must not go on with other kernels, or other packages, than it began with."""
+    packages = {
+        "ms-swift", "transformers", "peft", "torch", "accelerate", "liger-kernel", "triton",
+        "nvidia-cudnn-frontend",
+    }  # fmt: skip
+    made_with = jobs.train_run(resolve.load(made_up.RAW), "tuned")["made_with"]
+
+    def key(versions: dict) -> str:
+        return training.identity(made_with, {"digest": "m"}, {"digest": "d"}, "cpu", versions)
+
+    before = dict.fromkeys(packages, "1")
+    assert len({key(before | {package: "2"}) for package in packages} | {key(before)}) == 9
+    files = {path.relative_to(ROOT).as_posix() for path in code._files(training.KERNELS)}
+    assert "scripts/sftflow/training/patches.py" in files
+    assert {p.relative_to(ROOT).as_posix() for p in ROOT.glob("scripts/sftflow/kernels/*.py")} < (
+        files
+    )
+    unchanged = key(before)
+    monkeypatch.setattr(code, "files_digest", lambda *names: "of other kernels")
+    assert key(before) != unchanged
+
+
 def test_report_would_have_known_its_steps():
     cost = estimate.estimate(SETTINGS, RECEIPT, SHAPE, PARAMETERS, H200)
     assert cost["steps"] == 157 and cost["effective_batch"] == 32
@@ -271,6 +317,13 @@ START = {
 def test_resumed_steps_count_once():
     events = [START, step(1, 4.0), step(2, 3.0), step(3, 9.9), START, step(3, 2.5), step(4, 2.0)]
     assert [e["loss"] for e in record.history(events)] == [4.0, 3.0, 2.5, 2.0]
+
+
+def test_a_resumed_training_took_the_time_of_all_its_attempts():
+    """69.5 s became 5.1 s when a training was resumed at its end."""
+    times = [("start", 100), ("step", 130), ("start", 500), ("step", 520), ("end", 525)]
+    events = [{"event": event, "time": float(time)} for event, time in times]
+    assert record.seconds(events) == 30 + 25
 
 
 def test_summary():

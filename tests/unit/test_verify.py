@@ -232,9 +232,14 @@ def native(results: Path) -> Done:
         (native, "models/base/source/model.safetensors"),
     ],
 )
-def test_an_edited_file_stops_the_step_that_uses_it(results, step, path):
-    (results / path).write_text("edited")
-    refused(step(results), f"{results / path} is another file", "and it is made again")
+@pytest.mark.parametrize("how", ["edited", "deleted"])
+def test_an_edited_file_stops_the_step_that_uses_it(results, step, path, how):
+    if how == "edited":
+        (results / path).write_text("edited")
+        refused(step(results), f"{results / path} is another file", "and it is made again")
+    else:
+        (results / path).unlink()
+        refused(step(results), f"{results / path} is missing", "and it is made again")
 
 
 def tabled(call, results: Path) -> Done:

@@ -35,6 +35,9 @@ def checker(study: dict, read: Read) -> Callable[[str, str, dict], list[str]]:
         found += otherwise(score, scoring(study, subject, benchmark))
         if "evalscope" not in now["settings"]:  # its version is not known here
             now["settings"] = {"evalscope": was["settings"].get("evalscope"), **now["settings"]}
+        if now["backend"] is None:  # nor that of its software
+            versions = {"versions": was["backend"].get("versions")}
+            now["backend"] = jobs.backend(study, subject) | versions
         for part, value in now.items():
             if value is not None:
                 found += differences(part, was[part], value)

@@ -113,6 +113,16 @@ def span(events: list[dict]) -> tuple[float, float]:
     return last["start"], last["end"]
 
 
+def seconds(events: list[dict]) -> float:
+    """How long all attempts took together, each from its first event to its last."""
+    attempts: list[list[float]] = []
+    for event in events:
+        if event["event"] == "start":
+            attempts.append([])
+        attempts[-1].append(event["time"])
+    return sum(max(times) - min(times) for times in attempts)
+
+
 def summary(events: list[dict], gpu_names: list[str]) -> dict:
     """The figures of a finished training from its events (see plugin.py): training.json's core.
 
