@@ -166,10 +166,11 @@ def test_no_command_line_is_long_or_holds_json(demo, tmp_path):
     """45 prompts of 1,000 Chinese characters ended in `Argument list too long`."""
     more = tmp_path / "more.yaml"
     prompts = [f"{number}" + "睡" * 1000 for number in range(45)]
-    more.write_text(json.dumps({"prompts": prompts}), encoding="utf-8")
+    study = yaml.safe_load((demo.folder / "config/config.yaml").read_text(encoding="utf-8"))
+    more.write_text(json.dumps(study | {"prompts": prompts}), encoding="utf-8")
     planned = run_snakemake(demo.folder, "-n", "-p", "-F", "--configfile", str(more))
     assert planned.returncode == 0, planned.stdout[-3000:]
-    commands = re.findall(r'^\s*"\$SFTFLOW" .*', planned.stdout, re.M)
+    commands = re.findall(r"^Shell command: ((?:.|\n)+?)\n\n", planned.stdout, re.M)
     assert len(commands) > 40
     for command in commands:
         assert len(command.encode()) < 2000 and "{" not in command, command

@@ -387,7 +387,12 @@ def macro_difference(study: dict, row: dict, draws: Draws) -> dict:
     )
     confidence = study["statistics"]["confidence"]
     interval = stats.percentile_interval(new - old, confidence)
-    return {"macro_difference": after - before, **bounds("macro_ci", interval)}
+    return {
+        "baseline_macro": before,
+        "candidate_macro": after,
+        "macro_difference": after - before,
+        **bounds("macro_ci", interval),
+    }
 
 
 def benchmark_frame(study: dict, cells: dict, rows: list[dict]) -> pd.DataFrame:

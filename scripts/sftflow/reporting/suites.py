@@ -41,7 +41,7 @@ def suite_table(study: dict, suite: str, cells: dict, draws: Draws, references: 
         "Accuracy, or the metric named with the benchmark, in percent with "
         f"{confidence_text(study)} interval.",
         sections,
-        pd.DataFrame(rows + mean_rows(study, suite, draws)),
+        pd.DataFrame(rows),
         SCORE_NOTES
         + shared_notes(study, suite, cells)
         + reference_notes(study, chosen, references)
@@ -259,18 +259,6 @@ def side_by_side(
             }
         )
     return pd.DataFrame(rows)
-
-
-def mean_rows(study: dict, suite: str, draws: Draws) -> list[dict]:
-    """The suite means' raw rows: of no benchmark, as the suites' rows of comparison.csv."""
-    confidence = study["statistics"]["confidence"]
-    rows = []
-    for subject in study["evaluate"]["subjects"]:
-        for kind, (mean, drawn) in draws.get((suite, subject), {}).items():
-            low, high = stats.percentile_interval(drawn, confidence) or (None, None)
-            row = {"benchmark": "", "subset": f"{kind} mean", "subject": subject, "state": "ok"}
-            rows.append(row | {"score": mean, "ci_low": low, "ci_high": high})
-    return rows
 
 
 def suite_mean_frame(study: dict, suite: str, cells: dict, draws: Draws) -> pd.DataFrame:
