@@ -13,6 +13,8 @@ from sftflow.reporting import comparison
 from sftflow.reporting.cells import Cell
 from sftflow.scoring import stats
 
+pytestmark = pytest.mark.slow
+
 NOMINAL = (0.94, 0.96)
 
 
