@@ -18,9 +18,7 @@ from sftflow.serving.measure import chat
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.parser(__doc__)
     parser.add_argument("--settings", type=cli.settings, required=True, help="file with JSON")
     parser.add_argument("--weights", type=Path, help="folder of the base model")
     parser.add_argument("--adapter", type=Path, help="adapter to put on it")

@@ -57,9 +57,7 @@ def size(study: dict) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.parser(__doc__)
     parser.add_argument("configs", nargs="+", type=Path, metavar="CONFIG", help="YAML or JSON")
     parser.add_argument(
         *("--config", "-C"),

@@ -10,7 +10,6 @@ env:  the workflow's own; standard library alone.
 net:  only where uv's cache does not hold a package yet.
 """
 
-import argparse
 import json
 import os
 import shutil
@@ -79,9 +78,7 @@ def inspect(python: Path | str) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.parser(__doc__)
     parser.add_argument("--env", required=True, help="its name: the folder below envs/")
     parser.add_argument(
         "--settings", type=cli.settings, default={"software": "managed"}, help="file with JSON"

@@ -40,9 +40,7 @@ from sftflow.serving import backends, server
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.parser(__doc__)
     server.add_arguments(parser)
     parser.add_argument("--readiness", type=Path, required=True, help="the subject's marker")
     parser.add_argument(

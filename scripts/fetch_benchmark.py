@@ -19,7 +19,6 @@ which no answer could be right is an error that names it. data/ is written anew 
 because evalscope deletes files (dataset_infos.json) in the folder that it loads.
 """
 
-import argparse
 import csv
 import hashlib
 import io
@@ -218,9 +217,7 @@ def plain_rows(path: Path) -> list[dict]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.parser(__doc__)
     parser.add_argument("--benchmark", required=True, help="its name in the config")
     parser.add_argument("--settings", type=cli.settings, required=True, help="file with JSON")
     parser.add_argument("--output", type=Path, required=True, help="manifest.json")

@@ -8,7 +8,6 @@ env:  envs/evalscope for hub sources (its hub clients); a local source needs no 
 net:  only for hub sources. No later step of a dataset needs the network.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -17,9 +16,7 @@ from sftflow.inputs import hubs, sharegpt
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.parser(__doc__)
     parser.add_argument("--dataset", required=True, help="its name in the config")
     parser.add_argument("--settings", type=cli.settings, required=True, help="file with JSON")
     parser.add_argument("--output", type=Path, required=True, help="source.json")

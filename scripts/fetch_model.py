@@ -12,7 +12,6 @@ Weights are taken as safetensors. Pickle weights and Python files run code when 
 they are left out, unless allow_remote_code is true.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -26,9 +25,7 @@ LEAVE = ["original/*", "consolidated*", "training_args.bin", "optimizer.*", "onn
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.parser(__doc__)
     parser.add_argument("--model", required=True, help="its name in the config")
     parser.add_argument("--settings", type=cli.settings, required=True, help="file with JSON")
     parser.add_argument("--output", type=Path, required=True, help="source.json")

@@ -20,7 +20,6 @@ SETTINGS is one JSON object:
     prompts      texts for the check (default: the script's own)
 """
 
-import argparse
 import contextlib
 import shutil
 import sys
@@ -126,9 +125,7 @@ def export(base: Path, adapter: Path, target: Path, dtype: str, model: dict, dev
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.parser(__doc__)
     parser.add_argument("--adapter", type=Path, required=True, help="the run's adapter.json")
     parser.add_argument("--manifest", type=Path, required=True, help="of the base model")
     parser.add_argument("--settings", type=cli.settings, required=True, help="file with JSON")

@@ -14,7 +14,6 @@ Refused, unless allow_remote_code is true: no safetensors (pickle weights run co
 classes of the model's own (auto_map) where no native form is known. Memory: one tensor at a time.
 """
 
-import argparse
 import os
 import re
 import shutil
@@ -223,9 +222,7 @@ def manifest_files(folder: Path, hashes: dict[str, str]) -> list[dict]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.parser(__doc__)
     parser.add_argument("--model", required=True, help="its name in the config")
     parser.add_argument("--source", type=Path, required=True, help="source.json")
     parser.add_argument("--settings", type=cli.settings, required=True, help="file with JSON")

@@ -17,7 +17,6 @@ on depends on the seed and on itself alone, so appended rows never move it. A la
 answers is left out of its dialogue and counted as shortened.
 """
 
-import argparse
 import sys
 import zlib
 from collections import Counter
@@ -133,9 +132,7 @@ def other_seed(settings: dict, seen: set[bytes]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.parser(__doc__)
     parser.add_argument("--dataset", required=True, help="its name in the config")
     parser.add_argument("--source", type=Path, required=True, help="source.json")
     parser.add_argument("--settings", type=cli.settings, required=True, help="file with JSON")

@@ -31,9 +31,7 @@ from sftflow.serving.measure import chat, known, measure
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.parser(__doc__)
     server.add_arguments(parser)
     parser.add_argument("--also-weights", type=Path, help="weights of the run's other form")
     parser.add_argument("--also-adapter", type=Path, help="adapter of the run's other form")

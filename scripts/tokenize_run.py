@@ -20,7 +20,6 @@ split:     it becomes several dialogues, cut before user turns, each with the sy
            single exchange that is too long is left out.
 """
 
-import argparse
 import contextlib
 import multiprocessing
 import os
@@ -99,9 +98,7 @@ def forked(row: dict) -> lengths.Outcome:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.parser(__doc__)
     parser.add_argument(
         "--dataset-receipt", type=Path, required=True, help="receipt.json; its rows lie beside it"
     )

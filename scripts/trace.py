@@ -8,7 +8,6 @@ From the score file to its answers, weights, training data, benchmark data, soft
 machine, each with its digest; with --sample the exact prompt and answer of one question.
 """
 
-import argparse
 import json
 import signal
 import sys
@@ -21,9 +20,7 @@ from sftflow.core.layout import PATHS, Results
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.parser(__doc__)
     parser.add_argument("subject")
     parser.add_argument("benchmark")
     parser.add_argument("--sample", metavar="N|ID", help="a question by its number or its id")

@@ -18,7 +18,6 @@ SETTINGS is one JSON object:
                          to show beside the curves; with --training they are taken from there
 """
 
-import argparse
 import shutil
 import sys
 import time
@@ -99,9 +98,7 @@ def record(settings: dict, events: Path, scored: list[Path], output: Path) -> No
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.parser(__doc__)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--events", type=Path, help="of a training that goes on")
     source.add_argument("--training", type=Path, help="training.json of a finished one")

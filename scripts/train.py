@@ -19,7 +19,6 @@ SETTINGS is one JSON object:
     made_with  what of this decides about the weights, {key: value}; by default all of it
 """
 
-import argparse
 import contextlib
 import importlib.metadata
 import json
@@ -284,9 +283,7 @@ def link(source: str, target: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.parser(__doc__)
     parser.add_argument(
         "--receipt", type=Path, required=True, help="the run's receipt.json; its rows lie beside it"
     )

@@ -9,7 +9,6 @@ sha256 of its content; scores, against their items; samples, against their sessi
 line. Nothing is taken from memory, so it takes as long as it takes to read the folder.
 """
 
-import argparse
 import json
 import signal
 import sys
@@ -150,9 +149,7 @@ def show(row: Row, width: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.parser(__doc__)
     parser.add_argument("--results", type=Path, default=Path("results"), help="what to verify")
     results = parser.parse_args().results
     if not results.is_dir():

@@ -17,22 +17,27 @@ def settings(text: str) -> dict:
     return json.loads(given)
 
 
-def study_parser(description: str) -> argparse.ArgumentParser:
-    """Parser of a program that reads a whole study and what lies in its results."""
-    parser = argparse.ArgumentParser(
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """Parser of a program; its help begins with its docstring, lines as they are."""
+    return argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
+
+
+def study_parser(description: str | None) -> argparse.ArgumentParser:
+    """Parser of a program that reads a whole study and what lies in its results."""
+    found = parser(description)
+    found.add_argument(
         "--settings",
         type=Path,
         required=True,
         metavar="STUDY",
         help="the resolved config: study.json",
     )
-    parser.add_argument(
+    found.add_argument(
         "--results", type=Path, help="folder of all outputs (default: where the study lies)"
     )
-    return parser
+    return found
 
 
 def study(args: argparse.Namespace) -> tuple[dict, Path]:
