@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -168,15 +169,7 @@ def finish(plan: Plan, settings: dict, session: Session, store: AnswerStore) -> 
         "n": len(records),
         "metric": figures["metric"],
         "evalscope": {"score": figures["score"], "subsets": figures["subsets"]},
-        "provenance": {
-            "software": {name: version(name) for name in ("evalscope", "openai", "datasets")},
-            "locks": session.locks,
-            "git": git(),
-            "hardware": hardware(),
-            "started": datetime.fromtimestamp(spans[0][0], UTC).isoformat(timespec="seconds"),
-            "seconds": round(sum(end - begin for begin, end in spans), 3),
-            "spans": [[round(begin, 3), round(end, 3)] for begin, end in spans],
-        },
+        "provenance": provenance(("evalscope", "openai", "datasets"), session.locks, spans),
         "status": "ok",
     }
     write_json(plan.folder / "entry.json", plan.entry)
@@ -184,6 +177,26 @@ def finish(plan: Plan, settings: dict, session: Session, store: AnswerStore) -> 
         f"evaluate {settings['subject']} {settings['suite']}  {plan.name}: "
         f"{figures['metric']} {figures['score']:.4f}, n = {len(records)}"
     )
+
+
+def at(time: float) -> str:
+    """2026-01-01T09:30:59+00:00 of a Unix time."""
+    return datetime.fromtimestamp(time, UTC).isoformat(timespec="seconds")
+
+
+def provenance(
+    packages: Iterable[str], locks: dict[str, str | None], spans: list[tuple[float, float]]
+) -> dict:
+    """Where answers come from; `spans` says when they were under way, Unix times."""
+    return {
+        "software": {name: version(name) for name in packages},
+        "locks": locks,
+        "git": git(),
+        "hardware": hardware(),
+        "started": at(spans[0][0]) if spans else None,
+        "seconds": round(sum(end - begin for begin, end in spans), 3),
+        "spans": [[round(begin, 3), round(end, 3)] for begin, end in spans],
+    }
 
 
 def locks(environment: Path | None) -> dict[str, str | None]:

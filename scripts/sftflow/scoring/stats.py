@@ -19,6 +19,7 @@ References
   Connor (1987) Biometrics 43:207. Sample size of the same.
   Graybill & Wang (1980) JASA 75:869; Zou & Donner (2008) Stat. Med. 27:1693. Interval of a sum from
       the intervals of its parts.
+  Cochran (1977) Sampling Techniques, 3rd ed. The ratio estimator of a cluster sample.
   Efron & Tibshirani (1993), chapter 13. Percentile bootstrap.
   Rao & Wu (1988), JASA 83:231-241. Bootstrap of strata, without bias where they are small.
 """
@@ -26,7 +27,7 @@ References
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from math import ceil, sqrt
+from math import ceil, inf, sqrt
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -39,6 +40,7 @@ Clusters = Sequence | NDArray | None  # (n,): what items are dependent on; None:
 MCNEMAR = "mid-p McNemar"
 SIGN_FLIP = "sign-flip permutation"
 RECIPE = "t over trainings and questions"
+PAIRED_T = "paired t over texts"
 POWER = 0.8
 
 
@@ -80,7 +82,8 @@ class Difference:
         if not self.parts:
             return None
         half = _agreeing(_half(self.parts, alpha), abs(self.difference), rejected)
-        return max(self.difference - half, -1.0), min(self.difference + half, 1.0)
+        most = inf if self.test == PAIRED_T else 1.0  # of shares, not of losses or lengths
+        return max(self.difference - half, -most), min(self.difference + half, most)
 
     @property
     def discordance(self) -> float:
@@ -399,6 +402,30 @@ def compare_recipe(
     if (totals >= 0).all() or (totals <= 0).all():
         p = max(p, _sign_flip(totals, seed)[0])
     return Difference(n, difference, fixed, broken, p, None, RECIPE, parts)
+
+
+def compare_totals(baseline: ArrayLike, candidate: ArrayLike, sizes: ArrayLike) -> Difference:
+    """Difference of two means over units, from totals (n,) over texts of `sizes` (n,) units each.
+
+    A loss per token, where a text is what was drawn and its tokens hang together. The ratio
+    estimator of a cluster sample (Cochran 1977, chapter 6): its variance is that of the texts'
+    residuals, d_i - size_i * difference. Student's t with n - 1 degrees of freedom. `fixed` and
+    `broken` count texts whose total rose and fell.
+    """
+    change = np.asarray(candidate, float) - np.asarray(baseline, float)
+    sizes = np.asarray(sizes, float)
+    n = len(change)
+    rose, fell = int((change > 0).sum()), int((change < 0).sum())
+    if n == 0 or not sizes.sum():
+        return Difference(n, None, rose, fell, None, None, PAIRED_T)
+    difference = float(change.sum() / sizes.sum())
+    if n == 1:
+        return Difference(n, difference, rose, fell, None, None, PAIRED_T)
+    residuals = change - sizes * difference
+    variance = float((residuals**2).sum()) / (n - 1) * n / float(sizes.sum()) ** 2
+    parts = ((variance, n - 1),)
+    p = _p_of(parts, abs(difference))
+    return Difference(n, difference, rose, fell, p, None, PAIRED_T, parts)
 
 
 def _p_of(parts: Sequence[tuple[float, int]], difference: float) -> float:
