@@ -20,7 +20,7 @@ HAN = re.compile(r"[㐀-䶿一-鿿]")
 # What a chat template puts around turns, and what a model that has lost its end writes after it.
 MARKER = re.compile(
     r"<\|[\w|]{2,40}\|>|\[/?INST\]|<</?SYS>>|</?s>|\[UNUSED_TOKEN_\d+\]"
-    r"|^\s*(?:###\s*)?(?:user|human|assistant|system|用户|助手|系统)\s*[:：]",
+    r"|^[ \t]*(?:###[ \t]*)?(?:user|human|assistant|system|用户|助手|系统)[ \t]*[:：]",
     re.IGNORECASE | re.MULTILINE,
 )
 
@@ -64,7 +64,7 @@ def measures(answer: str, finish_reason: str | None, asked: str) -> dict[str, An
         "loops": len(words) >= SHORT and (repeated or 0.0) >= LOOP,
         "leaked": bool(MARKER.search(answer)),
         "switched": bool(spoken and wanted and spoken != wanted),
-        "refused": bool(REFUSAL.search(answer)),
+        "refused": bool(REFUSAL.match(answer)),
         "characters": sum(not character.isspace() for character in answer),
         "repeated": repeated,
         "distinct_1": distinct(words, 1),
@@ -105,13 +105,12 @@ def one_less(share: float | None) -> float | None:
 
 
 def script(text: str) -> str | None:
-    """ "han" or "latin", whichever words are more; None where there are too few to tell.
+    """ "han" or "latin", whichever is more; None where there is too little to tell.
 
-    A Chinese sentence may hold English names, an English one a Chinese term; so it goes by words,
-    where an ideograph counts half a word.
+    Ideographs against words: a Chinese sentence may hold English terms, an English one Chinese.
     """
-    han = len(HAN.findall(text)) / 2
+    han = len(HAN.findall(text))
     latin = len(re.findall(r"[A-Za-z]{2,}", unicodedata.normalize("NFKC", text)))
-    if max(han, latin) < 2:
+    if han < 4 and latin < 2:
         return None
     return "han" if han >= latin else "latin"

@@ -473,7 +473,8 @@ def notes(study: dict, found: Records, pairs: list[Pair]) -> list[str]:
     said = [
         "Loss: negative log-likelihood per token, of what an assistant says in held-out dialogues "
         "(masked as in training), or of a whole passage of neutral text. Paired by text: the ratio "
-        "estimator over texts, Student's t (Cochran 1977). Less is better. Practically the same: "
+        "estimator, jackknifed over texts, Student's t (Cochran 1977). Less is better. Practically "
+        "the same: "
         f"all of the interval within ± {study['dialogue']['margin']:g} nats (dialogue.margin).",
         "Behaviour, before → after: share of answers without text, cut off at max_tokens, in loops "
         "(at least half of the 4-grams were there before; Welleck et al. 2020), with markers of a "

