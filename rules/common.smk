@@ -237,9 +237,9 @@ def own_weights(wildcards) -> dict[str, str]:
 
 
 def dialogues_of(wildcards) -> list[str]:
-    """Receipts of the datasets whose held-out dialogues a subject meets: those that runs on its model train on."""
-    model = study["subjects"][wildcards.subject]["model"]
-    runs = [run for run in study["runs"].values() if model in (run["model"], None)]
+    """Receipts of the datasets whose held-out dialogues a subject meets: those that runs on its model train on, else all."""
+    model, runs = study["subjects"][wildcards.subject]["model"], study["runs"].values()
+    runs = [run for run in runs if run["model"] == model] or runs
     return collect(paths.dataset_receipt, dataset=sorted({run["dataset"] for run in runs}))
 
 
