@@ -2,8 +2,6 @@
 
 import argparse
 import contextlib
-import os
-import platform
 import subprocess
 import sys
 import threading
@@ -192,7 +190,7 @@ def provenance(
         "software": {name: version(name) for name in packages},
         "locks": locks,
         "git": git(),
-        "hardware": hardware(),
+        "hardware": gpu.hardware(),
         "started": at(spans[0][0]) if spans else None,
         "seconds": round(sum(end - begin for begin, end in spans), 3),
         "spans": [[round(begin, 3), round(end, 3)] for begin, end in spans],
@@ -218,13 +216,3 @@ def git() -> str | None:
         )
         return done.stdout.strip() or None
     return None
-
-
-def hardware() -> dict:
-    """{cpu, cores, gpus: [names]} of this machine."""
-    cpu = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    names = [found["name"] for found in gpu.describe()]
-    return {"cpu": cpu, "cores": len(os.sched_getaffinity(0)), "gpus": names}

@@ -78,7 +78,8 @@ class Records:
         found: dict[str, dict] = {}
         if record := self.likelihood(subject):
             for line in self._lines(record):
-                found.setdefault(line["text"], {})[line["id"]] = line["tokens"], line["nll"]
+                if line["nll"] is not None:  # else too long
+                    found.setdefault(line["text"], {})[line["id"]] = line["tokens"], line["nll"]
         return found
 
     def _answers(self, subject: str) -> dict[tuple[str, str], dict[str, dict]]:
