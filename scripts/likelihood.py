@@ -13,6 +13,7 @@ out:  --output             dialogue/<subject>/likelihood.json:
         texts              [{name: dataset or neutral-<language>, kind: dialogue | neutral,
                             n, tokens (that count), nll (sum, nats), loss (nll / tokens),
                             perplexity, left_out (longer than max_length), digest (of the ids)}]
+        uniform_loss       of a guess over the whole vocabulary, ln(its size), nats per token
         records            likelihood/<identity>.jsonl beside it, with one line per text:
                            {text, id, length (tokens in all), tokens (that count),
                             nll (nats; null: left out), sha256 (of the rest)}
@@ -286,6 +287,7 @@ def main() -> None:
             "parts": parts,
             "made_with": settings.get("made_with", {}),
             "max_length": longest,
+            "uniform_loss": math.log(config["vocab_size"]) if config.get("vocab_size") else None,
             "texts": [
                 summary(name, kind, [row for row in rows if row["text"] == name])
                 for name, (kind, _) in sets.items()

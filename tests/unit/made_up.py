@@ -179,6 +179,7 @@ def write_dialogue(results: Path, study: dict, subject: str, losses: dict, answe
             "records": file, "records_sha256": file_digest(results / file),
         }  # fmt: skip
         if name == "likelihood":
+            record["uniform_loss"] = 6.9
             record["texts"] = [{"name": text, "left_out": 0} for text in losses]
         else:
             record["groups"] = behaviour.summary(measured)

@@ -83,6 +83,17 @@ def test_the_six_questions_and_what_was_not_measured(tmp_path):
     assert "general: " in row["Knowledge"]
 
 
+def test_who_never_knew_a_language_can_not_have_kept_it(tmp_path):
+    """A demo's tiny model finds neutral text as unlikely as a guess; "not worse" would mislead."""
+    made = study(tmp_path, shift=0.3)
+    for subject, loss in (("base", 6.8), ("tuned", 6.0)):
+        losses = {"zh": [(50, 50 * loss + i) for i in range(9)]}
+        made_up.write_dialogue(tmp_path, made, subject, losses, {})
+    found = sections(tmp_path, made)
+    assert "no more of it than a guess" in found["Likelihood"].to_dict("records")[0]["Verdict"]
+    assert found["Six questions"].to_dict("records")[0]["Forgetting"] == "not measured"
+
+
 def test_language_that_was_kept(tmp_path):
     made = study(tmp_path, shift=0.3, neutral=0.0)
     (row,) = sections(tmp_path, made)["Six questions"].to_dict("records")

@@ -222,6 +222,8 @@ CHINESE_CELLS = {
         "undecided (more seeds would decide)": "未定（需更多种子）",
         "not worse": "未变差",
         "not measured": "未测量",
+        "says nothing: the baseline knew no more of it than a guess": "无意义：基线对它与随机猜测无异",
+        "the two have other tokenizers: losses per token differ": "分词器不同，每 token 的 Loss 不可比",
     },
     "Benchmark": {"all questions": "全部题目"},
     "What": {"Knowledge": "知识", "Language": "语言", "Behaviour": "回答行为"},
@@ -271,6 +273,8 @@ def by_parts(words: dict[str, str], value: object) -> object:
     replaced."""
     if not isinstance(value, str):
         return value
+    if value in words:
+        return words[value]
     parts = [part.rpartition(": ") for part in value.split(", ")]
     return ", ".join(f"{name}{colon}{words.get(word, word)}" for name, colon, word in parts)
 

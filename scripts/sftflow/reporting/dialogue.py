@@ -7,7 +7,7 @@ forgotten, and the six questions that a reader asks first, each with its answer 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from math import exp
+from math import exp, inf
 
 import numpy as np
 import pandas as pd
@@ -17,13 +17,15 @@ from sftflow.core.jsonio import file_digest, read_jsonl
 from sftflow.core.layout import PATHS, Results
 from sftflow.dialogue.behaviour import FAULTS, MEANS, SHARES, faults, measures
 from sftflow.reporting import stale
-from sftflow.reporting.flags import Flag
+from sftflow.reporting.flags import NEAR, Flag
 from sftflow.reporting.text import NONE, Table, confidence_text, label, number, percent, points
 from sftflow.scoring import stats
 
 NOT_MEASURED = "not measured"
 KEPT, LOST = "not worse", "worse"  # of a non-inferiority test; else stats.UNDECIDED
 ANY = "any fault"
+# There is nothing to forget: the baseline's loss is about that of a guess over the vocabulary.
+UNKNOWN = "says nothing: the baseline knew no more of it than a guess"
 
 # {(baseline, candidate): its suites' own claims, {suite, verdict, n, difference, interval}}
 Claims = dict[tuple[str, str], list[dict]]
@@ -135,6 +137,7 @@ def loss_rows(study: dict, found: Records, pair: Pair) -> Iterator[dict]:
     """A row for each text that both sides have: the paired difference of loss per token."""
     alpha = 1 - study["statistics"]["confidence"]
     before, after = found.losses(pair.baseline), found.losses(pair.candidate)
+    uniform = (found.likelihood(pair.baseline) or {}).get("uniform_loss")
     for name in [name for name in before if name in after]:
         row: dict = {**pair.names(), "what": "loss", "group": name, "turn": ""}
         row["neutral"] = name not in study["datasets"]
@@ -157,6 +160,7 @@ def loss_rows(study: dict, found: Records, pair: Pair) -> Iterator[dict]:
             "difference": result.difference,
             **bounds(result.interval(alpha)),
             "p": result.p,
+            **({"problem": UNKNOWN} if row["neutral"] and old > NEAR * (uniform or inf) else {}),
         }
 
 
@@ -339,7 +343,8 @@ def profile_rows(
                 "n": row["n"],
                 "change": nats(row) + " nats",
                 "margin": f"{study['dialogue']['margin']:g} nats",
-                "verdict": non_inferior(risen(interval_of(row)), study["dialogue"]["margin"]),
+                "verdict": row.get("problem")
+                or non_inferior(risen(interval_of(row)), study["dialogue"]["margin"]),
             }
     for row in behaviours:
         mine = Pair(row["baseline"], row["candidate"]) == pair
@@ -447,7 +452,9 @@ def dialogue_flags(study: dict, results: Results) -> list[Flag]:
                 },
             )
             for row in loss_rows(study, found, pair)
-            if row["neutral"] and (row.get("ci_low") or 0) > study["dialogue"]["margin"]
+            if row["neutral"]
+            and "problem" not in row
+            and (row.get("ci_low") or 0) > study["dialogue"]["margin"]
         ]
     return flags
 
