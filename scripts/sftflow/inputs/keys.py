@@ -23,7 +23,9 @@ class Wrong(ValueError):
     """What is wrong with a row, and what would be right."""
 
 
-def right_keys(rows: list[dict], settings: dict, where: str) -> list[dict]:
+def right_keys(
+    rows: list[dict], settings: dict, where: str, places: list[str] | None = None
+) -> list[dict]:
     """The rows, their keys in evalscope's form; UserError with the rows whose key can't be right.
 
     `settings`: {dataset, multiple_correct}. A data set that is not known here is left as it is.
@@ -32,11 +34,11 @@ def right_keys(rows: list[dict], settings: dict, where: str) -> list[dict]:
     if check is None:
         return rows
     kept, wrong = [], []
-    for number, row in enumerate(rows, start=1):
+    for place, row in zip(places or (f"row {n + 1}" for n in range(len(rows))), rows, strict=True):
         try:
             kept.append(check(row, bool(settings.get("multiple_correct"))))
         except Wrong as error:
-            wrong.append(f"{where}, row {number}: {error}")
+            wrong.append(f"{where}, {place}: {error}")
     if wrong:
         more = [f"and {len(wrong) - SHOWN} more rows"] if len(wrong) > SHOWN else []
         raise UserError("\n  ".join([*wrong[:SHOWN], *more]))
