@@ -83,7 +83,7 @@ class Cases:
             for split in (settings["eval_split"], settings["few_shot_split"]):
                 lines = "".join(json.dumps(one) + "\n" for one in rows)
                 (source / f"{subset}_{split}.jsonl").write_text(lines, encoding="utf-8")
-            fetch_benchmark.copy_plain(source, data, settings)
+            fetch_benchmark.copy_own(source, data, settings)
         else:
             fetch_benchmark.copy_published(Made(rows), data, settings)
         asked = {"dataset": dataset, "subsets": [subset], "shots": shots, **changes}

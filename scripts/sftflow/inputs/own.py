@@ -161,11 +161,13 @@ def _name(key: str, dataset: str) -> str:
     if key in TAKEN.get(dataset, ()):
         return key
     compact = re.sub(r"[\s-]+", "_", plain)
-    option = OPTION.fullmatch(compact.replace("_", ""))
-    if dataset == "general_mcq" and option and (key.isupper() or len(key) > 1 or key < "k"):
-        return option[1].upper()
     name = NAMES.get(compact, key)
-    return key if name == "options" and dataset == "general_qa" else name
+    if dataset == "general_qa":
+        return key if name == "options" else name
+    option = OPTION.fullmatch(compact.replace("_", ""))
+    if compact not in NAMES and option and (key.isupper() or len(key) > 1 or key < "k"):
+        return option[1].upper()
+    return name
 
 
 def _spread(row: dict) -> dict:
@@ -263,9 +265,12 @@ def _by_text(row: dict, key: Any) -> str | list[str] | None:
     if isinstance(key, list):
         several = [_by_text(row, one) for one in key]
         return [str(one) for one in several] if several and all(several) else None
-    if not isinstance(key, str) or letters(key) is not None or _number(key) is not None:
+    options = _options(row)
+    if not isinstance(key, str) or _number(key) is not None:
         return None
-    return next(_spelt(_options(row), _plain(key)), None)
+    if set(letters(key) or "?") <= options.keys():
+        return None
+    return next(_spelt(options, _plain(key)), None)
 
 
 def _spelt(options: dict[str, str], key: str) -> Iterator[str]:

@@ -10,6 +10,7 @@ import io
 import json
 import math
 import re
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
@@ -55,7 +56,7 @@ def read(name: str, content: bytes) -> dict[str, Table]:
     if content.startswith(GZIP):
         try:
             content = gzip.decompress(content)
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, zlib.error) as error:
             raise UserError(f"cannot read {name}: {error}; is it whole?") from None
     if content.startswith(ZIP):
         return _workbook(name, content)

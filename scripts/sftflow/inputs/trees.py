@@ -51,7 +51,10 @@ def tree(top: Path) -> Tree:
         if name.lower().endswith(PACKED):
             with _told(name):
                 members = _zipped if name.lower().endswith(".zip") else _tarred
-                found |= {f"{name}/{inside}": read for inside, read in members(path, name)}
+                for inside, read in members(path, name):
+                    if f"{name}/{inside}" in found:
+                        raise UserError(f"{name} holds {inside} twice: leave one")
+                    found[f"{name}/{inside}"] = read
         else:
             found[name] = path.read_bytes
     return {name: _data(name, read) for name, read in found.items()}
@@ -119,8 +122,13 @@ def _zip_name(member: zipfile.ZipInfo) -> str:
 
 
 def _tarred(path: Path, shown: str) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    archive = tarfile.open(fileobj=_plain(path))
-    for member in archive:
+    file = _plain(path)
+    archive = tarfile.open(fileobj=file, mode="r:")
+    members = archive.getmembers()
+    file.seek(archive.offset)
+    if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError("it stops before its end mark")
+    for member in members:
         name = _inside(shown, member.name) if member.name.strip("./") else ""
         if name and member.isfile() and _kept(name):
             yield name, partial(_member, archive, member)
