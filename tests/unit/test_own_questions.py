@@ -263,6 +263,7 @@ def test_several_right_options(tmp_path, key):
         {"prompt": "Why?", "target": "So."},
         {"问题": "Why?", "答案": "So."},
         {"messages": [{"role": "user", "content": "Why?"}], "reference": "So."},
+        {"messages": '[{"role": "user", "content": "Why?"}]', "reference": "So."},
     ],
 )
 def test_open_questions_in_other_words(tmp_path, row):

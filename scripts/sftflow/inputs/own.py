@@ -122,7 +122,7 @@ def in_our_words(table: Table, settings: dict, where: str) -> Table:
     for row, place in zip(table.rows, table.places, strict=True):
         try:
             made = _renamed(row, dataset, renamed)
-            rows.append(_spread(made) if dataset == "general_mcq" else made)
+            rows.append(_spread(made) if dataset == "general_mcq" else _parsed(made))
         except ValueError as error:
             raise UserError(f"{where}, {place}: {error}") from None
     if renamed:
@@ -192,6 +192,12 @@ def _spread(row: dict) -> dict:
     for key, value in row.items():
         made |= options if key == "options" else {} if key in options else {key: value}
     return made
+
+
+def _parsed(row: dict) -> dict:
+    """Messages that are text, as in a table, as the list that they write."""
+    said = row.get("messages")
+    return row | {"messages": _literal(said) or said} if isinstance(said, str) else row
 
 
 def _literal(text: str) -> Any:
