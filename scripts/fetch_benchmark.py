@@ -55,7 +55,10 @@ class Published:
     def rows(self, config: str, split: str) -> list[dict]:
         name = None if config == "default" else config
         with self._told(f"config {config!r}, split {split!r}"):
-            return self.datasets.load_dataset(str(self.folder), name, split=split).to_list()
+            rows = self.datasets.load_dataset(str(self.folder), name, split=split).to_list()
+            if rows and any(key.encode().startswith(trees.POINTER) for key in rows[0]):
+                raise ValueError("a pointer is no table")
+        return rows
 
     @contextmanager
     def _told(self, what: str) -> Iterator[None]:

@@ -43,7 +43,9 @@ def _sheet(rows: list[list], merged: str) -> str:
 
 STYLED = f"""<styleSheet {NS}>
 <numFmts count="1"><numFmt numFmtId="164" formatCode="#,##0 &quot;元&quot;"/></numFmts>
-<fonts><font/></fonts><fills><fill><patternFill patternType="none"/></fill></fills><borders><border/></borders>
+<fonts><font/></fonts>
+<fills><fill><patternFill patternType="none"/></fill></fills>
+<borders><border/></borders>
 <cellStyleXfs><xf/></cellStyleXfs>
 <cellXfs>{"".join(f'<xf numFmtId="{number}"/>' for number in (0, 14, 9, 2, 164))}</cellXfs>
 </styleSheet>"""

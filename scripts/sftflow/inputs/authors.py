@@ -84,6 +84,7 @@ OF_HUBS = [
     Layout("{config}/{split}<part>", _as_they_are),
     Layout("{config}/{split}/data<part>", _as_they_are),
 ]
+BARE = [Layout("{split}<part>", _as_they_are), Layout("{split}/data<part>", _as_they_are)]
 LAYOUTS = {
     "ceval": [Layout("{split}/<subset>_{split}.csv", _ceval)],
     "cmmlu": [Layout("{split}/<subset>.csv", _cmmlu)],
@@ -142,7 +143,8 @@ def find(tree: trees.Tree, settings: dict) -> Authors | None:
 def looked_for(tree: trees.Tree, settings: dict) -> str:
     """What a source would hold, and what it does hold, for an error."""
     split = settings["eval_split"]
-    forms = [_words(layout, settings, split) for layout in _layouts(settings)[::-1]]
+    own = LAYOUTS.get(settings["dataset"], [])
+    forms = [_words(layout, settings, split) for layout in [*own, *OF_HUBS]]
     paths = map(PurePosixPath, tree)
     held = sorted({str(path.parent / f"*{path.suffix}") for path in paths})
     more = f" and {len(held) - SHOWN} more" if len(held) > SHOWN else ""
@@ -153,7 +155,8 @@ def looked_for(tree: trees.Tree, settings: dict) -> str:
 
 
 def _layouts(settings: dict) -> list[Layout]:
-    return [*OF_HUBS, *LAYOUTS.get(settings["dataset"], [])]
+    bare = [] if settings["config"] == PER_SUBSET else BARE
+    return [*OF_HUBS, *LAYOUTS.get(settings["dataset"], []), *bare]
 
 
 def _words(layout: Layout, settings: dict, split: str) -> str:
