@@ -6,10 +6,10 @@ in:   settings  the benchmark with its preset: {"dataset" (evalscope's name), "s
                 other keys are not read
 out:  --output  <results>/benchmarks/<benchmark>/manifest.json: {schema, benchmark, dataset, source,
                 hub, revision (the commit that was taken), made_with, subsets {name: n}, shots,
-                files [{path, size, sha256}], digest}; beside it data/ (evalscope's local_path) and
-                source/
-env:  envs/evalscope (datasets, the hub clients). Local JSON lines, CSV and CMMLU's .zip need no
-      library.
+                files [{path, size, sha256}], digest, notes [what was assumed], if any}; beside it
+                data/ (evalscope's local_path) and source/
+env:  envs/evalscope (datasets, the hub clients, pyarrow, openpyxl). Local JSON, CSV and the
+      authors' own archives need no library. What is accepted: docs/accepted/benchmarks.md.
 net:  only for hub sources. No later step of a benchmark needs the network.
 
 Questions keep the published order, and `limit` is not applied here: evalscope asks the first
