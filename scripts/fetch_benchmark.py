@@ -76,7 +76,7 @@ class Plain:
     """A source that is JSON lines already, each file named in README.md: needs no library."""
 
     def __init__(self, folder: Path, files: dict[str, dict[str, str]]):
-        self.files, self.tree = files, trees.tree(folder)
+        self.files, self.tree = files, trees.tree(folder, packed=False)
 
     def configs(self) -> list[str]:
         return list(self.files)
@@ -98,8 +98,9 @@ def opened(folder: Path, cache: str, settings: dict) -> Source:
     if files := benchmarks.json_lines(readme):
         return Plain(folder, files)
     if not benchmarks.readme_configs(readme):
-        if found := authors.find(trees.tree(folder), settings):
-            return found
+        for packed in (False, True):  # what is unpacked goes before archives beside it
+            if found := authors.find(trees.tree(folder, packed), settings):
+                return found
     return Published(folder, cache, settings)
 
 

@@ -101,6 +101,12 @@ FORMS = {
     "zip": lambda top, files: zipped(top / "it.zip", files),
     "zip with a top folder": lambda top, files: zipped(top / "it.zip", files, "it-main/data/"),
     "zip in a folder": lambda top, files: zipped(top / "it/x.zip", files).parent,
+    "flat": lambda top, files: folder(
+        top / "it", {Path(n).name if Path(n).stem.count("_") else n: t for n, t in files.items()}
+    ),
+    "unpacked beside half a zip": lambda top, files: folder(
+        folder(top / "it", {"x.zip": "PK"}), files
+    ),
     "unpacked beside its zip": lambda top, files: folder(
         zipped(top / "it/x.zip", files).parent, files
     ),

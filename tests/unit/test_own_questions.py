@@ -444,7 +444,7 @@ def test_workbooks(tmp_path, has_openpyxl):
     )
     for name, cell in {
         "date": day, "money": Cell(5, "money"), "formula": Cell(formula="1+2"),
-        "error": Cell("#N/A", kind="e"),
+        "error": Cell("#N/A", kind="e"), "true": Cell(1, kind="b"),
     }.items():  # fmt: skip
         book(name, ["Which?", "pine", cell, "A"])
     book("merged", ["Which?", "pine", "oak", "A"], ["", "elm", "fir", "B"], merged="A2:A3")
@@ -465,6 +465,8 @@ def test_workbooks(tmp_path, has_openpyxl):
     assert came["same"]["s_val.jsonl"] == MEANT
     assert came["shown"]["s_val.jsonl"][0] | {"day": None} == {
         "question": "Which?", "A": "50%", "B": "1.50", "answer": "B", "day": None}  # fmt: skip
+    assert came["true"]["s_val.jsonl"][0]["B"] == "TRUE"
+    assert rows[0]["day"] == "2023-03-15 00:00:00"  # not asked, so not refused
     assert came["value"]["s_val.jsonl"][0]["A"] == "3"
     assert {n: len(r) for n, r in came["sheets"].items()} == {
         "sleep_val.jsonl": 1,

@@ -86,9 +86,15 @@ OF_HUBS = [
 ]
 BARE = [Layout("{split}<part>", _as_they_are), Layout("{split}/data<part>", _as_they_are)]
 LAYOUTS = {
-    "ceval": [Layout("{split}/<subset>_{split}.csv", _ceval)],
+    "ceval": [
+        Layout("{split}/<subset>_{split}.csv", _ceval),
+        Layout("<subset>_{split}.csv", _ceval),
+    ],
     "cmmlu": [Layout("{split}/<subset>.csv", _cmmlu)],
-    "mmlu": [Layout("{split}/<subset>_{split}.csv", _mmlu)],
+    "mmlu": [
+        Layout("{split}/<subset>_{split}.csv", _mmlu),
+        Layout("<subset>_{split}.csv", _mmlu),
+    ],
     "gsm8k": [Layout("{split}.jsonl", _as_they_are)],
     "super_gpqa": [Layout("SuperGPQA-all.jsonl", _as_they_are)],
     "mmlu_redux": [Layout("<subset>/data<part>", _as_they_are)],
@@ -125,18 +131,16 @@ class Authors:
 def find(tree: trees.Tree, settings: dict) -> Authors | None:
     """The benchmark in a tree; None where it has none of the layouts known.
 
-    What is unpacked goes before archives beside it. UserError where it is there more than once.
+    UserError where it is there more than once.
     """
     for layout in _layouts(settings):
         pattern = _pattern(layout, settings, settings["eval_split"])
-        matches = [match for match in map(pattern.fullmatch, tree) if match]
-        tops = {match["top"]: match[0] for match in matches}
-        open_ = [top for top, path in tops.items() if not trees.in_archive(path)] or list(tops)
-        if len(open_) > 1:
-            where = ", ".join(sorted(top or "the folder itself" for top in open_))
+        tops = sorted({match["top"] for match in map(pattern.fullmatch, tree) if match})
+        if len(tops) > 1:
+            where = ", ".join(top or "the folder itself" for top in tops)
             raise UserError(f"the questions are there more than once; give one as source: {where}")
-        if open_:
-            return Authors(tree, open_[0], layout, settings)
+        if tops:
+            return Authors(tree, tops[0], layout, settings)
     return None
 
 

@@ -34,11 +34,14 @@ class Table(NamedTuple):
 class Odd:
     """A cell that is not stored as it is shown: a date, 5 %. Only refused where it is asked."""
 
-    def __init__(self, said: str):
-        self.said = said
+    def __init__(self, said: str, stored: object):
+        self.said, self.stored = said, stored
 
     def __repr__(self) -> str:
         return self.said
+
+    def __str__(self) -> str:
+        return str(self.stored)
 
 
 def is_table(name: str) -> bool:
@@ -298,16 +301,18 @@ def _cell(cell: Any, stored: Any) -> Any:
     """A cell as it is seen: 1 for 1.0, "50%" for 0.5 in that format; else Odd."""
     value, at = cell.value, cell.coordinate
     if stored.data_type == "f" and value is None:
-        return Odd(f"a formula without its value in {at} (open and save it in Excel)")
+        return Odd(f"a formula without its value in {at} (open and save it in Excel)", stored.value)
     if cell.data_type == "e":
-        return Odd(f"the error {value} in {at}")
-    if value is None or isinstance(value, str | bool):
+        return Odd(f"the error {value} in {at}", value)
+    if value is None or isinstance(value, str):
         return value
+    if isinstance(value, bool):
+        return str(value).upper()
     if not isinstance(value, int | float):
-        return Odd(f"a date or time in {at} ({value})")
+        return Odd(f"a date or time in {at} ({value})", value)
     form = cell.number_format
     if fixed := re.fullmatch(r"0(?:\.(0+))?(%?)", form):
         return f"{value:.{len(fixed[1] or '')}{fixed[2] or 'f'}}"
     if form not in ("General", "@"):
-        return Odd(f"a number in the format {form!r} in {at} ({value})")
+        return Odd(f"a number in the format {form!r} in {at} ({value})", value)
     return int(value) if float(value).is_integer() else value

@@ -37,8 +37,8 @@ BROKEN = (
 Tree = dict[str, Callable[[], bytes]]  # path from the top: how to read it
 
 
-def tree(top: Path) -> Tree:
-    """Every file below `top`, archives as folders; hidden files and what macOS adds are left out.
+def tree(top: Path, packed: bool = True) -> Tree:
+    """Every file below `top`, archives (if `packed`) as folders; none that systems add beside them.
 
     The bytes are read when they are asked for: UserError where they are encrypted, broken, or a
     pointer of Git LFS to bytes that were not downloaded.
@@ -48,7 +48,7 @@ def tree(top: Path) -> Tree:
         name = path.relative_to(top).as_posix()
         if not _kept(name):
             continue
-        if name.lower().endswith(PACKED):
+        if packed and name.lower().endswith(PACKED):
             with _told(name):
                 members = _zipped if name.lower().endswith(".zip") else _tarred
                 for inside, read in members(path, name):
@@ -68,10 +68,6 @@ def pointer(top: Path) -> str | None:
     return None
 
 
-def in_archive(name: str) -> bool:
-    return any(str(parent).lower().endswith(PACKED) for parent in PurePosixPath(name).parents)
-
-
 def snapshot(top: Path) -> Path:
     """`top`, or the newest snapshot in it where it is a folder of Hugging Face's cache."""
     commits = sorted(top.glob("snapshots/*/"))
@@ -87,7 +83,7 @@ def snapshot(top: Path) -> Path:
 
 def _kept(name: str) -> bool:
     parts = PurePosixPath(name).parts
-    return not any(part.startswith(".") or part == "__MACOSX" for part in parts)
+    return not any(part.startswith((".", "~$")) or part == "__MACOSX" for part in parts)
 
 
 def _inside(archive: str, name: str) -> str:
