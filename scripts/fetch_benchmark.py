@@ -93,11 +93,11 @@ Source = Plain | authors.Authors | Published
 
 
 def opened(folder: Path, cache: str, settings: dict) -> Source:
-    """The source in the form that its files have: what its README.md names, goes first."""
+    """The source in the form that its files have; what its README.md names, goes first."""
     readme = folder / "README.md"
     if files := benchmarks.json_lines(readme):
         return Plain(folder, files)
-    if not benchmarks.readme_configs(readme):
+    if not benchmarks.readme_configs(readme) or settings["dataset"] in authors.BEFORE_README:
         for packed in (False, True):  # what is unpacked goes before archives beside it
             if found := authors.find(trees.tree(folder, packed), settings):
                 return found
@@ -173,7 +173,11 @@ def copy_own(source: Path, data: Path, settings: dict) -> tuple[dict[str, int], 
     """
     asked = settings["eval_split"]
     found, notes = own.tables_of(trees.tree(source), settings), []
-    names = asked_subsets(settings, [name for name in found if asked in found[name]])
+    available = [name for name in found if asked in found[name]]
+    if not available:
+        files = ", ".join(where for splits in found.values() for where, _ in splits.values())
+        raise UserError(f"no questions of the split {asked} that is asked; there is only {files}")
+    names = asked_subsets(settings, available)
     subsets = {}
     for name in names:
         for split, (where, read) in found[name].items():

@@ -2,6 +2,7 @@
 
 import io
 import json
+import subprocess
 import sys
 import tarfile
 import zipfile
@@ -13,6 +14,7 @@ from sftflow.config.schema import presets
 from sftflow.core.cli import UserError
 from sftflow.core.jsonio import read_json, read_jsonl
 from sftflow.inputs import trees
+from support import EVALSCOPE, ROOT
 
 CEVAL = "id,question,A,B,C,D,answer\n"
 CMMLU = "\ufeff,Question,A,B,C,D,Answer\n"  # with a byte order mark, and numbered rows
@@ -184,6 +186,15 @@ def test_a_table_that_is_not_as_expected_is_an_error_that_says_where(
         source.rows(source.configs()[0], settings["eval_split"])
 
 
+def test_cmmlus_archive_goes_before_what_its_readme_names(tmp_path):
+    """On a hub its tables lie in an archive, whatever the README.md beside it says."""
+    zipped(tmp_path / "cmmlu_v9.zip", MADE["cmmlu"])
+    named = fetch_benchmark.benchmarks.front_matter({"agronomy": {"test": "agronomy/test-*"}})
+    folder(tmp_path, {"README.md": named})
+    source = fetch_benchmark.opened(tmp_path, "", presets()["cmmlu"])
+    assert FIRST["cmmlu"] in source.rows("default", "test")
+
+
 def test_the_questions_twice_are_not_chosen_from(tmp_path):
     folder(tmp_path, MADE["ceval"], "old")
     folder(tmp_path, MADE["ceval"], "new")
@@ -248,6 +259,55 @@ def test_chinese_names_in_a_zip_that_does_not_say_their_encoding(tmp_path, encod
     )
     (tmp_path / "a.zip").write_bytes(raw)
     assert list(trees.tree(tmp_path)) == ["a.zip/心理.csv"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not EVALSCOPE.exists(), reason="needs envs/evalscope")
+def test_the_hubs_forms_have_the_digest_of_the_authors(tmp_path, monkeypatch):
+    """Parquet with and without its README.md, `save_to_disk`; a clone without its large files."""
+    of_authors = fetched(
+        tmp_path, zipped(tmp_path / "it.zip", MADE["mmlu"]), monkeypatch, "mmlu", shots=5
+    )
+    rows = {
+        path.name.partition("-")[0]: list(read_jsonl(path))
+        for path in (tmp_path / "out/data/all").iterdir()
+    }
+    program = """
+import json, sys
+from pathlib import Path
+import datasets
+top, rows = Path(sys.argv[1]), json.loads(sys.argv[2])
+made = datasets.DatasetDict({s: datasets.Dataset.from_list(r) for s, r in rows.items()})
+for form in ("bare", "named"):
+    for split, table in made.items():
+        path = top / form / "all" / f"{split}-00000-of-00001.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        table.to_parquet(path)
+made.save_to_disk(top / "saved/all")
+made.save_to_disk(top / "saved, no config")
+"""
+    subprocess.run(
+        [str(EVALSCOPE), "-c", program, tmp_path / "hubs", json.dumps(rows)],
+        check=True,
+        capture_output=True,
+    )
+    named = {"all": {split: f"all/{split}-*" for split in rows}}
+    readme = {"README.md": fetch_benchmark.benchmarks.front_matter(named)}
+    folder(tmp_path / "hubs/named", readme)
+    pointers = {f"all/{split}-00000-of-00001.parquet": POINTER for split in rows}
+    folder(tmp_path / "hubs/pointers", readme | pointers)
+    came = {}
+    for form in sorted((tmp_path / "hubs").iterdir()):
+        settings = presets()["mmlu"] | {"source": str(form), "hub": None, "shots": 5}
+        output = tmp_path / "fetched" / form.name / "manifest.json"
+        command = [str(EVALSCOPE), ROOT / "scripts/fetch_benchmark.py", "--benchmark", "b"]
+        told = ["--settings", json.dumps(settings), "--output", output]
+        done = subprocess.run([*command, *told], capture_output=True, text=True)
+        came[form.name] = done.stderr if done.returncode else read_json(output)["digest"]
+    assert "-00000-of-00001.parquet is a pointer of Git LFS, not the" in came.pop("pointers")
+    assert came == dict.fromkeys(
+        ["bare", "named", "saved", "saved, no config"], of_authors["digest"]
+    )
 
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 99\n"

@@ -143,6 +143,11 @@ def test_two_files_for_one_subset_and_a_part_of_a_table(tmp_path):
         fetched(tmp_path, LINES, "s-00000-of-00003.jsonl")
 
 
+def test_examples_alone_are_no_questions(tmp_path):
+    with pytest.raises(UserError, match=r"no questions of the split val .* only s_dev\.jsonl"):
+        fetched(tmp_path, LINES, "s_dev.jsonl")
+
+
 def test_files_in_folders_and_names_of_every_kind(tmp_path):
     for name in ("val/心理 a.csv", "more/心理 b_val.csv", "dev/心理 a.csv"):
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)

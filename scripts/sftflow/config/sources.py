@@ -10,7 +10,8 @@ from sftflow.core.layout import local_source
 
 HUB_ID = re.compile(r"^\w[\w.-]*/[\w.-]+$")
 DATA_FILES = (  # no hub ids by themselves
-    ".jsonl", ".json", ".gz", ".parquet", ".arrow", ".csv", ".tsv", ".xlsx", ".zip", ".tar", ".tgz",
+    ".jsonl", ".json", ".gz", ".parquet", ".arrow", ".csv", ".tsv", ".xlsx",
+    ".zip", ".tar", ".tgz", ".bz2", ".xz",
 )  # fmt: skip
 
 

@@ -28,11 +28,11 @@ class Layout(NamedTuple):
 
 
 def _ceval(name: str, _subset: str, content: bytes) -> list[dict]:
-    rows = _with(name, content, ("id", "question", *LETTERS, "answer"))
+    rows = _with(name, content, ("question", *LETTERS, "answer"))
+    numbers = [{"id": int(row["id"])} if row.get("id", "").isdecimal() else {} for row in rows]
     return [
-        {**row, "id": int(row["id"]) if row["id"].isdecimal() else row["id"]}
-        | {"explanation": row.get("explanation", "")}
-        for row in rows
+        row | number | {"explanation": row.get("explanation", "")}
+        for row, number in zip(rows, numbers, strict=True)
     ]
 
 
@@ -99,6 +99,10 @@ LAYOUTS = {
     "super_gpqa": [Layout("SuperGPQA-all.jsonl", _as_they_are)],
     "mmlu_redux": [Layout("<subset>/data<part>", _as_they_are)],
 }
+
+
+# On a hub, its tables lie in an archive, whatever the README.md beside it names.
+BEFORE_README = ("cmmlu",)
 
 
 class Authors:

@@ -81,8 +81,8 @@ def differences(counts: dict[str, int], published: object) -> list[str]:
     if other := [f"{k} {n} (of {published[k]})" for k, n in counts.items() if n != published[k]]:
         told.append(f"other counts than published: {_some(other)}")
     if absent := [name for name in published if name not in counts]:
-        told.append(f"{len(absent)} of {len(published)} published subsets are not here: ")
-        told[-1] += _some(absent)
+        of = f"{len(absent)} of {len(published)} published subsets"
+        told.append(f"{of} are not here: {_some(absent)}")
     return told
 
 
@@ -142,10 +142,10 @@ def json_lines(readme: Path) -> dict[str, dict[str, str]] | None:
     files: dict[str, dict[str, str]] = {}
     for config in readme_configs(readme):
         for entry in config.get("data_files") or []:
-            path = entry.get("path") if isinstance(entry, dict) else None
+            path = entry.get("path") if isinstance(entry, dict) and "split" in entry else None
             if not isinstance(path, str) or not path.endswith(".jsonl") or "*" in path:
                 return None
-            files.setdefault(config["config_name"], {})[entry["split"]] = path
+            files.setdefault(config.get("config_name", "default"), {})[entry["split"]] = path
     return files or None
 
 

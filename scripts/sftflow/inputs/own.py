@@ -190,7 +190,10 @@ def _spread(row: dict) -> dict:
         raise ValueError("there are options in one field and in columns of their own; leave one")
     made: dict[str, Any] = {}
     for key, value in row.items():
-        made |= options if key == "options" else {} if key in options else {key: value}
+        if key == "options":
+            made |= options
+        elif key not in options:
+            made[key] = value
     return made
 
 

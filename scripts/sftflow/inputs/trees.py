@@ -63,7 +63,7 @@ def tree(top: Path, packed: bool = True) -> Tree:
 def pointer(top: Path) -> str | None:
     """The sentence about a file below `top` that Git LFS has not downloaded, if there is one."""
     for path in tree_paths(top):
-        if path.stat().st_size < 1000 and path.read_bytes().startswith(POINTER):
+        if path.is_file() and path.stat().st_size < 1000 and path.read_bytes().startswith(POINTER):
             return POINTS.format(path.relative_to(top))
     return None
 
