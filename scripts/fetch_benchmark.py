@@ -6,10 +6,10 @@ in:   settings  the benchmark with its preset: {"dataset" (evalscope's name), "s
                 other keys are not read
 out:  --output  <results>/benchmarks/<benchmark>/manifest.json: {schema, benchmark, dataset, source,
                 hub, revision (the commit that was taken), made_with, subsets {name: n}, shots,
-                files [{path, size, sha256}], digest}; beside it data/ (evalscope's local_path) and
-                source/
-env:  envs/evalscope (datasets, the hub clients). Local JSON lines, CSV and CMMLU's .zip need no
-      library.
+                files [{path, size, sha256}], digest, notes [what was assumed], if any}; beside it
+                data/ (evalscope's local_path) and source/
+env:  envs/evalscope (datasets, the hub clients, pyarrow, openpyxl). Local JSON, CSV and the
+      authors' own archives need no library. What is accepted: docs/accepted/benchmarks.md.
 net:  only for hub sources. No later step of a benchmark needs the network.
 
 Questions keep the published order, and `limit` is not applied here: evalscope asks the first
@@ -19,122 +19,101 @@ which no answer could be right is an error that names it. data/ is written anew 
 because evalscope deletes files (dataset_infos.json) in the folder that it loads.
 """
 
-import csv
 import hashlib
-import io
 import json
 import os
-import re
 import shutil
 import sys
 import tempfile
-import zipfile
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
 
 from sftflow.core import cli, jsonio
 from sftflow.core.cli import UserError
-from sftflow.inputs import benchmarks, hubs
+from sftflow.inputs import authors, benchmarks, hubs, own, tables, trees
 from sftflow.inputs.benchmarks import PER_SUBSET, asked_subsets, check_counts, checked
-
-PLAIN_FORMATS = (".jsonl", ".csv", ".tsv")
 
 
 class Published:
     """A source in any form that `datasets` loads, as evalscope itself would load it."""
 
-    def __init__(self, folder: Path, cache: str):
+    def __init__(self, folder: Path, cache: str, settings: dict):
         os.environ.update(HF_DATASETS_CACHE=cache, HF_DATASETS_DISABLE_PROGRESS_BARS="1")
         import datasets
 
-        self.datasets, self.folder = datasets, str(folder)
+        self.datasets, self.folder, self.settings = datasets, folder, settings
 
     def configs(self) -> list[str]:
-        return self.datasets.get_dataset_config_names(self.folder)
+        with self._told("its configs"):
+            found = self.datasets.get_dataset_config_names(str(self.folder))
+        if found == ["default"] != [self.settings["config"]]:
+            raise UserError(authors.looked_for(trees.tree(self.folder), self.settings))
+        return found
 
     def rows(self, config: str, split: str) -> list[dict]:
         name = None if config == "default" else config
+        with self._told(f"config {config!r}, split {split!r}"):
+            rows = self.datasets.load_dataset(str(self.folder), name, split=split).to_list()
+            if rows and any(key.encode().startswith(trees.POINTER) for key in rows[0]):
+                raise ValueError("a pointer is no table")
+        return rows
+
+    @contextmanager
+    def _told(self, what: str) -> Iterator[None]:
         try:
-            return self.datasets.load_dataset(self.folder, name, split=split).to_list()
+            yield
         except Exception as error:  # the library raises many types; each means "not loadable"
-            raise UserError(
-                f"cannot read config {config!r}, split {split!r}: {type(error).__name__}: {error}"
-            ) from error
+            if pointer := trees.pointer(self.folder):
+                raise UserError(pointer) from error
+            looked = authors.looked_for(trees.tree(self.folder), self.settings)
+            reason = f"{type(error).__name__}: {error}"
+            raise UserError(f"cannot read {what}: {reason}\n  {looked}") from error
 
 
 class Plain:
     """A source that is JSON lines already, each file named in README.md: needs no library."""
 
     def __init__(self, folder: Path, files: dict[str, dict[str, str]]):
-        self.folder, self.files = folder, files
+        self.files, self.tree = files, trees.tree(folder, packed=False)
 
     def configs(self) -> list[str]:
         return list(self.files)
 
     def rows(self, config: str, split: str) -> list[dict]:
-        file = self.files.get(config, {}).get(split)
-        if not file or not (self.folder / file).is_file():
+        file = PurePosixPath(self.files.get(config, {}).get(split, "")).as_posix()
+        if file not in self.tree:
             raise UserError(f"README.md names no file, or one that is not there: {config}/{split}")
-        return list(jsonio.read_jsonl(self.folder / file))
+        (table,) = tables.read(file, self.tree[file]()).values()
+        return table.rows
 
 
-class Zipped:
-    """CMMLU as its authors publish it, a .zip of <split>/<subject>.csv: needs no library.
-
-    The loading script that lies beside it is never run, and `datasets` no longer could.
-    """
-
-    def __init__(self, archive: Path):
-        self.archive = archive
-
-    def configs(self) -> list[str]:
-        return ["default"]
-
-    def rows(self, config: str, split: str) -> list[dict]:
-        try:
-            with zipfile.ZipFile(self.archive) as archive:
-                names = [n for n in archive.namelist() if re.fullmatch(rf"{split}/\w+\.csv", n)]
-                tables = {name: archive.read(name).decode("utf-8-sig") for name in sorted(names)}
-        except (zipfile.BadZipFile, UnicodeDecodeError) as error:
-            raise UserError(f"cannot read {self.archive.name}: {error}") from error
-        if not tables:
-            raise UserError(f"{self.archive.name} holds no {split}/<subject>.csv")
-        return [row for name, text in tables.items() for row in cmmlu_rows(name, text)]
+Source = Plain | authors.Authors | Published
 
 
-def cmmlu_rows(name: str, text: str) -> Iterator[dict]:
-    """Rows of one subject's table as evalscope reads them: "(A) …" for A, "(A)" for an answer."""
-    table = csv.DictReader(io.StringIO(text, newline=""))
-    columns = ("Question", "A", "B", "C", "D", "Answer")
-    if missing := set(columns) - set(table.fieldnames or ()):
-        raise UserError(f"{name}: no column {', '.join(sorted(missing))}")
-    for number, row in enumerate(table, start=1):
-        question, *options, answer = (row[column] for column in columns)
-        answer = (answer or "").strip()
-        if None in options or answer not in ("A", "B", "C", "D"):
-            raise UserError(f"{name}, row {number}: not four options and an answer of A to D")
-        yield {
-            "question": question,
-            "choices": [f"({key}) {option}" for key, option in zip("ABCD", options, strict=True)],
-            "answer": f"({answer})",
-            "category": Path(name).stem,
-        }
-
-
-Source = Plain | Zipped | Published
-
-
-def opened(folder: Path, cache: str) -> Source:
-    if files := benchmarks.json_lines(folder / "README.md"):
+def opened(folder: Path, cache: str, settings: dict) -> Source:
+    """The source in the form that its files have; what its README.md names, goes first."""
+    readme = folder / "README.md"
+    if files := benchmarks.json_lines(readme):
         return Plain(folder, files)
-    if archive := next(folder.glob("cmmlu_*.zip"), None):
-        return Zipped(archive)
-    return Published(folder, cache)
+    if not benchmarks.readme_configs(readme) or settings["dataset"] in authors.BEFORE_README:
+        for packed in (False, True):  # what is unpacked goes before archives beside it
+            if found := authors.find(trees.tree(folder, packed), settings):
+                return found
+    return Published(folder, cache, settings)
 
 
-def as_lines(rows: list[dict]) -> str:
-    return "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
+def as_lines(rows: list[dict], where: str) -> str:
+    text = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        number = text.count("\n", 0, error.start) + 1
+        raise UserError(
+            f"{where}, row {number}: holds half of a character ({text[error.start]!r})"
+        ) from None
+    return text
 
 
 def write_split(data: Path, config: str, split: str, rows: list[dict]) -> str:
@@ -143,14 +122,20 @@ def write_split(data: Path, config: str, split: str, rows: list[dict]) -> str:
     `datasets` caches a local folder by the names in its README.md alone: with plain names, edited
     questions, or another benchmark's, would be served from the cache.
     """
-    text = as_lines(rows)
-    path = f"{config}/{split}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.jsonl"
+    text = as_lines(rows, f"{config}/{split}")
+    sha256 = hashlib.sha256(text.encode()).hexdigest()
+    path = f"{benchmarks.plain_name(config, 'config')}/{split}-{sha256[:16]}.jsonl"
     jsonio.write_text(data / path, text)
     return path
 
 
-def copy_published(published: Source, data: Path, settings: dict) -> dict[str, int]:
-    """Write data/ for a benchmark that is loaded by config and split; give {subset: questions}."""
+def copy_published(
+    published: Source, data: Path, settings: dict
+) -> tuple[dict[str, int], list[str]]:
+    """Write data/ for a benchmark that is loaded by config and split.
+
+    Gives {subset: questions}, and what is to be told of them.
+    """
     per_subset, field = settings["config"] == PER_SUBSET, settings.get("subset_field")
     splits = {"questions": settings["eval_split"]}
     if settings["shots"] and settings.get("few_shot_split"):
@@ -173,47 +158,42 @@ def copy_published(published: Source, data: Path, settings: dict) -> dict[str, i
                 counts[use][config] = len(rows)
             files.setdefault(config, {})[split] = write_split(data, config, split, rows)
     jsonio.write_text(data / "README.md", benchmarks.front_matter(files))
-    subsets = {name: counts["questions"][name] for name in names}
+    subsets = {benchmarks.plain_name(name): counts["questions"][name] for name in names}
     check_counts(subsets, settings["eval_split"])
     if "examples" in splits:
         examples = {name: counts["examples"][name] for name in names}
         check_counts(examples, settings["few_shot_split"], settings["shots"])
-    return subsets
+    return subsets, benchmarks.differences(subsets, settings.get("subsets"))
 
 
-def copy_plain(source: Path, data: Path, settings: dict) -> dict[str, int]:
-    """Write data/ for general_mcq and general_qa: one file per subset (and split)."""
-    files = {path.name: path for path in sorted(source.iterdir()) if path.suffix in PLAIN_FORMATS}
-    splits = [settings["eval_split"], settings.get("few_shot_split")]
-    found: dict[str, dict[str, Path]] = {}
-    for path in files.values():
-        subset, split = path.stem, settings["eval_split"]
-        for known in filter(None, splits):
-            if path.stem.endswith(f"_{known}"):
-                subset, split = path.stem.removesuffix(f"_{known}"), known
-        found.setdefault(subset, {})[split] = path
-    available = [name for name, by_split in found.items() if settings["eval_split"] in by_split]
+def copy_own(source: Path, data: Path, settings: dict) -> tuple[dict[str, int], list[str]]:
+    """Write data/ for general_mcq and general_qa: one file per subset (and split).
+
+    Gives {subset: questions}, and what was assumed in reading the files.
+    """
+    asked = settings["eval_split"]
+    found, notes = own.tables_of(trees.tree(source), settings), []
+    available = [name for name in found if asked in found[name]]
+    if not available:
+        files = ", ".join(where for splits in found.values() for where, _ in splits.values())
+        raise UserError(f"no questions of the split {asked} that is asked; there is only {files}")
     names = asked_subsets(settings, available)
     subsets = {}
     for name in names:
-        for split, path in found[name].items():
-            if split != settings["eval_split"] and not settings["shots"]:
+        for split, (where, read) in found[name].items():
+            if split != asked and not settings["shots"]:
                 continue
-            rows = checked(plain_rows(path), settings, path.name)
-            jsonio.write_text(data / f"{name}_{split}.jsonl", as_lines(rows))
-            if split == settings["eval_split"]:
+            table = own.in_our_words(read(), settings, where)
+            rows = checked(table.rows, settings, where, table.places)
+            notes += [f"{where}: {note}" for note in table.notes]
+            path = data / f"{benchmarks.plain_name(name)}_{split}.jsonl"
+            jsonio.write_text(path, as_lines(rows, where))
+            if split == asked:
                 subsets[name] = len(rows)
             else:
                 check_counts({name: len(rows)}, split, settings["shots"])
-    check_counts(subsets, settings["eval_split"])
-    return subsets
-
-
-def plain_rows(path: Path) -> list[dict]:
-    if path.suffix == ".jsonl":
-        return list(jsonio.read_jsonl(path))
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        return list(csv.DictReader(file, delimiter="," if path.suffix == ".csv" else "\t"))
+    check_counts(subsets, asked)
+    return subsets, notes
 
 
 def main() -> None:
@@ -225,22 +205,25 @@ def main() -> None:
     settings, folder = args.settings, args.output.parent
     data = folder / "data"
     source = settings["source"]
+    hub = hubs.hub_of(source, settings.get("hub"))
     origin = hubs.fetch(
         folder / "source",
         source,
         settings.get("hub"),
         settings.get("revision"),
         kind="dataset",
-        leave=["*.py", "dataset_infos.json", "*.tar"],
+        # of a hub, the same questions lie beside their authors' archive
+        leave=["*.py", "dataset_infos.json", *(["*.tar"] if hub != "local" else [])],
     )
     shutil.rmtree(data, ignore_errors=True)
     data.mkdir(parents=True)
     try:
+        top = trees.snapshot(folder / "source")
         if settings.get("config") is None:
-            subsets = copy_plain(folder / "source", data, settings)
+            subsets, notes = copy_own(top, data, settings)
         else:
             with tempfile.TemporaryDirectory() as cache:
-                subsets = copy_published(opened(folder / "source", cache), data, settings)
+                subsets, notes = copy_published(opened(top, cache, settings), data, settings)
     except UserError as error:
         raise UserError(f"benchmark {args.benchmark} ({source}): {error}") from None
     files = jsonio.tree_files(data)
@@ -254,10 +237,13 @@ def main() -> None:
             "made_with": settings.get("made_with", {}),
             "subsets": subsets,
             "shots": settings["shots"],
+            **({"notes": notes} if notes else {}),
             "files": files,
             "digest": jsonio.tree_digest(files),
         },
     )
+    for text in notes:
+        cli.note(f"benchmark {args.benchmark}: {text}")
     total = sum(subsets.values())
     cli.note(f"benchmark {args.benchmark}: {total} questions in {len(subsets)} subset(s)")
 

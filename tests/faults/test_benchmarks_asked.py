@@ -1,8 +1,11 @@
 """What the real evalscope makes of prompts, keys, repeats and odd answers."""
 
+import csv
+import io
 import json
 import os
 import subprocess
+import zipfile
 from pathlib import Path
 
 import fetch_benchmark
@@ -10,7 +13,8 @@ import pytest
 from sftflow.config.schema import presets
 from sftflow.scoring import scores
 from sftflow.serving.completions import withheld
-from support import EVALSCOPE
+from support import EVALSCOPE, ROOT
+from workbooks import workbook
 
 pytestmark = [
     pytest.mark.slow,
@@ -83,9 +87,24 @@ class Cases:
             for split in (settings["eval_split"], settings["few_shot_split"]):
                 lines = "".join(json.dumps(one) + "\n" for one in rows)
                 (source / f"{subset}_{split}.jsonl").write_text(lines, encoding="utf-8")
-            fetch_benchmark.copy_plain(source, data, settings)
+            fetch_benchmark.copy_own(source, data, settings)
         else:
             fetch_benchmark.copy_published(Made(rows), data, settings)
+        self.case(name, dataset, subset, data, answers, generation, shots=shots, **changes)
+
+    def add_file(self, name, dataset, subset, path, answers, **changes) -> None:
+        """A source on disk, fetched by the program itself in the environment that has it."""
+        output = self.folder / "fetched" / name / "manifest.json"
+        settings = presets()[dataset] | {"source": str(path), "subsets": [subset], "shots": 0}
+        program = [str(EVALSCOPE), str(ROOT / "scripts/fetch_benchmark.py"), "--benchmark", name]
+        command = [*program, "--settings", json.dumps(settings | changes), "--output", str(output)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        self.case(name, dataset, subset, output.with_name("data"), answers, **changes)
+
+    def case(
+        self, name, dataset, subset, data, answers, generation=None, shots=0, **changes
+    ) -> None:
         asked = {"dataset": dataset, "subsets": [subset], "shots": shots, **changes}
         case = {"benchmark": asked, "data": str(data), "answers": answers}
         self.cases[name] = case | {"generation": generation or COLD}
@@ -123,6 +142,61 @@ ODD = [
 ]  # fmt: skip
 
 
+TREES = [
+    ["question", "A", "B", "C", "答案"],
+    *[[f"哪种树，{n}？", *WORDS[:3], "oak"] for n in (0, 1)],
+]
+OBJECTS = [dict(zip(TREES[0], row, strict=True)) for row in TREES[1:]]
+
+
+def comma(rows: list[list], delimiter: str = ",") -> str:
+    file = io.StringIO()
+    csv.writer(file, delimiter=delimiter).writerows(rows)
+    return file.getvalue()
+
+
+def lines(rows: list[dict]) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def parquet(path: Path) -> None:
+    code = """import json, sys, pyarrow as pa, pyarrow.parquet as pq
+pq.write_table(pa.Table.from_pylist(json.loads(sys.argv[1])), sys.argv[2])"""
+    command = [str(EVALSCOPE), "-c", code, json.dumps(OBJECTS), str(path)]
+    subprocess.run(command, check=True)
+
+
+OWN = {
+    "jsonl": lines(OBJECTS),
+    "json": json.dumps(OBJECTS).encode(),
+    "csv": comma(TREES).encode("gbk"),
+    "tsv": comma(TREES, "\t").encode("utf-16"),
+    "parquet": parquet,
+    "xlsx": lambda path: workbook(path, Sheet1=TREES),
+}
+if EVALSCOPE.exists():  # once it is synced with it
+    if subprocess.run([str(EVALSCOPE), "-c", "import openpyxl"], capture_output=True).returncode:
+        del OWN["xlsx"]
+SPOKEN = "心 情"  # a subset's name, with a space
+HEAD = ["question", "A", "B", "C", "D", "answer"]
+ONE = ["哪种树？", *WORDS, "B"]
+ARCHIVES = {
+    "ceval": ("law", {"val/law_val.csv": comma([["id", *HEAD], [0, *ONE], [1, *ONE]])}),
+    "cmmlu": ("arts", {"test/arts.csv": comma(
+        [["", "Question", *"ABCD", "Answer"], [0, *ONE], [1, *ONE]])}),
+    "mmlu": ("anatomy", {"data/test/anatomy_test.csv": comma([ONE, ONE])}),
+    "gsm8k": ("main", {"test.jsonl": lines([row("gsm8k", n) for n in (0, 1)]).decode()}),
+}  # fmt: skip
+
+
+def authors(folder: Path, dataset: str) -> Path:
+    path = folder / f"{dataset}.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, text in ARCHIVES[dataset][1].items():
+            archive.writestr(name, text)
+    return path
+
+
 @pytest.fixture(scope="module")
 def came(tmp_path_factory) -> dict:
     cases = Cases(tmp_path_factory.mktemp("asked"))
@@ -149,6 +223,17 @@ def came(tmp_path_factory) -> dict:
     cases.add("repeats", "mmlu", texts, rows, WARM, repeats=3)
     cases.add("twice", "mmlu", texts[:4], [rows[0], rows[0]], WARM, repeats=2)
     cases.add("cold", "mmlu", texts[:2], rows, COLD)
+    for kind, content in OWN.items():
+        path = cases.folder / f"{SPOKEN}_val.{kind}"
+        content(path) if callable(content) else path.write_bytes(content)
+        cases.add_file(f"own {kind}", "general_mcq", SPOKEN, path, ["答案：B", "答案：A"])
+    spoken = cases.folder / "spoken.csv"
+    spoken.write_text(comma([["prompt", "target"], ["Which?", "An oak."], ["What?", "An oak."]]))
+    cases.add_file("own open", "general_qa", "spoken", spoken, ["An oak.", "No."])
+    for dataset, (subset, _) in ARCHIVES.items():
+        said = ["2", "3"] if dataset == "gsm8k" else ["ANSWER: B", "ANSWER: A"]
+        said = ["答案：B", "答案：A"] if dataset in ("ceval", "cmmlu") else said
+        cases.add_file(f"archive {dataset}", dataset, subset, authors(cases.folder, dataset), said)
     return cases.run()
 
 
@@ -197,6 +282,23 @@ def test_several_right_options(came):
     assert made["strict"]["score"] == 0.5 and made["misread"] == 1
     assert [r["score"] for r in came["several mine"]["records"]] == [1]
     assert "MINE" in prompts(came["several mine"])[0]
+
+
+@pytest.mark.parametrize(
+    "name", [*(f"own {kind}" for kind in OWN), *(f"archive {d}" for d in ARCHIVES)]
+)
+def test_the_key_is_right_from_every_kind_of_file(came, name):
+    records = came[name]["records"]
+    assert [record["score"] for record in records] == [1, 0]
+    assert [record["right"] for record in records] == [True, False]
+    assert {record["target"] for record in records} == {"2" if "gsm8k" in name else "B"}
+    if name.startswith("own"):
+        assert {record["subset"] for record in records} == {SPOKEN}
+
+
+def test_own_open_questions_from_a_table(came):
+    assert [record["score"] for record in came["own open"]["records"]] == [1, 0]
+    assert prompts(came["own open"])[0].endswith("Which?")
 
 
 def test_own_questions_with_more_and_fewer_options(came):

@@ -4,7 +4,6 @@ import csv
 import json
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import fetch_benchmark
@@ -43,6 +42,11 @@ def settings(name: str, **changes) -> dict:
     return PRESETS[name] | changes
 
 
+def copied(source, data: Path, asked: dict) -> dict[str, int]:
+    """{subset: questions} of what is copied."""
+    return fetch_benchmark.copy_published(source, data, asked)[0]
+
+
 # --- subsets -------------------------------------------------------------------------------------
 
 
@@ -50,9 +54,9 @@ def test_only_the_subsets_asked_for_are_copied_in_their_order(tmp_path):
     mixed = [q for pair in zip(mmlu("virology", 3), mmlu("anatomy", 3), strict=True) for q in pair]
     made = Made({"all": {"test": mixed + mmlu("prehistory", 2), "dev": mixed}})
     asked = settings("mmlu", subsets=["anatomy", "prehistory"], shots=0)
-    assert fetch_benchmark.copy_published(made, tmp_path, asked) == {"anatomy": 3, "prehistory": 2}
-    (copied,) = map(list, map(read_jsonl, tmp_path.glob("all/test-*.jsonl")))
-    assert copied == [q for q in mixed if q["subject"] == "anatomy"] + mmlu("prehistory", 2)
+    assert copied(made, tmp_path, asked) == {"anatomy": 3, "prehistory": 2}
+    (found,) = map(list, map(read_jsonl, tmp_path.glob("all/test-*.jsonl")))
+    assert found == [q for q in mixed if q["subject"] == "anatomy"] + mmlu("prehistory", 2)
     assert not list(tmp_path.glob("all/dev*"))  # 0 shots: no examples are needed
 
 
@@ -60,15 +64,13 @@ def test_a_misspelt_subset_is_an_error_that_names_the_valid_ones(tmp_path):
     made = Made({"all": {"test": mmlu("anatomy", 3) + mmlu("virology", 3)}})
     asked = settings("mmlu", subsets=["anatomi"], shots=0)
     with pytest.raises(UserError, match=r"did you mean 'anatomy'.*Valid names: anatomy, virology"):
-        fetch_benchmark.copy_published(made, tmp_path, asked)
+        copied(made, tmp_path, asked)
 
 
 def test_a_subset_per_config_and_its_examples(tmp_path):
     row = {"question": "?", "A": "1", "B": "2", "C": "3", "D": "4", "answer": "A"}
     made = Made({name: {"val": [row] * 2, "dev": [row] * 5} for name in ("law", "logic")})
-    assert fetch_benchmark.copy_published(made, tmp_path, settings("ceval", subsets=["law"])) == {
-        "law": 2
-    }
+    assert copied(made, tmp_path, settings("ceval", subsets=["law"])) == {"law": 2}
     found = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.jsonl"))
     dev, val = found
     assert dev.startswith("law/dev-") and val.startswith("law/val-")
@@ -81,7 +83,7 @@ def test_other_questions_have_other_file_names(tmp_path):
     for count in (2, 3):
         made = Made({"all": {"test": mmlu("anatomy", count)}})
         asked = settings("mmlu", subsets=["anatomy"], shots=0)
-        fetch_benchmark.copy_published(made, tmp_path / str(count), asked)
+        copied(made, tmp_path / str(count), asked)
         names |= {path.name for path in (tmp_path / str(count)).rglob("*.jsonl")}
     assert len(names) == 2
 
@@ -91,13 +93,13 @@ def test_names_in_lower_case_where_evalscope_knows_them_so(tmp_path):
     row |= {"options": ["y", "z"], "answer": "B"}
     made = Made({"default": {"test": [row]}})
     asked = settings("mmlu_pro", subsets=["psychology"], shots=0)
-    assert fetch_benchmark.copy_published(made, tmp_path, asked) == {"psychology": 1}
+    assert copied(made, tmp_path, asked) == {"psychology": 1}
 
 
 def test_too_few_examples_for_the_shots_are_an_error(tmp_path):
     made = Made({"all": {"test": mmlu("anatomy", 3), "dev": mmlu("anatomy", 2)}})
     with pytest.raises(UserError, match=r"dev: fewer examples than the 5 shots in anatomy \(2\)"):
-        fetch_benchmark.copy_published(made, tmp_path, settings("mmlu", subsets=["anatomy"]))
+        copied(made, tmp_path, settings("mmlu", subsets=["anatomy"]))
 
 
 # --- fields --------------------------------------------------------------------------------------
@@ -123,9 +125,7 @@ def test_a_field_of_two_kinds_is_an_error_as_it_would_be_later():
 
 def test_an_empty_split_is_an_error(tmp_path):
     with pytest.raises(UserError, match="no questions in main"):
-        fetch_benchmark.copy_published(
-            Made({"main": {"test": []}}), tmp_path, settings("gsm8k", shots=0)
-        )
+        copied(Made({"main": {"test": []}}), tmp_path, settings("gsm8k", shots=0))
 
 
 # --- files ---------------------------------------------------------------------------------------
@@ -146,7 +146,7 @@ def test_json_lines_that_a_readme_names_are_read_without_any_library(tmp_path):
     (tmp_path / "README.md").write_text(README)
     row = {"question": "1 + 1?", "answer": "1 + 1 = 2\n#### 2"}
     (tmp_path / "questions/test.jsonl").write_text(json.dumps(row) + "\n")
-    source = fetch_benchmark.opened(tmp_path, cache="")
+    source = fetch_benchmark.opened(tmp_path, "", PRESETS["gsm8k"])
     assert source.configs() == ["main"] and source.rows("main", "test") == [row]
     with pytest.raises(UserError, match="main/train"):
         source.rows("main", "train")
@@ -162,63 +162,10 @@ def test_any_other_form_is_left_to_the_library(tmp_path, path):
 def test_what_is_written_can_be_fetched_again(tmp_path):
     made = Made({"all": {"test": mmlu("anatomy", 3), "dev": mmlu("anatomy", 5)}})
     asked = settings("mmlu", subsets=["anatomy"])
-    fetch_benchmark.copy_published(made, tmp_path / "a", asked)
-    again = fetch_benchmark.opened(tmp_path / "a", cache="")
-    fetch_benchmark.copy_published(again, tmp_path / "b", asked)
+    copied(made, tmp_path / "a", asked)
+    again = fetch_benchmark.opened(tmp_path / "a", "", asked)
+    copied(again, tmp_path / "b", asked)
     assert tree_files(tmp_path / "a") == tree_files(tmp_path / "b")
-
-
-def zipped(folder: Path, **tables: str) -> Path:
-    """CMMLU's published form: tables by "<split>_<subject>", and what a packer may leave beside."""
-    folder.mkdir()
-    (folder / "README.md").write_text("---\nlicense: mit\n---\n")
-    with zipfile.ZipFile(folder / "cmmlu_v9.zip", "w") as archive:
-        for name, text in tables.items():
-            split, _, subject = name.partition("_")
-            archive.writestr(f"{split}/{subject}.csv", text)
-            archive.writestr(f"__MACOSX/{split}/._{subject}.csv", b"\x00\xff")
-    return folder
-
-
-HEAD = "\ufeff,Question,A,B,C,D,Answer\n"  # with a byte order mark, and numbered rows
-
-
-def test_a_zip_of_tables_is_read_in_the_form_of_evalscope(tmp_path):
-    tables = {
-        "test_arts": HEAD + '0,"红,黄\n和蓝",暖,冷,原色,无,C\n',
-        "test_agronomy": HEAD + "0,水稻,草,木,藤,菌,A\n1,松,草,木,藤,菌,B\n",
-        "dev_arts": HEAD + "0,白,暖,冷,原色,无,D\n" * 5,
-        "dev_agronomy": HEAD + "0,藻,草,木,藤,菌,D\n" * 5,
-    }
-    source = fetch_benchmark.opened(zipped(tmp_path / "source", **tables), cache="")
-    asked = settings("cmmlu", subsets=["arts"], shots=5)
-    assert fetch_benchmark.copy_published(source, tmp_path / "data", asked) == {"arts": 1}
-    (copied,) = read_jsonl(next(tmp_path.glob("data/default/test-*.jsonl")))
-    assert copied == {
-        "question": "红,黄\n和蓝",
-        "choices": ["(A) 暖", "(B) 冷", "(C) 原色", "(D) 无"],
-        "answer": "(C)",
-        "category": "arts",
-    }
-    assert len(list(read_jsonl(next(tmp_path.glob("data/default/dev-*.jsonl"))))) == 5
-    whole = fetch_benchmark.copy_published(source, tmp_path / "all", settings("cmmlu"))
-    assert whole == {"agronomy": 2, "arts": 1}
-
-
-@pytest.mark.parametrize(
-    ("table", "message"),
-    [
-        (",Question,A,B,C,Answer\n0,?,1,2,3,A\n", r"test/arts\.csv: no column D"),
-        (HEAD + "0,?,1,2,3,4,A\n1,?,1,2,3,4,E\n", r"test/arts\.csv, row 2: not four options and"),
-        (HEAD + "0,?,1,2\n", r"test/arts\.csv, row 1: not four options"),
-    ],
-)
-def test_a_table_that_is_not_as_expected_is_an_error_that_says_where(tmp_path, table, message):
-    source = fetch_benchmark.opened(zipped(tmp_path / "source", test_arts=table), cache="")
-    with pytest.raises(UserError, match=message):
-        source.rows("default", "test")
-    with pytest.raises(UserError, match=r"cmmlu_v9\.zip holds no dev/<subject>\.csv"):
-        source.rows("default", "dev")
 
 
 @pytest.mark.skipif(not EVALSCOPE.exists(), reason="envs/evalscope is not synced")
@@ -246,9 +193,9 @@ print(json.dumps(found))
     config = yaml.safe_load((ROOT / "config/config.yaml").read_text("utf-8"))
     for name, entry in config["benchmarks"].items():
         asked = settings(name, **{"shots": 0} | entry | {"source": str(ROOT / entry["source"])})
-        source = fetch_benchmark.opened(Path(asked["source"]), cache="")
+        source = fetch_benchmark.opened(Path(asked["source"]), "", asked)
         folder = tmp_path / name
-        subsets = fetch_benchmark.copy_published(source, folder / "data", asked)
+        subsets = copied(source, folder / "data", asked)
         write_json(
             folder / "manifest.json", {"benchmark": name, "dataset": name, "subsets": subsets}
         )
@@ -272,10 +219,10 @@ def test_own_questions_as_json_lines_or_tables(tmp_path):
         writer.writeheader()
         writer.writerows([MCQ, MCQ])
     asked = settings("general_mcq", subsets=["mood", "sleep"])
-    assert fetch_benchmark.copy_plain(source, tmp_path, asked) == {"mood": 2, "sleep": 1}
+    assert fetch_benchmark.copy_own(source, tmp_path, asked)[0] == {"mood": 2, "sleep": 1}
     assert list(read_jsonl(tmp_path / "mood_val.jsonl")) == [MCQ, MCQ]
     with pytest.raises(UserError, match="Valid names: mood, sleep"):
-        fetch_benchmark.copy_plain(source, tmp_path, settings("general_mcq", subsets=["default"]))
+        fetch_benchmark.copy_own(source, tmp_path, settings("general_mcq", subsets=["default"]))
 
 
 def run(folder: Path, monkeypatch, **changes) -> dict:

@@ -100,6 +100,29 @@ def test_an_open_question_without_a_question():
         right_keys([{"prompt": "Why?", "response": "So."}], {"dataset": "general_qa"}, "f")
 
 
+@pytest.mark.parametrize(
+    "messages",
+    [
+        "Why?",
+        [{"role": "human", "content": "Why?"}],
+        [{"role": "user", "content": None}],
+        [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}],
+        ["Why?"],
+    ],
+)
+def test_messages_that_evalscope_could_not_ask(messages):
+    row = {"messages": messages, "answer": "So."}
+    with pytest.raises(UserError, match=r"row 1: messages is no list of \{role, content\}"):
+        right_keys([row], {"dataset": "general_qa"}, "f")
+
+
+@pytest.mark.parametrize(("name", "what"), [("query", "question"), ("response", "answer")])
+def test_white_space_is_no_text(name, what):
+    row = {"query": "Why?", "response": "So.", name: " \n"}
+    with pytest.raises(UserError, match=f"row 1: there is no {what}"):
+        right_keys([row], {"dataset": "general_qa"}, "f")
+
+
 CHOICES = {"choices": list("wxyz")}
 LISTED = [f"({x}) {x.lower()}" for x in "ABCD"]
 
@@ -124,6 +147,7 @@ def test_published_keys_in_evalscopes_form(dataset, row, changes):
     ("dataset", "row", "message"),
     [
         ("gsm8k", {"answer": "nobody knows"}, "ends with no number"),
+        ("gsm8k", {"answer": "It is 7."}, "ends with no number .*write it after ####"),
         ("mmlu", {**CHOICES, "answer": 4}, "the answer is 4; write the number .* 0 to 3"),
         ("mmlu", {"choices": list("wx"), "answer": 2}, "0 to 1"),
         ("mmlu", {**CHOICES, "answer": "A"}, "the answer is 'A'"),

@@ -9,7 +9,10 @@ from sftflow.config.schema import preset_hub
 from sftflow.core.layout import local_source
 
 HUB_ID = re.compile(r"^\w[\w.-]*/[\w.-]+$")
-DATA_FILES = (".jsonl", ".json", ".gz", ".parquet", ".csv", ".tsv")  # no hub ids by themselves
+DATA_FILES = (  # no hub ids by themselves
+    ".jsonl", ".json", ".gz", ".parquet", ".arrow", ".csv", ".tsv", ".xlsx",
+    ".zip", ".tar", ".tgz", ".bz2", ".xz",
+)  # fmt: skip
 
 
 def located(stated: dict, sources: dict | None = None) -> dict:

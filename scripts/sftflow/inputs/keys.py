@@ -23,7 +23,9 @@ class Wrong(ValueError):
     """What is wrong with a row, and what would be right."""
 
 
-def right_keys(rows: list[dict], settings: dict, where: str) -> list[dict]:
+def right_keys(
+    rows: list[dict], settings: dict, where: str, places: list[str] | None = None
+) -> list[dict]:
     """The rows, their keys in evalscope's form; UserError with the rows whose key can't be right.
 
     `settings`: {dataset, multiple_correct}. A data set that is not known here is left as it is.
@@ -32,11 +34,11 @@ def right_keys(rows: list[dict], settings: dict, where: str) -> list[dict]:
     if check is None:
         return rows
     kept, wrong = [], []
-    for number, row in enumerate(rows, start=1):
+    for place, row in zip(places or (f"row {n + 1}" for n in range(len(rows))), rows, strict=True):
         try:
             kept.append(check(row, bool(settings.get("multiple_correct"))))
         except Wrong as error:
-            wrong.append(f"{where}, row {number}: {error}")
+            wrong.append(f"{where}, {place}: {error}")
     if wrong:
         more = [f"and {len(wrong) - SHOWN} more rows"] if len(wrong) > SHOWN else []
         raise UserError("\n  ".join([*wrong[:SHOWN], *more]))
@@ -137,20 +139,28 @@ def _text(name: str, value: Any) -> str:
 def _own_text(row: dict, _: bool) -> dict:
     """general_qa: question (or query, or messages) and answer (or response)."""
     asked = row.get("messages") or row.get("question") or row.get("query")
-    if not asked or not isinstance(asked, str | list):
+    if not isinstance(asked, str | list) or not asked or not str(asked).strip():
         raise Wrong("there is no question; write one as query (or question, or messages)")
-    if isinstance(asked, list) and not all(_is_message(message) for message in asked):
-        raise Wrong("messages is no list of {role, content}")
+    if row.get("messages") and not _is_dialogue(asked):
+        raise Wrong(
+            "messages is no list of {role, content} that ends with the user's; the roles are "
+            "system, user and assistant"
+        )
     for name in ("answer", "response"):  # evalscope looks for them in this order
-        if row.get(name) not in (None, ""):
+        if row.get(name) is not None and str(row[name]).strip():
             if not isinstance(row[name], str | int | float):
                 raise Wrong(f"the {name} is {row[name]!r}; write a text")
             return row | {name: str(row[name])}
     raise Wrong("there is no answer to compare with; write one as response (or answer)")
 
 
-def _is_message(value: Any) -> bool:
-    return isinstance(value, dict) and {"role", "content"} <= value.keys()
+def _is_dialogue(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and all(isinstance(turn, dict) and isinstance(turn.get("content"), str) for turn in value)
+        and all(turn.get("role") in ("system", "user", "assistant") for turn in value)
+        and value[-1]["role"] == "user"
+    )
 
 
 # --- published benchmarks -------------------------------------------------------------------------
@@ -158,8 +168,10 @@ def _is_message(value: Any) -> bool:
 
 def _number_after_mark(row: dict, _: bool) -> dict:
     """gsm8k: the number after the last ####."""
-    if not re.search(r"\d", str(row["answer"]).rpartition("####")[2]):
-        raise Wrong(f"the answer ends with no number ({str(row['answer'])[-40:]!r})")
+    said = str(row["answer"])
+    mark, number = said.rpartition("####")[1:]
+    if not re.search(r"\d", number) or (not mark and re.search(r"[^\W\d_]", number)):
+        raise Wrong(f"the answer ends with no number ({said[-40:]!r}); write it after ####")
     return row
 
 
