@@ -1,9 +1,13 @@
 """GPUs: absent here, and with a stand-in for NVIDIA's management library."""
 
+import getpass
+import os
+import subprocess
 import sys
 import threading
 import time
 import types
+from pathlib import Path
 
 import pytest
 from sftflow.core import gpu
@@ -20,7 +24,11 @@ class StandIn(types.ModuleType):
         self.nvmlInit = self.nvmlShutdown = lambda: None
         self.nvmlDeviceGetCount = lambda: 2
         self.nvmlDeviceGetHandleByIndex = int
-        self.nvmlDeviceGetHandleByUUID = lambda uuid: int(uuid.rpartition("-")[2])
+        self.nvmlDeviceGetHandleByUUID = self.by_uuid
+        self.busy: dict[int, list[int]] = {}
+        self.nvmlDeviceGetComputeRunningProcesses = lambda handle: [
+            types.SimpleNamespace(pid=pid) for pid in self.busy.get(handle, [])
+        ]
         self.nvmlDeviceGetUUID = lambda handle: f"GPU-test-{handle}"
         self.nvmlDeviceGetName = lambda handle: "NVIDIA Stand-in"
         self.nvmlDeviceGetMemoryInfo = lambda handle: types.SimpleNamespace(
@@ -30,12 +38,18 @@ class StandIn(types.ModuleType):
         self.nvmlDeviceGetUtilizationRates = lambda handle: types.SimpleNamespace(gpu=50)
         self.nvmlDeviceGetPowerUsage = lambda handle: 300_000
 
+    def by_uuid(self, uuid):
+        if uuid not in ("GPU-test-0", "GPU-test-1", "MIG-part-of-1"):
+            raise self.NVMLError("Not Found")
+        return int(uuid[-1])
+
 
 @pytest.fixture
 def two_gpus(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "pynvml", StandIn())
-    monkeypatch.setattr(gpu.tempfile, "gettempdir", lambda: str(tmp_path))
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(gpu, "LEASES", tmp_path)
+    for name in ("CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID", "SLURM_JOB_GPUS"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture
@@ -80,6 +94,72 @@ def test_two_jobs_hold_different_gpus_and_a_third_waits(two_gpus):
         gpu.os.environ["CUDA_VISIBLE_DEVICES"] = "GPU-test-0"
     waiting.join(5)
     assert len(seen) == 2
+
+
+@pytest.mark.parametrize("trials", ["20", pytest.param("500", marks=pytest.mark.slow)])
+def test_jobs_that_want_both_cards_never_wait_for_each_other(tmp_path, trials):
+    """Each keeping the one that the other waits for, they would hang for ever. Three jobs a trial,
+    processes of their own, begun at once in an order that a seed gives."""
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("lease_trials.py")), str(tmp_path), trials],
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.stdout.split() == [trials, "trials,", "0", "hung"], done.stderr
+
+
+def test_cards_on_which_others_compute_are_passed_over(two_gpus, capsys):
+    sys.modules["pynvml"].busy = {0: [4711]}
+    with gpu.claim(1) as mine:
+        assert [g["uuid"] for g in mine] == ["GPU-test-1"]
+    assert "GPU-test-0: in use (process 4711)" in capsys.readouterr().out
+
+
+def test_cards_that_slurm_granted_are_used_whoever_computes_there(two_gpus, monkeypatch):
+    sys.modules["pynvml"].busy = {0: [4711]}
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    with gpu.claim(1) as mine:
+        assert mine[0]["uuid"] == "GPU-test-0"
+
+
+def test_a_card_that_slurm_granted_and_nobody_sees_is_an_error(no_gpu, monkeypatch):
+    """Training on the CPU instead, without a word, would take days."""
+    monkeypatch.setenv("SLURM_JOB_GPUS", "3")
+    with pytest.raises(UserError, match=r"granted this job GPU 3.*--nv"), gpu.claim(1):
+        pass
+    with gpu.claim(0) as mine:
+        assert mine == []
+
+
+def test_who_holds_a_card_is_said(two_gpus, capsys):
+    with gpu.claim(2):
+        gpu.os.environ.pop("CUDA_VISIBLE_DEVICES")
+        waiting = threading.Thread(target=lambda: gpu.claim(1, interval=0.01).__enter__())
+        waiting.start()
+        time.sleep(0.1)
+        gpu.os.environ["CUDA_VISIBLE_DEVICES"] = "GPU-test-0"
+    waiting.join(5)
+    assert f"held by {getpass.getuser()}, process {os.getpid()}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("stated", "found"),
+    [
+        ("GPU-test-0", ["GPU-test-0"]),
+        ("MIG-part-of-1", ["GPU-test-1"]),  # the stand-in has no ids for parts
+        ("1,-1,0", ["GPU-test-1"]),
+        ("-1", []),
+    ],
+)
+def test_visible_devices_as_cuda_takes_them(two_gpus, monkeypatch, stated, found):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", stated)
+    assert [g["uuid"] for g in gpu.describe()] == found
+
+
+@pytest.mark.parametrize("stated", ["2", "GPU-else", "GPU-test"])
+def test_a_card_that_is_not_here_is_one_error(two_gpus, monkeypatch, stated):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", stated)
+    with pytest.raises(UserError, match=f"names '{stated}', which is no GPU of this machine"):
+        gpu.describe()
 
 
 def test_more_gpus_than_there_are(two_gpus):

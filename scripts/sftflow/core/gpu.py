@@ -5,15 +5,20 @@ here says "no GPU", and figures that need one are absent.
 """
 
 import contextlib
+import getpass
 import os
 import platform
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sftflow.core.cli import UserError
+from sftflow.core.cli import UserError, note
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 GIB = 2**30
 
@@ -35,17 +40,42 @@ def _library() -> Iterator:
 
 
 def _visible(nvml) -> list:
-    """Handles of the GPUs that CUDA_VISIBLE_DEVICES leaves us; all of them when it is not set."""
-    wanted = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if wanted is None:
-        return [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
-    names = [name.strip() for name in wanted.split(",") if name.strip() not in ("", "-1")]
-    return [
-        nvml.nvmlDeviceGetHandleByIndex(int(name))
-        if name.isdigit()
-        else nvml.nvmlDeviceGetHandleByUUID(name)
-        for name in names
-    ]
+    """Handles of the GPUs that CUDA_VISIBLE_DEVICES leaves us; all of them when it is not set.
+
+    As CUDA takes it: numbers, ids of whole cards or of their parts (MIG), and beginnings of ids.
+    UserError for one that is not here.
+    """
+    every = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
+    stated = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if stated is None:
+        return every
+    found = []
+    for name in filter(None, (part.strip() for part in stated.split(","))):
+        if name == "-1":  # CUDA sees nothing from here on
+            break
+        cards = [card for card in every if nvml.nvmlDeviceGetUUID(card).startswith(name)]
+        if name.isdigit() and int(name) < len(every):
+            found.append(every[int(name)])
+        elif len(cards) == 1:
+            found += cards
+        else:
+            try:
+                found.append(nvml.nvmlDeviceGetHandleByUUID(name))
+            except nvml.NVMLError:
+                known = ", ".join(nvml.nvmlDeviceGetUUID(card) for card in every) or "none"
+                raise UserError(
+                    f"CUDA_VISIBLE_DEVICES names {name!r}, which is no GPU of this machine "
+                    f"(0 to {len(every) - 1}: {known})"
+                ) from None
+    return found
+
+
+def _whole(nvml, handle):
+    """The card that a part of one (MIG) belongs to; the card itself else."""
+    try:
+        return nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle)
+    except (AttributeError, nvml.NVMLError):
+        return handle
 
 
 def describe() -> list[dict]:
@@ -58,7 +88,7 @@ def describe() -> list[dict]:
                 "uuid": nvml.nvmlDeviceGetUUID(handle),
                 "name": nvml.nvmlDeviceGetName(handle),
                 "memory_gib": nvml.nvmlDeviceGetMemoryInfo(handle).total / GIB,
-                "capability": list(nvml.nvmlDeviceGetCudaComputeCapability(handle)),
+                "capability": list(nvml.nvmlDeviceGetCudaComputeCapability(_whole(nvml, handle))),
             }
             for handle in _visible(nvml)
         ]
@@ -82,35 +112,57 @@ def hardware() -> dict:
     return {"cpu": cpu, "cores": len(os.sched_getaffinity(0)), "gpus": names}
 
 
+def _foreign(uuid: str) -> list[int]:
+    """Processes that compute on a card; of a card that we hold the lock of, other people's."""
+    with _library() as nvml:
+        if nvml is None:
+            return []
+        try:
+            handle = nvml.nvmlDeviceGetHandleByUUID(uuid)
+            return [one.pid for one in nvml.nvmlDeviceGetComputeRunningProcesses(handle)]
+        except (AttributeError, nvml.NVMLError):  # a driver that does not tell
+            return []
+
+
+# Of this host, whatever a job's TMPDIR is and whoever runs it. A container with a /dev/shm of its
+# own does not see it: give it the host's (apptainer does).
+LEASES = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path(tempfile.gettempdir())
+
+
+def _leases() -> Path:
+    """The folder of the locks, in which every user may write."""
+    folder = LEASES / "sftflow-gpus"
+    folder.mkdir(exist_ok=True)
+    with contextlib.suppress(PermissionError):  # another user has made it, and opened it to all
+        folder.chmod(0o777)
+    return folder
+
+
 @contextlib.contextmanager
 def claim(count: int, interval: float = 1.0) -> Iterator[list[dict]]:
-    """Hold `count` of the visible GPUs, waiting for other jobs of this user that hold them.
+    """Hold `count` of the visible GPUs, waiting for whoever holds them.
 
     Yields their descriptions and names them in CUDA_VISIBLE_DEVICES for every child process.
     Without a GPU, or with `count` 0, it yields [] and changes nothing. Raises UserError when the
-    machine has fewer GPUs than asked for.
+    machine has fewer GPUs than asked for, or the scheduler granted some and none is to be seen.
+
+    One job of a host at a time gathers cards, in its turn; so nobody waits for a card while he
+    keeps one that another waits for. Cards on which others compute without a lease are passed over,
+    unless a scheduler has granted them.
     """
     visible = describe() if count else []
     if not visible:
+        if count and (granted := os.environ.get("SLURM_JOB_GPUS")):
+            raise UserError(
+                f"Slurm granted this job GPU {granted}, but none is to be seen here: is the driver "
+                "there (nvidia-smi), the container started with --nv, CUDA_VISIBLE_DEVICES right?"
+            )
         yield []
         return
     if len(visible) < count:
         raise UserError(f"{count} GPUs asked for, this machine shows {len(visible)}")
-    from filelock import FileLock, Timeout
-
-    folder = Path(tempfile.gettempdir()) / f"sftflow-gpus-{os.getuid()}"
-    folder.mkdir(exist_ok=True)
     with contextlib.ExitStack() as held:
-        mine: list[dict] = []
-        while len(mine) < count:
-            for gpu in visible:
-                if len(mine) < count and gpu not in mine:
-                    lock = FileLock(folder / f"{gpu['uuid']}.lock")
-                    with contextlib.suppress(Timeout):
-                        held.enter_context(lock.acquire(timeout=0))
-                        mine.append(gpu)
-            if len(mine) < count:
-                time.sleep(interval)
+        mine = _gather(visible, count, interval, held)
         before = os.environ.get("CUDA_VISIBLE_DEVICES")
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpu["uuid"] for gpu in mine)
         try:
@@ -120,6 +172,67 @@ def claim(count: int, interval: float = 1.0) -> Iterator[list[dict]]:
                 del os.environ["CUDA_VISIBLE_DEVICES"]
             else:
                 os.environ["CUDA_VISIBLE_DEVICES"] = before
+
+
+def _gather(
+    visible: list[dict], count: int, interval: float, held: contextlib.ExitStack
+) -> list[dict]:
+    """Leases on `count` of the cards, given back when `held` is closed."""
+    from filelock import FileLock, Timeout
+
+    folder, granted = _leases(), "SLURM_JOB_ID" in os.environ
+    mine: list[dict] = []
+    said: set[str] = set()
+
+    def lock(name: str) -> FileLock:
+        # the lock goes with the process; the mode, so that other users may wait for it, too
+        return FileLock(folder / f"{name}.lock", mode=0o666, thread_local=False)
+
+    def say(text: str) -> None:
+        if text not in said:
+            said.add(text)
+            note(text)
+
+    with contextlib.ExitStack() as turn:
+        queue = lock("queue")
+        try:
+            turn.enter_context(queue.acquire(timeout=0))
+        except Timeout:
+            say(f"waiting for {count} GPU(s), behind a job that waits for some")
+            turn.enter_context(queue.acquire(poll_interval=interval))
+        while True:
+            for gpu in [gpu for gpu in visible if gpu not in mine]:
+                if len(mine) < count and _leased(
+                    lock(gpu["uuid"]), gpu, folder, granted, say, held
+                ):
+                    mine.append(gpu)
+            if len(mine) == count:
+                return mine
+            time.sleep(interval)
+
+
+def _leased(
+    lease: "FileLock", gpu: dict, folder: Path, granted: bool,
+    say: Callable[[str], None], held: contextlib.ExitStack,
+) -> bool:  # fmt: skip
+    from filelock import Timeout
+
+    holder, name = folder / f"{gpu['uuid']}.holder", f"{gpu['name']} {gpu['uuid']}"
+    try:
+        lease.acquire(timeout=0)
+    except Timeout:
+        who = holder.read_text() if holder.exists() else "another job"
+        say(f"waiting for {name}, held by {who}")
+        return False
+    if not granted and (others := _foreign(gpu["uuid"])):
+        lease.release()
+        say(f"passing over {name}: in use (process {', '.join(map(str, others))})")
+        return False
+    held.callback(lease.release)
+    with contextlib.suppress(OSError):
+        holder.unlink(missing_ok=True)  # it may be another user's
+        holder.write_text(f"{getpass.getuser()}, process {os.getpid()}")
+    return True
 
 
 class Sampler:
