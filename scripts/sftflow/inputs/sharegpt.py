@@ -367,11 +367,11 @@ def pair(raw: dict, row: dict, made: Dialogue, mode: str) -> list[dict]:
 
 
 def history(value: Any, made: Dialogue, mode: str) -> list[dict]:
-    """Rounds before the question: [[question, answer], ...], or turns; also as their text."""
+    """What was said before: [[question, answer], ...], rounds or turns; also as their text."""
     rounds = literal(value)
     if not stated(rounds) and (rounds is not None or no_value(value)):
         return []
-    if is_turns(rounds):
+    if isinstance(rounds, list) and all(isinstance(each, dict) for each in rounds):
         return read_turns(rounds, made, mode)
     if not isinstance(rounds, list):
         raise BadRow("not text")
