@@ -16,6 +16,7 @@ Encode = Callable[[list[dict], str | None], bytes]
 TOO_LONG = "longer than max_length"
 NO_ANSWER = "no answer within max_length"
 EXCHANGE = "an exchange longer than max_length"
+NO_LOSS = "no token carries loss"
 
 
 @dataclass
@@ -24,12 +25,15 @@ class Outcome:
 
     kept: list[tuple[dict, int, int]] = field(default_factory=list)  # row, tokens, with loss
     reason: str | None = None
+    refusal: str | None = None  # what the template said
     how: str | None = None  # "truncated" or "split"
     lost: int = 0  # exchanges left out of a split dialogue
 
 
 def outcome(row: dict, encode: Encode, longest: int, too_long: str) -> Outcome:
     tokens = encode(row["messages"], row.get("tools"))
+    if not any(tokens):
+        return Outcome(reason=NO_LOSS)
     if len(tokens) <= longest:
         return Outcome([(row, len(tokens), sum(tokens))])
     if too_long == "drop":
@@ -61,7 +65,7 @@ def split(row: dict, encode: Encode, longest: int) -> Iterator[tuple[dict, bytes
     """A dialogue that is too long as several that fit, cut before user turns.
 
     Each keeps the system message. Gives (row, its tokens). An exchange that is too long by itself
-    is left out.
+    is left out, and so is a part in which nothing is learnt.
     """
     system, pieces = exchanges(row["messages"])
 
@@ -75,11 +79,12 @@ def split(row: dict, encode: Encode, longest: int) -> Iterator[tuple[dict, bytes
     for piece in pieces:
         longer = encode(system + taken + piece, row.get("tools"))
         if len(longer) > longest and taken:
-            yield part(taken), tokens
-            taken, longer = [], encode(system + piece, row.get("tools"))
+            if any(tokens):
+                yield part(taken), tokens
+            taken, tokens, longer = [], b"", encode(system + piece, row.get("tools"))
         if len(longer) <= longest:
             taken, tokens = taken + piece, longer
-    if taken:
+    if any(tokens):
         yield part(taken), tokens
 
 

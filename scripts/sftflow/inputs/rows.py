@@ -187,7 +187,8 @@ def json_rows(path: Path, file: IO[bytes]) -> tuple[str, Rows]:
         return EMPTY, iter(())
     start = first.lstrip(BLANK)[:1]
     form = form_of(first) if second else None
-    if second and not form and not (start == b"[" and b"{" in first):
+    array = start == b"[" and b"{" in first
+    if second and not form and not array and not first.rstrip().endswith(b","):
         others = [second, *itertools.islice(lines, TRIED)]
         form = next(filter(None, (form_of(line, is_row) for line in others)), None)
         if form and start == b"[" and isinstance(parse(first), BadRow):

@@ -290,7 +290,7 @@ def role_of(name: Any) -> str:
 def read_turn(turn: dict, role: str, made: Dialogue, mode: str) -> list[dict]:
     """One turn as messages: several where an answer also calls tools."""
     content = first(turn, SAID)
-    more = set() if len(turn) == 2 else {key for key in turn.keys() - PLAIN if stated(turn[key])}
+    more = {key for key in turn.keys() - PLAIN if stated(turn[key])}
     if len(turn) > 2 and any(turn.get(key, content) not in (content, None) for key in SAID):
         raise BadRow("ambiguous fields")
     if more & {*MEDIA}:
@@ -350,6 +350,8 @@ def pair(raw: dict, row: dict, made: Dialogue, mode: str) -> list[dict]:
         raise BadRow("ambiguous fields")
     used = {names[key] for key in (*questions, *answers)}
     made.ignored |= row.keys() - {*used, *SYSTEM, *TOOLS, *LOSS, *REASONING, "history"}
+    if any(isinstance(row[key], list) and is_texts(row[key]) for key in used):
+        raise BadRow("ambiguous fields")
     messages = history(row.get("history"), made, mode)
     question = row[names[questions[0]]]
     if is_turns(question):
@@ -360,10 +362,13 @@ def pair(raw: dict, row: dict, made: Dialogue, mode: str) -> list[dict]:
     answer = row[names[answers[0]]]
     if is_turns(answer):
         return messages + read_turns(answer, made, mode)
-    if isinstance(answer, list) and len(answer) > 1 and all(isinstance(one, str) for one in answer):
-        raise BadRow("ambiguous fields")
     own = {key: row[key] for key in REASONING if key in row}
     return messages + read_turn({"value": answer, **own}, "assistant", made, mode)
+
+
+def is_texts(values: list) -> bool:
+    """Whether a list holds several texts, of which one would be the right one."""
+    return len(values) > 1 and all(isinstance(value, str) for value in values)
 
 
 def history(value: Any, made: Dialogue, mode: str) -> list[dict]:
