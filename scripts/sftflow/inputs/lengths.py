@@ -65,27 +65,39 @@ def split(row: dict, encode: Encode, longest: int) -> Iterator[tuple[dict, bytes
     """A dialogue that is too long as several that fit, cut before user turns.
 
     Each keeps the system message. Gives (row, its tokens). An exchange that is too long by itself
-    is left out, and so is a part in which nothing is learnt.
+    is left out, and so is what follows the last answer of a part that is learnt.
     """
     system, pieces = exchanges(row["messages"])
 
-    def part(messages: list[dict]) -> dict:
-        made = {key: value for key, value in row.items() if key != "id"}
-        made["messages"] = system + messages
-        return made | {"id": digest(made)}
+    def part(messages: list[dict], tokens: bytes) -> Iterator[tuple[dict, bytes]]:
+        end = learnt(messages)
+        if end < len(messages):  # a template would teach how a masked last answer ends
+            tokens = encode(system + messages[:end], row.get("tools")) if end else b""
+        if any(tokens):
+            made = {key: value for key, value in row.items() if key != "id"}
+            made["messages"] = system + messages[:end]
+            yield made | {"id": digest(made)}, tokens
 
     taken: list[dict] = []
     tokens = b""
     for piece in pieces:
         longer = encode(system + taken + piece, row.get("tools"))
         if len(longer) > longest and taken:
-            if any(tokens):
-                yield part(taken), tokens
+            yield from part(taken, tokens)
             taken, tokens, longer = [], b"", encode(system + piece, row.get("tools"))
         if len(longer) <= longest:
             taken, tokens = taken + piece, longer
-    if any(tokens):
-        yield part(taken), tokens
+    yield from part(taken, tokens)
+
+
+def learnt(messages: list[dict]) -> int:
+    """How many messages from the start end in the last answer that is learnt; 0 if none is."""
+    taught = (
+        end
+        for end, message in enumerate(messages, start=1)
+        if message["role"] in ("assistant", "tool_call") and "loss" not in message
+    )
+    return max(taught, default=0)
 
 
 def padded_share(lengths: Sequence[int], batch: int, seed: int, grouped: bool) -> float:

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sftflow.core.jsonio import canonical, digest
+from sftflow.inputs import lengths
 
 # Names of a speaker, as lower case with underscores.
 ROLES = {
@@ -229,7 +230,7 @@ def check_fields(row: dict) -> None:
         raise BadRow("preference data")
     if "chat_template_kwargs" in row:
         raise BadRow("template settings")
-    if learnt(row) is False:
+    if asked_to_learn(row) is False:
         raise BadRow("nothing trained")
 
 
@@ -393,13 +394,13 @@ def history(value: Any, made: Dialogue, mode: str) -> list[dict]:
 
 def mask_of(turn: dict, role: str) -> dict:
     """{"loss": False} for an answer that is not learnt, else {}."""
-    asked = learnt(turn)
+    asked = asked_to_learn(turn)
     if asked and role not in ("assistant", "tool_call"):
         raise BadRow("loss not carried")
     return {"loss": False} if asked is False and role in ("assistant", "tool_call") else {}
 
 
-def learnt(holder: dict) -> bool | None:
+def asked_to_learn(holder: dict) -> bool | None:
     """What a turn, or a row, says of its loss; None if nothing.
 
     ms-swift drops a loss_scale between 0 and 1 without a word unless every row is scaled.
@@ -657,11 +658,9 @@ def check_order(messages: list[dict]) -> int:
         if role not in NEXT[previous]:
             raise BadRow("roles do not alternate")
         previous = role
-    answers = [i for i, role in enumerate(roles) if role in ("assistant", "tool_call")]
-    taught = [i for i in answers if "loss" not in messages[i]]
-    if not taught:
+    if not (end := lengths.learnt(messages)):
         raise BadRow("nothing trained")
-    return taught[-1] + 1
+    return end
 
 
 def in_validation(identity: str, seed: int, share: float) -> bool:
