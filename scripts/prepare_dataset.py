@@ -117,7 +117,7 @@ def prepare(rows: Iterable, train: Path, validation: Path, settings: dict) -> di
 
 def named(fields: Counter) -> dict[str, int]:
     """Names of fields with their counts, the most frequent first, as far as they can be shown."""
-    names = fields.most_common(NAMES)
+    names = sorted(fields.items(), key=lambda item: (-item[1], item[0]))[:NAMES]
     return {str(name)[:80].encode(errors="replace").decode(): count for name, count in names}
 
 

@@ -193,6 +193,18 @@ def test_results_stand_in_the_order_of_their_calls():
     assert [text for _, text in messages(raw)[3:5]] == ["of a", "of b"]
 
 
+def test_a_name_of_a_call_that_is_none_is_left_alone():
+    calls = [{"id": {"no": "text"}, "function": {"name": "f"}}]
+    raw = {
+        "messages": [
+            {"role": "user", "content": "?"},
+            {"role": "assistant", "tool_calls": calls},
+            {"role": "tool", "tool_call_id": ["neither"], "content": [{"type": {}}]},
+        ]
+    }
+    assert [role for role, _ in messages(raw)] == ["user", "tool_call"]
+
+
 def test_the_call_of_openais_first_form():
     call = {"name": "weather", "arguments": "{}"}
     asked = {"role": "assistant", "content": None, "function_call": call}
@@ -279,6 +291,7 @@ def test_media_anywhere_is_no_text(field):
     assert reason(row(seen, ANSWER, **{field: ["x.png"]})) == "not text"
     assert reason(row(seen | {field: "x.png"}, ANSWER)) == "not text"
     assert messages(row(ASK, ANSWER, **{field: []}))  # a text row of a mixed set
+    assert messages(row(ASK | {field: 0}, ANSWER, **{field: False}))
 
 
 def test_fields_that_say_nothing_to_the_trainer_are_named():
@@ -401,6 +414,7 @@ MORE = [
         "x": float("nan")}}}, CALLED, ANSWER)),
     ("empty turn", {"instruction": "q", "input": "", "output": ""}),
     ("no conversations", {"text": "a page of a book"}),
+    ("no assistant turn", row({"from": "system", "value": ""})),
     ("unknown role", {"conversation": [{"input": "q"}]}),
 ]  # fmt: skip
 

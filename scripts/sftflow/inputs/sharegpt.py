@@ -224,7 +224,7 @@ def is_row(value: Any) -> bool:
 
 def check_fields(row: dict) -> None:
     """Raise BadRow for a field that changes what a row means and can't be carried."""
-    if any(key in row for key in MEDIA):
+    if any(row.get(key) for key in MEDIA):
         raise BadRow("not text")
     if any(key in row for key in PREFERENCE) or isinstance(row.get("label"), bool):
         raise BadRow("preference data")
@@ -294,14 +294,13 @@ def read_turn(turn: dict, role: str, made: Dialogue, mode: str) -> list[dict]:
     more = {key for key in turn.keys() - PLAIN if stated(turn[key])}
     if len(turn) > 2 and any(turn.get(key, content) not in (content, None) for key in SAID):
         raise BadRow("ambiguous fields")
-    if more & {*MEDIA}:
+    if any(turn[key] for key in more & {*MEDIA}):
         raise BadRow("not text")
     mask = mask_of(turn, role) if more else {}
     used = {*LOSS} | USED.get(role, set())
     made.ignored |= {f"turn.{key}" for key in more - used}
     if role == "tool":
-        number = {"id": turn["tool_call_id"]} if "tool_call_id" in more else {}
-        return [{"role": role, "content": result_text(content), **number}]
+        return [{"role": role, "content": result_text(content), **named(turn, "tool_call_id")}]
     if role == "tool_call":
         return [message | mask for message in tool_calls(content)]
     if role != "assistant":
@@ -483,12 +482,16 @@ def tool_calls(content: Any) -> list[dict]:
         arguments = {} if arguments is None or blank(arguments) else literal(arguments)
         if not (name and isinstance(name, str) and isinstance(arguments, dict)):
             raise BadRow("invalid tool call")
-        number = {"id": call["id"]} if isinstance(call.get("id"), str) else {}
         text = as_json({"name": name, "arguments": arguments}, "invalid tool call")
-        messages.append({"role": "tool_call", "content": text, **number})
+        messages.append({"role": "tool_call", "content": text, **named(call, "id")})
     if not messages:
         raise BadRow("invalid tool call")
     return messages
+
+
+def named(holder: dict, key: str) -> dict:
+    """{"id": the name of a call, or of the call that a result answers}; {} if it has none."""
+    return {"id": holder[key]} if isinstance(holder.get(key), str) else {}
 
 
 def result_text(content: Any) -> str:
@@ -496,10 +499,10 @@ def result_text(content: Any) -> str:
     if content is None or isinstance(content, str):
         return content or ""
     if isinstance(content, list) and content and all(isinstance(p, dict) for p in content):
-        kinds = {part.get("type") for part in content}
-        if kinds & {*MEDIA}:
+        kinds = [part.get("type") for part in content]
+        if any(kind in MEDIA for kind in kinds):
             raise BadRow("not text")
-        if kinds <= {*TEXT_PARTS}:
+        if all(kind in TEXT_PARTS for kind in kinds):
             return "".join(part["text"] for part in content if isinstance(part.get("text"), str))
     return as_json(content, "not text")
 
@@ -527,7 +530,7 @@ def with_calls(messages: list[dict]) -> list[dict]:
     Without one, the text stays text: it trains the same.
     """
     made: list[dict] = []
-    for message, following in zip(messages, [*messages[1:], {}], strict=True):
+    for message, following in zip(messages, [*messages[1:], {}], strict=False):
         calls = message["role"] == "assistant" and following.get("role") == "tool"
         if not calls or "<tool_call>" not in message["content"]:
             made.append(message)
