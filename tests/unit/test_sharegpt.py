@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 
+import fetch_dataset
 import prepare_dataset
 import pytest
 from sftflow.core.cli import UserError
@@ -395,6 +396,7 @@ BAD_FILES = {"invalid JSON", "exact duplicate"}  # see test_rows.py and the rece
 MORE = [
     ("ambiguous fields", {"question": "q", "answer": "a", "response": "b"}),
     ("ambiguous fields", {"question": "q", "answers": "x", "answer": ["a", "b"]}),
+    ("ambiguous fields", {"question": "q", "answer": "a", "Answer": "b"}),
     ("ambiguous fields", {"messages": [ASK, ANSWER], "conversations": [ANSWER, ASK]}),
     ("ambiguous fields", row(ASK, ANSWER | {"text": "another"})),
     ("preference data", row(ASK, ANSWER, rejected_response="no")),
@@ -512,6 +514,36 @@ def test_an_empty_validation_is_an_error_that_helps(tmp_path):
         prepare(tmp_path, dialogues(3), validation_share=0.05)
     with pytest.raises(UserError, match="no rows"):
         prepare(tmp_path, [])
+
+
+def test_fetching_leaves_out_what_lies_beside_the_data(tmp_path, monkeypatch):
+    (tmp_path / "data" / "train").mkdir(parents=True)
+    names = ("train/a.jsonl", "train/b.csv", "dataset_infos.json", "train/state.json", "README.md")
+    for name in names:
+        (tmp_path / "data" / name).write_text("{}")
+    settings = json.dumps({"source": str(tmp_path / "data"), "hub": "local"})
+    output = tmp_path / "out" / "source.json"
+    arguments = ["--dataset", "d", "--settings", settings, "--output", str(output)]
+    monkeypatch.setattr(sys, "argv", ["fetch_dataset.py", *arguments])
+    fetch_dataset.main()
+    found = [file["path"] for file in read_record(output)["files"]]
+    assert found == ["train/a.jsonl", "train/b.csv"]
+
+
+def test_the_receipt_says_forms_and_what_was_done(tmp_path):
+    talk = row(ASK, ANSWER | {"loss": False}, ASK, ANSWER | {"thinking": "t"}, topic="sleep")
+    counts = prepare(tmp_path, [talk, {"query": "q", "response": "a", "topic": "x", "n": 1}])
+    assert {form: lines["lines"] for form, lines in counts["row_forms"].items()} == {
+        "turns": [1], "pair": [2],
+    }  # fmt: skip
+    assert counts["masked"] == counts["reasoning"] == {"count": 1, "lines": [1]}
+    assert counts["ignored"] == {"topic": 2, "n": 1}
+
+
+def test_a_file_of_something_else_says_what_it_saw(tmp_path):
+    with pytest.raises(UserError, match=r"none of the 2 rows(.|\n)*fields of .*: label, page") as e:
+        prepare(tmp_path, [{"page": "x", "label": 3}] * 2)
+    assert "lower validation_share" not in str(e.value)
 
 
 def test_the_program_writes_rows_and_a_receipt(tmp_path, monkeypatch, capsys):

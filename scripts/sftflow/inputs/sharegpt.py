@@ -174,14 +174,14 @@ def normalised(raw: Any, reasoning: str, same_speaker: str) -> Dialogue:
     check_fields(row)
     messages = read_messages(raw, row, made, reasoning)
     messages = with_results(with_calls(messages))
-    messages = with_system(row, messages, made)
+    messages = with_system(row, messages)
     if same_speaker == "join":
         messages = join(messages, made)
     learnt = check_order(messages)
     made.shortened = learnt < len(messages)
     made.masked = sum("loss" in message for message in messages[:learnt])
     made.row = {"messages": messages[:learnt]}
-    if tools := tools_of(row, made):
+    if tools := tools_of(row):
         made.row["tools"] = tools
     made.row["id"] = digest(made.row)
     return made
@@ -346,7 +346,9 @@ def pair(raw: dict, row: dict, made: Dialogue, mode: str) -> list[dict]:
     if not questions or not answers:
         whole = asked & {*QUESTION} and asked & {*ANSWER}
         raise BadRow("empty turn" if whole else "no conversations")
-    if len(answers) > 1 or (len(questions) > 1 and questions != ["instruction", "input"]):
+    fields = [key for key in row if isinstance(key, str) and key.lower() in (*QUESTION, *ANSWER)]
+    one_each = len(answers) == 1 and (len(questions) == 1 or questions == ["instruction", "input"])
+    if not one_each or len(fields) > len(questions) + 1:
         raise BadRow("ambiguous fields")
     used = {names[key] for key in (*questions, *answers)}
     made.ignored |= row.keys() - {*used, *SYSTEM, *TOOLS, *LOSS, *REASONING, "history"}
@@ -587,7 +589,7 @@ def results(message: dict) -> list[dict]:
     return [{**message, "content": text} for text in RESULT.findall(content)]
 
 
-def tools_of(row: dict, made: Dialogue) -> str | None:
+def tools_of(row: dict) -> str | None:
     """The functions that a dialogue may call, as JSON text; None if there are none."""
     given = [row[key] for key in TOOLS if key in row]
     read = [literal(tools) for tools in given]
@@ -619,7 +621,7 @@ def is_function(tool: Any) -> bool:
 # --- the order of messages ------------------------------------------------------------------------
 
 
-def with_system(row: dict, messages: list[dict], made: Dialogue) -> list[dict]:
+def with_system(row: dict, messages: list[dict]) -> list[dict]:
     """The system prompt first, however often it is given; two that differ are not chosen from."""
     spoken = next((i for i, m in enumerate(messages) if m["role"] != "system"), len(messages))
     given = [message["content"] for message in messages[:spoken]]
