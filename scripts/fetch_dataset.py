@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from sftflow.core import cli, jsonio
-from sftflow.inputs import hubs, sharegpt
+from sftflow.inputs import hubs, rows
 
 
 def main() -> None:
@@ -28,7 +28,8 @@ def main() -> None:
         args.settings.get("hub"),
         args.settings.get("revision"),
         kind="dataset",
-        keep=[f"*{suffix}" for suffix in sharegpt.SUFFIXES],
+        keep=[f"*{suffix}" for suffix in rows.SUFFIXES],
+        leave=[pattern for name in rows.BESIDE for pattern in (name, f"*/{name}")],
     )
     files = hubs.files(folder)
     jsonio.write_record(

@@ -3,7 +3,7 @@
 in:   --manifest           of the weights: models/<model>/manifest.json or runs/<run>/merged.json
       --adapter-manifest   runs/<run>/adapter.json, where the subject is an adapter on its base
       --datasets           datasets/<dataset>/receipt.json …; of each, validation.jsonl counts
-      settings             {"subject", "form", "model": {"model_type", "template", "system"},
+      settings             {"subject", "form", "model": {"model_type", "template", "system", …},
                             "dialogue": {"neutral": {language: file}, "max_length"},
                             "serving": {"device": auto|cpu|cuda, "torch_dtype", "gpus"},
                             "made_with"}
@@ -197,7 +197,7 @@ def deciding(settings: dict, weights: str, config: dict, device: str) -> dict:
     packages = likelihood.PACKAGES + (likelihood.CUDA_PACKAGES if device == "cuda" else ())
     return {
         "weights": weights,
-        **{name: model.get(name) for name in ("model_type", "template", "system")},
+        **{name: value for name, value in model.items() if name != "name" and value is not None},
         "torch_dtype": dtype,
         "device": device,
         "versions": {package: installed(package) for package in packages},

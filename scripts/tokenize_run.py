@@ -5,10 +5,11 @@ in:   --dataset-receipt  <results>/datasets/<dataset>/receipt.json, its rows bes
                   config.json are read)
       settings    {"run", "training": {"max_length", "too_long": drop|truncate|split, "seed",
                    "per_device_train_batch_size", "gradient_accumulation_steps"},
-                   "model": {"model_type", "template", "system"}}
+                   "model": {"name", "model_type", "template", "agent_template"?, "system"}}
 out:  --receipt   <results>/runs/<run>/receipt.json, train.jsonl and validation.jsonl beside it:
                   {schema, run, dataset, made_with, template, max_length, too_long,
-                   rows_read, rows_kept, dropped {reason: {count, lines}}, truncated, split,
+                   rows_read, rows_kept, dropped {reason: {count, lines}}, refusals {what the
+                   template said: {count, lines}}, truncated, split,
                    train_rows, validation_rows,
                    tokens {train, validation, loss, mean, min, max, histogram}, loss_share,
                    padded_share, padded_share_grouped, steps_per_epoch, digest}
@@ -18,6 +19,9 @@ drop:      a dialogue that is too long is left out.
 truncate:  it is kept, and the trainer cuts its end; it is left out if no answer comes before that.
 split:     it becomes several dialogues, cut before user turns, each with the system prompt; a
            single exchange that is too long is left out.
+
+A dialogue that the template refuses is left out; one that holds tools is an error where the
+template has no form for them, since then all of them would go.
 """
 
 import multiprocessing
@@ -32,34 +36,48 @@ from sftflow.core import cli, jsonio, manifests
 from sftflow.core.cli import UserError
 from sftflow.core.progress import Progress
 from sftflow.inputs import lengths
-from sftflow.inputs.receipts import Histogram, Lines
+from sftflow.inputs.receipts import SHOWN, Histogram, Lines
 from sftflow.training.template import training_template
 
+TOOLS = "tools, and no form for them"
+REFUSED = "refused by the template"
+SAID = 200  # characters kept of what a template says
 
-def swift_encoder(weights: Path, model: dict) -> lengths.Encode:
-    """Counts as ms-swift counts when it trains."""
+
+def swift_encoder(weights: Path, model: dict) -> tuple[lengths.Encode, bool]:
+    """(what counts as ms-swift counts when it trains, whether it has a form for tools)"""
     template = training_template(weights, model)
 
     def encode(messages: list[dict], tools: str | None) -> bytes:
         encoded = template.encode({"messages": messages} | ({"tools": tools} if tools else {}))
         return bytes(label != -100 for label in encoded["labels"])
 
-    return encode
+    known = model.get("agent_template") or template.template_meta.agent_template
+    return encode, bool(known)
 
 
 class Fitter:
     """One row's outcome, in this process or in a forked one."""
 
-    def __init__(self, encode: lengths.Encode, longest: int, too_long: str):
-        self.encode, self.longest, self.too_long = encode, longest, too_long
+    def __init__(self, encode: lengths.Encode, tools: bool, longest: int, too_long: str):
+        self.encode, self.tools = encode, tools
+        self.longest, self.too_long = longest, too_long
 
     def __call__(self, row: dict) -> lengths.Outcome:
+        if not self.tools and has_tools(row):
+            return lengths.Outcome(reason=TOOLS)
         try:
             return lengths.outcome(row, self.encode, self.longest, self.too_long)
+        except MemoryError:
+            raise
         except Exception as error:  # whatever a template raises, the trainer would raise as well
-            raise UserError(
-                f"the template cannot encode dialogue {row['id']}: {type(error).__name__}: {error}"
-            ) from error
+            said = " ".join(f"{type(error).__name__}: {error}".split())
+            return lengths.Outcome(reason=REFUSED, refusal=said[:SAID])
+
+
+def has_tools(row: dict) -> bool:
+    roles = {message["role"] for message in row["messages"]}
+    return "tools" in row or not roles.isdisjoint(("tool_call", "tool"))
 
 
 def outcomes(rows: Iterator[dict], fitter: Fitter, workers: int) -> Iterator[lengths.Outcome]:
@@ -71,6 +89,17 @@ def outcomes(rows: Iterator[dict], fitter: Fitter, workers: int) -> Iterator[len
     FORKED = fitter
     with multiprocessing.get_context("fork").Pool(workers) as pool:
         yield from pool.imap(forked, rows, chunksize=64)
+
+
+def without_form(rows: Lines, settings: dict) -> str:
+    model = settings["model"]
+    more = " …" if rows.count > SHOWN else ""
+    return (
+        f"run {settings['run']}: {rows.count} dialogues hold tools or tool calls "
+        f"({', '.join(map(str, rows.lines))}{more}), and the template {model['template']} has no "
+        f"form for them. State models.{model['name']}.agent_template (hermes, react_en, ...), or "
+        "leave these dialogues out"
+    )
 
 
 FORKED: Fitter  # of a forked worker
@@ -93,14 +122,15 @@ def main() -> None:
     run, training, model = (args.settings[key] for key in ("run", "training", "model"))
     dataset, base = manifests.verified(args.dataset_receipt), manifests.verified(args.manifest)
     total = dataset["train_rows"] + dataset["validation_rows"]
-    encode = swift_encoder(manifests.folder_of(args.manifest, base), model)
-    fitter = Fitter(encode, training["max_length"], training["too_long"])
+    encode, tools = swift_encoder(manifests.folder_of(args.manifest, base), model)
+    fitter = Fitter(encode, tools, training["max_length"], training["too_long"])
     workers = args.workers if total > 2000 else 1  # a pool costs more than it saves on few rows
     progress = Progress(f"tokenize {run}", total, "dialogues")
 
     found = {"train": Histogram(), "validation": Histogram()}
     sizes: list[int] = []
     dropped: dict[str, Lines] = {}
+    refusals: dict[str, Lines] = {}
     altered = {"truncated": Lines(), "split": Lines()}
     kept_digest, loss, read, pieces, lost = sha256(), 0, 0, 0, 0
     for side in ("train", "validation"):
@@ -111,6 +141,8 @@ def main() -> None:
                 where = f"{side}.jsonl:{number}"
                 if outcome.reason:
                     dropped.setdefault(outcome.reason, Lines()).add(where)
+                if outcome.refusal and (outcome.refusal in refusals or len(refusals) < SHOWN):
+                    refusals.setdefault(outcome.refusal, Lines()).add(where)
                 if outcome.how:
                     altered[outcome.how].add(where)
                     pieces += len(outcome.kept) * (outcome.how == "split")
@@ -127,8 +159,14 @@ def main() -> None:
         raise UserError(
             f"{args.dataset_receipt.parent}: {read} rows, but its receipt counts {total}"
         )
+    if TOOLS in dropped:
+        raise UserError(without_form(dropped[TOOLS], args.settings))
+    said = f"; the template says {next(iter(refusals))}" if refusals else ""
     if not sizes:
-        raise UserError(f"run {run}: no dialogue fits max_length {training['max_length']}")
+        why = ", ".join(f"{lines.count} {reason}" for reason, lines in dropped.items())
+        raise UserError(
+            f"run {run}: no dialogue fits max_length {training['max_length']} ({why}){said}"
+        )
     if dataset["validation_rows"] and not found["validation"].values:
         raise UserError(
             f"run {run}: no validation dialogue fits max_length {training['max_length']}; raise "
@@ -147,6 +185,7 @@ def main() -> None:
         "rows_read": read,
         "rows_kept": found["train"].count + found["validation"].count,
         "dropped": {reason: dropped[reason].record() for reason in sorted(dropped)},
+        "refusals": {what: refusals[what].record() for what in sorted(refusals)},
         "truncated": altered["truncated"].record(),
         "split": altered["split"].record() | {"into": pieces, "exchanges_left_out": lost},
         "train_rows": found["train"].count,
@@ -171,7 +210,7 @@ def main() -> None:
     left_out = sum(lines.count for lines in dropped.values())
     cli.note(
         f"run {run}: {len(sizes)} dialogues to train, {tokens['mean']:.0f} tokens each "
-        f"(longest {tokens['max']}), {left_out} left out as too long, "
+        f"(longest {tokens['max']}), {left_out} left out{said}, "
         f"{receipt['loss_share']:.0%} of tokens carry loss"
     )
 

@@ -3,7 +3,8 @@
     envs/swift/.venv/bin/python scripts/dev/swift_names.py
 
 in:   the packages of envs/swift
-out:  --output  {versions, model_type, template, lr_scheduler_type, attn_impl, optim, optimizer}
+out:  --output  {versions, model_type, template, agent_template, lr_scheduler_type, attn_impl,
+                optim, optimizer}
 A slow test fails when the file and envs/swift differ.
 """
 
@@ -16,6 +17,7 @@ DEFAULT = Path(__file__).resolve().parents[2] / "config" / "schemas" / "swift_na
 
 
 def names() -> dict:
+    from swift.agent_template import agent_template_map
     from swift.model import MODEL_MAPPING
     from swift.optimizers import optimizers_map
     from swift.template import TEMPLATE_MAPPING
@@ -28,6 +30,7 @@ def names() -> dict:
         "versions": {name: version(name) for name in ("ms-swift", "transformers")},
         "model_type": sorted(MODEL_MAPPING),
         "template": sorted(TEMPLATE_MAPPING),
+        "agent_template": sorted(agent_template_map),
         "lr_scheduler_type": sorted(kind.value for kind in SchedulerType),
         # `eager` is each model's own code, `flash_attn` ms-swift's word for flash_attention_2;
         # names with a | are for generation only

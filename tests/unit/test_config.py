@@ -370,7 +370,7 @@ def test_a_thousand_subjects_are_resolved_in_a_moment():
     ("rule", "section", "keys"),
     [
         ("fetch_dataset", "datasets", {"source", "revision"}),
-        ("prepare_dataset", "datasets", {"validation_share", "split_seed"}),
+        ("prepare_dataset", "datasets", {"validation_share", "split_seed", "reasoning"}),
         ("fetch_model", "models", {"source", "revision"}),
         ("fetch_benchmark", "benchmarks", {"source", "revision"}),
         ("find_contamination", "contamination", {"threshold", "min_words"}),

@@ -41,6 +41,7 @@ def made(packages=PACKAGES, data="d", subject="base", **changes):
         {"serving": {"max_model_len": 100}},
         {"serving": {"extra": {"attn_impl": "eager"}}},
         {"model": {"template": "llama3"}},
+        {"model": {"agent_template": "hermes"}},
         {"model": {"system": "Be kind."}},
         {"packages": PACKAGES | {"transformers": "5.12.2"}},
         {"benchmark": {"shots": 3}},
@@ -102,6 +103,7 @@ def test_an_endpoint_is_sent_what_its_api_knows():
 def test_way_of_asking():
     """Answers are shared by whatever is asked of these weights in this way."""
     part = jobs.backend(resolve.resolve(RAW), "base")
+    assert "agent_template" not in part  # what is not stated changes no identity
     faster = jobs.backend(resolve.resolve(RAW | {"serving": {"concurrency": 1}}), "base")
     backend = identity.backend(part, PACKAGES)
     assert identity.way("w", backend) == identity.way("w", identity.backend(faster, PACKAGES))

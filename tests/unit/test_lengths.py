@@ -55,6 +55,26 @@ def test_split_counts_the_exchanges_that_fit_nowhere():
     assert lengths.outcome(dialogue(9, 9), encode, 10, "split").reason == lengths.EXCHANGE
 
 
+def test_split_leaves_out_what_is_not_learnt_at_the_end_of_a_part():
+    """A template teaches how the last answer of a row ends, masked or not."""
+    row = dialogue(1, 3, 1, 3, 1, 3, 1, 3)
+    for place in (3, 5):
+        row["messages"][place]["loss"] = False
+
+    def masked(messages: list[dict], tools: str | None) -> bytes:
+        return b"".join(
+            bytes([m["role"] == "assistant" and "loss" not in m]) * len(m["content"])
+            for m in messages
+        )
+
+    outcome = lengths.outcome(row, masked, 8, "split")
+    assert [len(part["messages"]) for part, _, _ in outcome.kept] == [2, 4]
+    assert sizes(outcome) == [(4, 3), (8, 3)] and outcome.lost == 1
+    for place in (1, 7):
+        row["messages"][place]["loss"] = False
+    assert lengths.outcome(row, masked, 8, "split").reason == lengths.NO_LOSS
+
+
 def test_an_exchange_with_tools_is_not_torn():
     call, result = {"role": "tool_call", "content": "ccc"}, {"role": "tool", "content": "rrr"}
     exchange = [{"role": "user", "content": "uu"}, call, result, dialogue(1, 2)["messages"][1]]

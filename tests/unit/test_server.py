@@ -227,6 +227,14 @@ def test_a_server_of_ours_needs_weights_and_an_interpreter(backend):
         backends.COMMANDS[backend](lacking, client.Server("", "sftflow-1", "secret"), 1)
 
 
+def test_the_form_of_tools_reaches_the_server(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    for model, given in (({}, False), ({"agent_template": "hermes"}, True)):
+        spec = backends.Spec({"backend": "transformers"}, model, weights=tmp_path, python="py")
+        words, _ = backends.COMMANDS["transformers"](spec, client.Server("", "m", "key"), 1)
+        assert ("--agent_template hermes" in " ".join(words)) is given
+
+
 def test_flags():
     flags = backends._flags({"a": 1, "b": "", "c": None, "d": ["x", 2], "e": {"f": 3}})
     assert flags == ["--a", "1", "--b", "--d", "x", "2", "--e", '{"f": 3}']

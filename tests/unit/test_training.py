@@ -157,6 +157,15 @@ def test_command_has_no_key_of_ours_and_keeps_what_is_ours():
     assert flags["neftune_noise_alpha"] == 5 and flags["callbacks"] == ["sftflow", "lisa"]
 
 
+def test_the_form_of_tools_reaches_the_training():
+    assert "agent_template" not in command()
+    flags = training.command(
+        SETTINGS, {}, model=MODEL | {"agent_template": "hermes"}, weights="w", train="t",
+        validation=None, output="o", plugin="p", gpus=1, hardware=H200,
+    )  # fmt: skip
+    assert flags["agent_template"] == "hermes"
+
+
 def test_keys_of_ours_are_those_that_the_schema_gives_no_flag_of_their_own_name():
     keys = section("training")["properties"]
     ours = {key for key, node in keys.items() if key not in node.get("flags", [key])}

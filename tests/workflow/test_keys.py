@@ -41,6 +41,7 @@ VALUES = {
     "stage": "report", "software": "active",
     "models.*.source": "config/demo/copy", "models.*.hub": "huggingface",
     "models.*.revision": "v1", "models.*.model_type": "qwen2", "models.*.template": "internlm2",
+    "models.*.agent_template": "hermes",
     "models.*.native_form": "none", "models.*.reference": "internlm2_5-7b-chat",
     "datasets.*.source": "config/demo/copy.jsonl", "datasets.*.hub": "huggingface",
     "datasets.*.revision": "v1", "datasets.*.validation_share": 0.06,

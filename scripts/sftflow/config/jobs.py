@@ -28,6 +28,7 @@ class Model(TypedDict):
     name: str
     model_type: str | None
     template: str | None
+    agent_template: NotRequired[str]
     system: NotRequired[str | None]
 
 
@@ -272,7 +273,8 @@ def backend(study: dict, subject: str) -> dict[str, Any]:
         return {"name": "endpoint"}
     if part["name"] == "transformers":
         model = study["models"][entry["model"]]
-        part |= {key: model[key] for key in deciding(rule, "models") if key != "system"}
+        keys = (key for key in deciding(rule, "models") if key in model and key != "system")
+        part |= {key: model[key] for key in keys}
     return part
 
 

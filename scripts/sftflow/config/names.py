@@ -24,7 +24,7 @@ def swift_names() -> dict:
 def unknown_names(config: dict) -> Iterator[str]:
     """Values that the locked ms-swift and transformers do not know, as stated or resolved."""
     for name, model in config.get("models", {}).items():
-        for key in ("model_type", "template"):
+        for key in ("model_type", "template", "agent_template"):
             yield from _unknown(f"models.{name}.{key}", key, model.get(key))
     general = config.get("training", {})
     yield from _training("training", general, {})

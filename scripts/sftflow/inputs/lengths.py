@@ -16,6 +16,7 @@ Encode = Callable[[list[dict], str | None], bytes]
 TOO_LONG = "longer than max_length"
 NO_ANSWER = "no answer within max_length"
 EXCHANGE = "an exchange longer than max_length"
+NO_LOSS = "no token carries loss"
 
 
 @dataclass
@@ -24,12 +25,15 @@ class Outcome:
 
     kept: list[tuple[dict, int, int]] = field(default_factory=list)  # row, tokens, with loss
     reason: str | None = None
+    refusal: str | None = None  # what the template said
     how: str | None = None  # "truncated" or "split"
     lost: int = 0  # exchanges left out of a split dialogue
 
 
 def outcome(row: dict, encode: Encode, longest: int, too_long: str) -> Outcome:
     tokens = encode(row["messages"], row.get("tools"))
+    if not any(tokens):
+        return Outcome(reason=NO_LOSS)
     if len(tokens) <= longest:
         return Outcome([(row, len(tokens), sum(tokens))])
     if too_long == "drop":
@@ -61,26 +65,39 @@ def split(row: dict, encode: Encode, longest: int) -> Iterator[tuple[dict, bytes
     """A dialogue that is too long as several that fit, cut before user turns.
 
     Each keeps the system message. Gives (row, its tokens). An exchange that is too long by itself
-    is left out.
+    is left out, and so is what follows the last answer of a part that is learnt.
     """
     system, pieces = exchanges(row["messages"])
 
-    def part(messages: list[dict]) -> dict:
-        made = {key: value for key, value in row.items() if key != "id"}
-        made["messages"] = system + messages
-        return made | {"id": digest(made)}
+    def part(messages: list[dict], tokens: bytes) -> Iterator[tuple[dict, bytes]]:
+        end = learnt(messages)
+        if end < len(messages):  # a template would teach how a masked last answer ends
+            tokens = encode(system + messages[:end], row.get("tools")) if end else b""
+        if any(tokens):
+            made = {key: value for key, value in row.items() if key != "id"}
+            made["messages"] = system + messages[:end]
+            yield made | {"id": digest(made)}, tokens
 
     taken: list[dict] = []
     tokens = b""
     for piece in pieces:
         longer = encode(system + taken + piece, row.get("tools"))
         if len(longer) > longest and taken:
-            yield part(taken), tokens
-            taken, longer = [], encode(system + piece, row.get("tools"))
+            yield from part(taken, tokens)
+            taken, tokens, longer = [], b"", encode(system + piece, row.get("tools"))
         if len(longer) <= longest:
             taken, tokens = taken + piece, longer
-    if taken:
-        yield part(taken), tokens
+    yield from part(taken, tokens)
+
+
+def learnt(messages: list[dict]) -> int:
+    """How many messages from the start end in the last answer that is learnt; 0 if none is."""
+    taught = (
+        end
+        for end, message in enumerate(messages, start=1)
+        if message["role"] in ("assistant", "tool_call") and "loss" not in message
+    )
+    return max(taught, default=0)
 
 
 def padded_share(lengths: Sequence[int], batch: int, seed: int, grouped: bool) -> float:

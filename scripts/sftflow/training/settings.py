@@ -150,6 +150,7 @@ def command(
         "model": weights,
         "model_type": model["model_type"],
         "template": model["template"],
+        "agent_template": model.get("agent_template"),
         "system": model.get("system"),
         "dataset": [train],
         "val_dataset": [validation] if validation else None,

@@ -15,21 +15,30 @@ def training_template(weights: Path, model: dict) -> Any:
     """The template that ms-swift trains with: `encode({"messages", "tools"?})` gives input_ids and
     labels, -100 where a token carries no loss.
 
-    model: {"model_type", "template", "system"}. UserError for a template that ms-swift lacks.
+    model: {"name", "model_type", "template", "system", "agent_template"?}. UserError for a template
+    that ms-swift lacks.
     """
     os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     with contextlib.redirect_stdout(sys.stderr):
         from swift import get_processor, get_template
+        from swift.agent_template import agent_template_map
         from swift.template import TEMPLATE_MAPPING
 
         if model["template"] and model["template"] not in TEMPLATE_MAPPING:
             raise UserError(f"ms-swift has no template {model['template']!r}")
+        agent = model.get("agent_template")
+        if agent and agent not in agent_template_map:
+            raise UserError(
+                f"models.{model['name']}.agent_template: ms-swift has no {agent!r}; it has "
+                f"{', '.join(agent_template_map)}"
+            )
         processor = get_processor(str(weights.resolve()), model_type=model["model_type"])
         template = get_template(
             processor,
             default_system=model.get("system"),
             max_length=UNLIMITED,
             template_type=model["template"],
+            agent_template=agent,
         )
         template.set_mode("train")
     return template
