@@ -28,7 +28,8 @@ from pathlib import Path
 from sftflow.core import cli, jsonio, manifests
 from sftflow.core.cli import UserError
 from sftflow.models import completeness, internlm2, safetensors_files
-from sftflow.models.completeness import INDEX, optional_object, read_object, shards
+from sftflow.models.completeness import optional_object, read_object, shards
+from sftflow.models.formats import INDEX
 
 CONFIGS = "*config.json"  # of the model, tokenizer, processor, generation: each may name code
 LINKED = 1 << 24  # bytes from which on a file is linked, not copied

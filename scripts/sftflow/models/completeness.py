@@ -22,25 +22,17 @@ from pathlib import Path
 from typing import Any
 
 from sftflow.core.cli import UserError
+from sftflow.models.formats import INDEX, WHOLE
 from sftflow.models.safetensors_files import FLOATS, Tensor, read_header, unique
 
-INDEX = "model.safetensors.index.json"
-WHOLE = "model.safetensors"
 NAMED = 8  # problems that an error names
 POINTER = b"version https://git-lfs.github.com/spec"
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 COMPUTED = ("rotary_emb.inv_freq",)  # old checkpoints also hold these tables
 
-# Weights in forms that are not taken, and what to do about them.
-OTHERS = {
-    ".gguf": "GGUF, which is for llama.cpp: take the repository that it was made of",
-    ".bin": "pickle, which runs code when it is loaded",
-    ".pt": "pickle, which runs code when it is loaded",
-    ".pth": "pickle, which runs code when it is loaded",
-    ".onnx": "ONNX, which cannot be trained: take the repository that it was made of",
-    ".h5": "TensorFlow's: convert it to safetensors",
-    ".msgpack": "Flax's: convert it to safetensors",
-}
+# What is read of a model besides weights and vocabularies; each holds an object.
+OBJECTS = ["*config.json", "tokenizer.json", "special_tokens_map.json", "added_tokens.json"]
+OBJECTS += ["chat_template.json"]
 
 
 def refuse(what: str, problems: list[str]) -> None:
@@ -62,14 +54,14 @@ def read_object(path: Path, once: bool = False) -> dict:
         text = path.read_bytes().decode("utf-8-sig")
         found = json.loads(text, parse_constant=no_nan, object_pairs_hook=unique if once else None)
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 (byte {error.start}): save it as UTF-8") from None
+        raise UserError(f"{path.name}: not UTF-8 (byte {error.start}): save it as UTF-8") from None
     except json.JSONDecodeError as error:
         state = "empty" if not text.strip() else f"not valid JSON, or cut short: {error}"
-        raise UserError(f"{path}: {state}: fetch or copy it again") from None
+        raise UserError(f"{path.name}: {state}: fetch or copy it again") from None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not valid JSON: {error}") from None
+        raise UserError(f"{path.name}: not valid JSON: {error}") from None
     if not isinstance(found, dict):
-        raise UserError(f"{path}: holds a JSON {type(found).__name__}, not an object")
+        raise UserError(f"{path.name}: holds a JSON {type(found).__name__}, not an object")
     return found
 
 
@@ -108,9 +100,8 @@ def check_files(folder: Path) -> None:
             if (folder / "adapter_config.json").is_file()
             else "no config.json, so no model"
         )
-    for path in sorted(folder.glob("*.json")):
-        if path.name not in ("vocab.json", INDEX):
-            read_object(path, once=path.name == "config.json")
+    for path in (path for pattern in OBJECTS for path in sorted(folder.glob(pattern))):
+        read_object(path, once=path.name == "config.json")
 
 
 def is_pointer(path: Path) -> bool:
@@ -144,10 +135,12 @@ def weight_map(index: Path) -> dict[str, str]:
     """{tensor: file} of an index. Raises UserError."""
     found = read_object(index, once=True).get("weight_map")
     if not isinstance(found, dict) or not found:
-        raise UserError(f"{index}: no weight_map of tensors to files")
+        raise UserError(f"{index.name}: no weight_map of tensors to files")
     for name, file in found.items():
         if not isinstance(file, str) or Path(file).name != file or not file.endswith("safetensors"):
-            raise UserError(f"{index}: {name} lies in {file!r}, which is no *.safetensors here")
+            raise UserError(
+                f"{index.name}: {name} lies in {file!r}, which is no *.safetensors here"
+            )
     return found
 
 
