@@ -105,17 +105,29 @@ def test_a_branch_is_resolved_to_its_commit(tmp_path, name, pinned):
 @needs_clients
 @pytest.mark.slow
 @BOTH
-def test_a_cut_download_goes_on_where_it_ended(tmp_path, name):
+def test_a_broken_line_is_taken_up_where_it_ended(tmp_path, name):
+    shard = "model-00001-of-00002.safetensors"
+    with serving(name, Hub(MODEL, cut={shard: [len(SHARD) // 2]})) as hub:
+        done = fetch(tmp_path, name, hub)
+        assert done.returncode == 0, done.stderr
+        assert hub.sent[shard] < len(SHARD) + BUFFER  # not again what had come
+    assert [file["path"] for file in record(tmp_path)["files"]] == TAKEN
+
+
+@needs_clients
+@pytest.mark.slow
+@BOTH
+def test_the_next_try_downloads_only_what_was_not_finished(tmp_path, name):
     first, second = (f"model-0000{number}-of-00002.safetensors" for number in (1, 2))
-    part = len(SHARD) // 2
-    with serving(name, Hub(MODEL, cut={first: [part] + [0] * 20})) as hub:
+    with serving(name, Hub(MODEL, cut={first: [1000] + [0] * 20})) as hub:
         failed(fetch(tmp_path, name, hub), f"could not fetch the model own/repo from {name}")
+        assert not (tmp_path / "source.json").exists()
         hub.cut = {}
         done = fetch(tmp_path, name, hub)
         assert done.returncode == 0, done.stderr
-        assert hub.sent[first] < len(SHARD) + BUFFER  # not again what had come
-        assert hub.sent[second] == len(SHARD)  # nor a finished file
+        assert hub.sent[second] == len(SHARD)
     assert [file["path"] for file in record(tmp_path)["files"]] == TAKEN
+    assert list(tmp_path.rglob("*.incomplete")) == []
 
 
 @needs_clients

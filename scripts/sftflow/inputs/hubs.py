@@ -326,6 +326,8 @@ def check_space(folder: Path, listed: dict[str, Listed]) -> None:
 
 def check_download(folder: Path, hub: str, listed: dict[str, Listed]) -> None:
     """Compare what lies here with what the hub lists. A file that differs is removed: UserError."""
+    for left in folder.rglob("*.incomplete"):  # by a client that was killed
+        left.unlink()
     wrong = []
     for name, stated in listed.items():
         path = folder / name
