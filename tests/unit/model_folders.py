@@ -312,6 +312,7 @@ CASES: dict[str, Case] = {
         edit("generation_config.json", eos_token_id=[2, 99]),
         r"generation_config\.json: eos_token_id 99 is no id",
     ),
+    "architectures that are no list": (edit("config.json", architectures=5), "architectures is 5"),
     "no causal language model": (
         edit("config.json", architectures=["LlamaForSequenceClassification"]),
         "LlamaForSequenceClassification.*answers questions",

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import fetch_model
@@ -69,7 +70,7 @@ def test_what_is_wrong_is_said_of_the_model_and_its_source(tmp_path):
 
 
 def test_the_docs_have_each_kind_and_what_becomes_of_it():
-    text = (ROOT / "docs/accepted/models.md").read_text("utf-8")
+    text = (ROOT / "docs/accepted/models.md").read_text("utf-8").partition("# Hubs")[0]
     rows = [
         [cell.strip() for cell in line.strip("|").split("|")]
         for line in text.splitlines()
@@ -79,6 +80,31 @@ def test_the_docs_have_each_kind_and_what_becomes_of_it():
     assert stated == {
         name: "taken" if message is None else "refused" for name, (_, message) in CASES.items()
     }
+
+
+@pytest.mark.parametrize(
+    ("method", "parts"),
+    [
+        ("awq", {"qweight": "I32", "qzeros": "I32", "scales": "F16"}),
+        ("fp8", {"weight": "F8_E4M3", "weight_scale_inv": "F32"}),
+        ("bitsandbytes", {"weight": "U8", "weight.absmax": "U8", "weight.quant_map": "F32"}),
+        ("bitsandbytes", {"weight": "I8", "SCB": "F32"}),
+        ("compressed-tensors", {"weight": "F8_E4M3", "weight_scale": "BF16"}),
+        (
+            "compressed-tensors",
+            {"weight_packed": "I32", "weight_scale": "BF16", "weight_shape": "I64"},
+        ),
+    ],
+)
+def test_a_quantised_model_needs_all_parts_of_each_weight(tmp_path, method, parts):
+    folder = model_folders.write(tmp_path / "model")
+    model_folders.quantised(parts, method)(folder)
+    take(folder, tmp_path / "out")
+    last = list(parts)[-1]
+    lacking = f"model.layers.1.mlp.down_proj.{last}"
+    model_folders.tensors(**{lacking: None})(folder)
+    with pytest.raises(UserError, match=re.escape(f"missing {lacking}")):
+        take(folder, tmp_path / "out")
 
 
 # --- fuzz ----------------------------------------------------------------------------------------
@@ -102,6 +128,22 @@ def garble(chance: random.Random, folder: Path) -> None:
     path.write_bytes(content)
 
 
+STRANGE = [None, -1, 0, 1.5, 10**30, True, "", "word", [], [1], [None], {}, {"a": 1}]
+
+
+def retype(chance: random.Random, folder: Path) -> None:
+    """A value somewhere in a JSON file is another one, of another type."""
+    path = chance.choice(sorted(folder.glob("*.json")))
+    content = json.loads(path.read_text())
+    inside: Any = {"top": content}
+    key: Any = "top"
+    while isinstance(inside[key], (dict, list)) and inside[key] and chance.random() < 0.8:
+        inside = inside[key]
+        key = chance.choice(list(inside) if isinstance(inside, dict) else range(len(inside)))
+    inside[key] = chance.choice(STRANGE)
+    path.write_text(json.dumps(content))
+
+
 @pytest.mark.parametrize("part", range(4))
 def test_any_folder_ends_taken_whole_or_with_one_error(tmp_path, part):
     """Whatever is taken has every tensor in its shape; whatever is not says so in one message."""
@@ -114,8 +156,8 @@ def test_any_folder_ends_taken_whole_or_with_one_error(tmp_path, part):
             folder, family, chance.choice([1, 1, 2, 3]), chance.choice(["F32", "BF16"])
         )
         whole = True
-        if chance.random() < 0.5:
-            garble(chance, folder)
+        if chance.random() < 0.6:
+            chance.choice([garble, retype])(chance, folder)
         elif chance.random() < 0.8:
             _, (change, message) = chance.choice(sorted(CASES.items(), key=str))
             try:

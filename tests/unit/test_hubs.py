@@ -7,6 +7,7 @@ the programs are started as the workflow starts them.
 import hashlib
 import json
 import os
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -83,6 +84,19 @@ def test_only_what_a_model_needs_is_downloaded(tmp_path, name):
     for file in files:
         assert file["sha256"] == hashlib.sha256(MODEL[file["path"]]).hexdigest()
     assert record(tmp_path)["revision"] == COMMIT
+
+
+@needs_clients
+@pytest.mark.slow
+@BOTH
+def test_rows_that_a_dataset_holds_in_two_formats_are_downloaded_once(tmp_path, name):
+    rows = b'{"a": 1}\n'
+    files = {"data/train.jsonl": rows, "data/train.json": b"[]", "data/train.parquet": b"PAR1"}
+    with serving(name, Hub(files | {"data/more.json": b"[]"})) as hub:
+        done = fetch(tmp_path, name, hub, kind="dataset")
+        assert done.returncode == 0, done.stderr
+        assert sorted(hub.sent) == ["data/more.json", "data/train.jsonl"]
+    assert "the same in another format: data/train.json, data/train.parquet" in done.stdout
 
 
 @needs_clients
@@ -214,6 +228,20 @@ def test_a_hub_that_goes_silent_is_given_up(tmp_path, name):
     failed(done, f"could not fetch the model own/repo from {name}")
 
 
+@needs_clients
+@pytest.mark.slow
+@BOTH
+def test_a_mirror_behind_a_proxy_is_used(tmp_path, name):
+    """The stand-in is the proxy, asked for addresses of a mirror that no name server knows."""
+    with serving(
+        name, Hub({name: MODEL[name] for name in ("config.json", "tokenizer.json")})
+    ) as hub:
+        variables = {"http_proxy": hub.front, VARIABLES[name]: "http://mirror.invalid"}
+        done = fetch(tmp_path, name, hub, variables=variables)
+        assert done.returncode == 0, done.stderr
+        assert all(path.startswith("http://mirror.invalid") for path in hub.asked)
+
+
 # --- without a client ----------------------------------------------------------------------------
 
 
@@ -232,3 +260,11 @@ def test_errors_hold_no_secret(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     text = f"GET https://me:word@mirror.example/x with {TOKEN} failed"
     assert hubs.without_secrets(text) == "GET https://***@mirror.example/x with *** failed"
+
+
+def test_the_docs_name_each_of_these_tests():
+    text = (ROOT / "docs/accepted/models.md").read_text("utf-8").partition("# Hubs")[2]
+    here = {name for name in globals() if name.startswith("test_")}
+    assert set(re.findall(r"`(test_\w+)`", text)) == here - {
+        "test_the_docs_name_each_of_these_tests"
+    }

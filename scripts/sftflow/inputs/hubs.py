@@ -13,7 +13,7 @@ import shutil
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPException
@@ -33,7 +33,7 @@ BUSY = {408, 425, 429, 500, 502, 503, 504}  # HTTP: what may be otherwise in a m
 MIRRORS = {"huggingface": "HF_ENDPOINT", "modelscope": "MODELSCOPE_ENDPOINT"}
 TOKENS = {"huggingface": "HF_TOKEN", "modelscope": "MODELSCOPE_API_TOKEN"}
 
-Choice = Callable[[Iterable[str]], list[str]]
+Choice = Callable[[Collection[str]], list[str]]
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def fetch(
     """
     hub = hub_of(source, hub)
 
-    def chosen(names: Iterable[str]) -> list[str]:
+    def chosen(names: Collection[str]) -> list[str]:
         found = choose([n for n in names if wanted(n, keep, leave) and not hidden(n)])
         if not found:
             raise UserError(f"{source}: holds none of the files looked for ({', '.join(keep)})")
@@ -131,6 +131,22 @@ def reason_of(error: BaseException) -> str:
     for name, behind in (getattr(error, "failed_files", None) or {}).items():
         return f"{name}: {reason_of(behind)}"
     return f"{type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[0]}"
+
+
+def one_format(names: Collection[str], formats: Sequence[str]) -> list[str]:
+    """Of files with one name and several endings that with the first of `formats`; says the rest.
+
+    For what a hub holds: the copies are made by machine, and twice the rows would be duplicates.
+    """
+    taken: dict[str, str] = {}
+    for ending in formats:
+        for name in names:
+            if name.endswith(ending):
+                taken.setdefault(name.removesuffix(ending), name)
+    kept = sorted(taken.values())
+    if left := sorted({*names} - {*kept}):
+        note(f"left on the hub, the same in another format: {', '.join(left)}")
+    return kept
 
 
 def without_secrets(text: str) -> str:

@@ -320,6 +320,14 @@ def check_table(tensors: dict[str, Tensor], config: dict) -> list[str]:
     ]
 
 
+def architectures(config: dict) -> list[str]:
+    """The classes that a config names. Raises UserError."""
+    found = config.get("architectures") or []
+    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+        raise UserError(f"config.json: architectures is {found!r}, not a list of names")
+    return found
+
+
 def check_by_library(folder: Path, config: dict) -> list[str]:
     """The same for every architecture of transformers: its own loader, without keeping a tensor."""
     import torch
@@ -327,8 +335,8 @@ def check_by_library(folder: Path, config: dict) -> list[str]:
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    name = next(iter(config.get("architectures") or []), "")
-    kind = getattr(transformers, str(name), transformers.AutoModelForCausalLM)
+    name = next(iter(architectures(config)), "")
+    kind = getattr(transformers, name, transformers.AutoModelForCausalLM)
     try:
         _, found = kind.from_pretrained(
             folder,
@@ -359,7 +367,7 @@ def check_tensors(folder: Path, config: dict, tensors: dict[str, Tensor]) -> Non
         raise UserError(f"config.json has {layers:,} layers, the files {len(tensors):,} tensors")
     model_type = config.get("model_type")
     family = FAMILIES.get(str(model_type))
-    stated = config.get("architectures") or []
+    stated = architectures(config)
     if family and stated and family.architecture not in stated:
         raise UserError(
             f"config.json: architectures is {stated}; only {family.architecture} answers questions"
