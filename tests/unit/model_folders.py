@@ -332,6 +332,10 @@ CASES: dict[str, Case] = {
         both(lambda folder: (folder / "kept").write_bytes((folder / WHOLE).read_bytes()),
              to_shards, rename("kept", WHOLE)), "two sets of weights",
     ),
+    "a shard that the index does not name": (
+        both(to_shards, text("model-00004-of-00004.safetensors", "older")),
+        r"two sets of weights: model-00004-of-00004\.safetensors, and those",
+    ),
     "an index that omits a tensor": (
         index(lambda places: {name: file for name, file in places.items() if name != LAYER}),
         rf"{LAYER} is in .*, {INDEX} lacks it",

@@ -187,7 +187,7 @@ def wanted(path: str, keep: Sequence[str], leave: Sequence[str]) -> bool:
 def local_files(source: str) -> dict[str, Path]:
     """{path inside the source: file} of a local file or folder; {} if it does not exist.
 
-    Without what `strays` says, and without hidden files.
+    Without hidden files, and without what `walk` says is not taken.
     """
     top = local_source(source)
     if top.is_file():
@@ -198,12 +198,15 @@ def local_files(source: str) -> dict[str, Path]:
 def walk(top: Path) -> Iterator[tuple[str, Path, str | None]]:
     """(path inside, path, why it is not taken) of everything below a folder, sorted.
 
-    A link may lead to a file inside the folder, and in a cache of Hugging Face's client to the
-    model's own blobs/, of which a snapshot consists. Where linked folders lie inside, their files
-    are taken once, from where they lie.
+    A link may lead to a file inside the folder, and in a cache of Hugging Face's client
+    (models--owner--name/snapshots/commit) to blobs/ of the same repository. Where linked folders
+    lie inside, their files are taken once, from where they lie.
     """
     real = top.resolve()
-    inside = [real, *(p.parent / "blobs" for p in real.parents if p.name == "snapshots")]
+    inside = [real]
+    for parent in real.parents:
+        if parent.name == "snapshots" and "--" in parent.parent.name:
+            inside.append(parent.parent / "blobs")
     found = []
     for base, folders, names in os.walk(top):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -294,8 +297,7 @@ def failure(
     revision: str | None = None,
     status: int | None = None,
 ) -> str:
-    """What could not be fetched, why, and what to do about that: a hub that answers, with a status,
-    is asked otherwise than one that does not."""
+    """What could not be fetched, why, and what to do: where a status was answered, not a proxy."""
     other = "modelscope" if hub == "huggingface" else "huggingface"
     token = TOKENS[hub]
     state = "set now: is it this one's, and still valid?" if os.environ.get(token) else "not set"

@@ -169,8 +169,11 @@ def check_loadable(folder: Path, files: list[Path]) -> None:
     """Whether the libraries find these files by themselves, and all take the same ones."""
     names = {file.name for file in files}
     if (folder / INDEX).is_file():
-        if (folder / WHOLE).is_file() and WHOLE not in names:
-            raise UserError(f"both {WHOLE} and {INDEX}: two sets of weights; move one away")
+        if more := sorted({path.name for path in folder.glob("*.safetensors")} - names):
+            raise UserError(
+                f"two sets of weights: {', '.join(more[:NAMED])}, and those that {INDEX} names; "
+                "move one away"
+            )
     elif names != {WHOLE}:
         raise UserError(
             f"{', '.join(sorted(names)[:NAMED])} without {INDEX}: no library finds them. Copy the "
@@ -417,15 +420,15 @@ def vocabulary(folder: Path) -> Iterator[tuple[str, Any]]:
         )
         yield from named
         yield from ((t.get("content"), t.get("id")) for t in fast.get("added_tokens") or [])
-    elif (folder / "vocab.json").is_file():
-        if not (folder / "merges.txt").is_file():
-            raise UserError("vocab.json without merges.txt: half of a tokenizer; copy it, too")
-        yield from read_object(folder / "vocab.json").items()
     elif (folder / "tokenizer.model").is_file():
         pieces = sentencepieces((folder / "tokenizer.model").read_bytes())
         if not pieces:
             raise UserError("tokenizer.model is no sentencepiece model: copy it again")
         yield f"piece {pieces - 1}", pieces - 1
+    elif (folder / "vocab.json").is_file():
+        if not (folder / "merges.txt").is_file():
+            raise UserError("vocab.json without merges.txt: half of a tokenizer; copy it, too")
+        yield from read_object(folder / "vocab.json").items()
     elif (folder / "vocab.txt").is_file():
         lines = (folder / "vocab.txt").read_bytes().splitlines()
         yield f"line {len(lines)}", len(lines) - 1
