@@ -107,6 +107,35 @@ def test_a_quantised_model_needs_all_parts_of_each_weight(tmp_path, method, part
         take(folder, tmp_path / "out")
 
 
+def test_the_pieces_of_a_sentencepiece_model_are_counted(tmp_path):
+    """Each piece is field 1 of the file, itself {1: text, 2: score (float), 3: kind}."""
+    piece = b"\x0a\x04word\x15" + bytes(4) + b"\x18\x01"
+    model = (b"\x0a" + bytes([len(piece)]) + piece) * 20 + b"\x12\x03\x18\x80\x01"
+    assert completeness.sentencepieces(model) == 20
+    folder = model_folders.write(tmp_path / "model")
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer.model").write_bytes(model)
+    take(folder, tmp_path / "out")
+    (folder / "added_tokens.json").write_text('{"<pad>": 20}')
+    with pytest.raises(UserError, match="'<pad>' has the id 20"):
+        take(folder, tmp_path / "out")
+    (folder / "added_tokens.json").unlink()
+    (folder / "tokenizer.model").write_bytes(model[:-3])
+    with pytest.raises(UserError, match=r"tokenizer\.model is no sentencepiece model"):
+        take(folder, tmp_path / "out")
+
+
+def test_a_tokenizer_of_vocab_and_merges_is_read(tmp_path):
+    folder = model_folders.write(tmp_path / "model")
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.json").write_text(json.dumps({f"w{number}": number for number in range(20)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    take(folder, tmp_path / "out")
+    (folder / "vocab.json").write_text('{"w": 20}')
+    with pytest.raises(UserError, match="'w' has the id 20"):
+        take(folder, tmp_path / "out")
+
+
 # --- fuzz ----------------------------------------------------------------------------------------
 
 FOLDERS = 240

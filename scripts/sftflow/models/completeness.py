@@ -463,7 +463,8 @@ def sentencepieces(model: bytes) -> int:
         while place < len(model):
             field, kind = divmod(whole(), 8)
             if kind == 2:
-                place += whole()
+                length = whole()
+                place += length
                 count += field == 1
             elif kind == 0:
                 whole()
