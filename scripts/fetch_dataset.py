@@ -9,6 +9,7 @@ net:  only for hub sources. No later step of a dataset needs the network.
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 
 from sftflow.core import cli, jsonio
@@ -22,14 +23,17 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="source.json")
     args = parser.parse_args()
     folder = args.output.with_name("source")
+    hub = hubs.hub_of(args.settings["source"], args.settings.get("hub"))
+    one = partial(hubs.one_format, formats=rows.SUFFIXES)
     origin = hubs.fetch(
         folder,
         args.settings["source"],
-        args.settings.get("hub"),
+        hub,
         args.settings.get("revision"),
         kind="dataset",
         keep=[f"*{suffix}" for suffix in rows.SUFFIXES],
         leave=[pattern for name in rows.BESIDE for pattern in (name, f"*/{name}")],
+        choose=list if hub == "local" else one,
     )
     files = hubs.files(folder)
     jsonio.write_record(

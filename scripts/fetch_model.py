@@ -9,19 +9,17 @@ env:  envs/evalscope for hub sources (its hub clients); a local source needs no 
 net:  only for hub sources. No later step of a model needs the network.
 
 Weights are taken as safetensors. Pickle weights and Python files run code when they are loaded:
-they are left out, unless allow_remote_code is true.
+they are left out, unless allow_remote_code is true. Of weights in several formats or precisions
+one is taken, and of folders inside only those with chat templates.
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 
 from sftflow.core import cli, jsonio
 from sftflow.inputs import hubs
-
-KEEP = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "*.md", "LICENSE*", "NOTICE*"]
-CODE = ["*.py", "*.bin", "*.pt", "*.pth"]  # runs, or may run, when it is loaded
-# The same weights once more in another format (Llama's original/, consolidated files of Mistral).
-LEAVE = ["original/*", "consolidated*", "training_args.bin", "optimizer.*", "onnx/*"]
+from sftflow.models.formats import of_one_model
 
 
 def main() -> None:
@@ -37,8 +35,7 @@ def main() -> None:
         args.settings.get("hub"),
         args.settings.get("revision"),
         kind="model",
-        keep=KEEP + CODE * bool(args.settings.get("allow_remote_code")),
-        leave=LEAVE,
+        choose=partial(of_one_model, code=bool(args.settings.get("allow_remote_code"))),
     )
     files = hubs.files(folder)
     jsonio.write_record(

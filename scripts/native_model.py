@@ -14,10 +14,12 @@ Refused, unless allow_remote_code is true: no safetensors (pickle weights run co
 classes of the model's own (auto_map) where no native form is known. Memory: one tensor at a time.
 """
 
+import json
 import os
 import re
 import shutil
 import sys
+from codecs import BOM_UTF8
 from fnmatch import fnmatch
 from importlib.util import find_spec
 from math import prod
@@ -25,25 +27,12 @@ from pathlib import Path
 
 from sftflow.core import cli, jsonio, manifests
 from sftflow.core.cli import UserError
-from sftflow.models import internlm2, safetensors_files
+from sftflow.models import completeness, internlm2, safetensors_files
+from sftflow.models.completeness import optional_object, read_object, shards
+from sftflow.models.formats import INDEX
 
-INDEX = "model.safetensors.index.json"
 CONFIGS = "*config.json"  # of the model, tokenizer, processor, generation: each may name code
 LINKED = 1 << 24  # bytes from which on a file is linked, not copied
-
-
-def optional_json(path: Path) -> dict:
-    return jsonio.read_json(path) if path.is_file() else {}
-
-
-def shards(source: Path) -> list[Path]:
-    """The files with weights: those of the index if there is one, else all."""
-    if (source / INDEX).is_file():
-        names = sorted(set(jsonio.read_json(source / INDEX)["weight_map"].values()))
-        if missing := [name for name in names if not (source / name).is_file()]:
-            raise UserError(f"{source}: {INDEX} names {', '.join(missing)}, which are not there")
-        return [source / name for name in names]
-    return sorted(source.glob("*.safetensors"))
 
 
 def has_code(source: Path) -> bool:
@@ -51,20 +40,21 @@ def has_code(source: Path) -> bool:
     return (
         any(source.rglob("*.py"))
         or not any(source.glob("*.safetensors"))
-        or any("auto_map" in optional_json(file) for file in source.glob(CONFIGS))
+        or any("auto_map" in optional_object(file) for file in source.glob(CONFIGS))
     )
 
 
 def known_to_transformers(model_type: str) -> bool:
     """Whether the library itself has this architecture; without the library: no."""
-    return bool(find_spec("transformers")) and bool(
-        find_spec(f"transformers.models.{model_type.replace('-', '_')}")
+    name = model_type.replace("-", "_")
+    return name.isidentifier() and bool(
+        find_spec("transformers") and find_spec(f"transformers.models.{name}")
     )
 
 
 def chosen_form(source: Path, config: dict, settings: dict) -> str | None:
     """ "llama" to rewrite, None to keep. Raises UserError for what must not be loaded."""
-    form, model_type = settings["native_form"], config.get("model_type", "")
+    form, model_type = settings["native_form"], config["model_type"]
     convertible = model_type in internlm2.MODEL_TYPES
     if form == "llama" and not convertible:
         raise UserError(
@@ -72,43 +62,48 @@ def chosen_form(source: Path, config: dict, settings: dict) -> str | None:
         )
     rewrite = convertible and form in ("auto", "llama")
     if rewrite and not shards(source):
-        raise UserError(f"{source}: no *.safetensors to rewrite; convert the pickle weights first")
+        raise UserError("no *.safetensors to rewrite; convert the pickle weights first")
     if not rewrite and not settings["allow_remote_code"]:
         if not shards(source):
             raise UserError(
-                f"{source}: no *.safetensors. Pickle weights run code when they are loaded: "
+                "no *.safetensors. Pickle weights run code when they are loaded: "
                 "convert them, or set allow_remote_code: true for this model"
             )
         if "auto_map" in config and not known_to_transformers(model_type):
             raise UserError(
-                f"{source}: config.json's auto_map loads code from the model's folder, and "
+                "config.json's auto_map loads code from the model's folder, and "
                 f"transformers has no {model_type!r} of its own. Set allow_remote_code: true for "
                 "this model if you trust it"
             )
         if (
-            "auto_map" in optional_json(source / "tokenizer_config.json")
+            "auto_map" in optional_object(source / "tokenizer_config.json")
             and not (source / "tokenizer.json").is_file()
         ):
             raise UserError(
-                f"{source}: its tokenizer is code (auto_map) and there is no tokenizer.json. Set "
+                "its tokenizer is code (auto_map) and there is no tokenizer.json. Set "
                 "allow_remote_code: true for this model if you trust it"
             )
     return "llama" if rewrite else None
 
 
-def take(file: Path, target: Path) -> None:
+def take(file: Path, target: Path) -> bool:
     """The same content under another name: large files as links, small ones as copies.
 
     A copy of a config or tokenizer costs nothing, and no tool can change the user's own through it.
+    Of JSON a byte order mark is left out, which no library takes. Gives whether no byte differs.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
+    if file.suffix == ".json" and (content := file.read_bytes()).startswith(BOM_UTF8):
+        target.write_bytes(content.removeprefix(BOM_UTF8))
+        return False
     if file.stat().st_size < LINKED:
         shutil.copyfile(file, target)
-        return
+        return True
     try:
         os.link(file.resolve(), target)
     except OSError:  # another disk
         target.symlink_to(file.resolve())
+    return True
 
 
 def keep(
@@ -118,16 +113,13 @@ def keep(
     hashes = {}
     for name, sha in known.items():
         file = source / name
-        entries = optional_json(file) if fnmatch(name, CONFIGS) else {}
+        entries = read_object(file) if fnmatch(name, CONFIGS) else {}
         if "auto_map" in entries and not allow_remote_code:
             entries = {key: value for key, value in entries.items() if key != "auto_map"}
-            jsonio.write_json(folder / name, entries)
-            sha = jsonio.file_digest(folder / name)
-        elif file.suffix == ".py" and not allow_remote_code:
-            continue
-        else:
-            take(file, folder / name)
-        hashes[name] = sha
+            text = json.dumps(entries, ensure_ascii=False, indent=2)  # Infinity stays what it is
+            jsonio.write_text(folder / name, text + "\n")
+        elif (file.suffix != ".py" or allow_remote_code) and take(file, folder / name):
+            hashes[name] = sha
     return hashes
 
 
@@ -135,9 +127,12 @@ def rewrite(source: Path, folder: Path, config: dict) -> dict[str, str]:
     """InternLM2 in Llama's layout, one shard after the other; give {path: sha256}."""
     shape = internlm2.Shape.of(config)
     files = shards(source)
-    by_file = {file: safetensors_files.read_header(file) for file in files}
-    tensors = {name: tensor for found in by_file.values() for name, tensor in found.items()}
+    tensors = completeness.weights(source, files)
     internlm2.check(tensors, shape)
+    by_file = {
+        file: {name: tensor for name, tensor in tensors.items() if tensor.path == file}
+        for file in files
+    }
     hashes: dict[str, str] = {}
     places: dict[str, str] = {}
     size = 0
@@ -149,12 +144,12 @@ def rewrite(source: Path, folder: Path, config: dict) -> dict[str, str]:
         places |= {output.name: name for output in outputs}
         size += sum(prod(o.shape) * safetensors_files.BYTES[o.dtype] for o in outputs)
         cli.note(f"{file.name} -> {name}  {number}/{len(files)} files")
-    tokens = optional_json(source / "tokenizer_config.json")
+    tokens = optional_object(source / "tokenizer_config.json")
     special = internlm2.markers(tokens, shape.vocabulary)
     written = {
         "config.json": internlm2.llama_config(config, dtype_of(tensors)),
         "generation_config.json": internlm2.generation_config(
-            optional_json(source / "generation_config.json"), config
+            optional_object(source / "generation_config.json"), config
         ),
         "tokenizer_config.json": internlm2.tokenizer_config(tokens, special, config),
     }
@@ -180,7 +175,7 @@ def write_tokenizer(source: Path, folder: Path, special: dict[int, str]) -> None
     elif (source / "tokenizer.json").is_file():
         take(source / "tokenizer.json", folder / "tokenizer.json")
     else:
-        raise UserError(f"{source}: neither tokenizer.model nor tokenizer.json")
+        raise UserError("neither tokenizer.model nor tokenizer.json")
 
 
 def dtype_of(tensors: dict[str, safetensors_files.Tensor]) -> str:
@@ -221,6 +216,26 @@ def manifest_files(folder: Path, hashes: dict[str, str]) -> list[dict]:
     ]
 
 
+def made(
+    source: Path, folder: Path, origin: dict, settings: dict
+) -> tuple[str | None, dict[str, str], dict[str, safetensors_files.Tensor]]:
+    """Fill `folder`; give the form, {path: sha256} of what is known, and every tensor.
+
+    What is checked is what later steps load. Raises UserError.
+    """
+    completeness.check_files(source)
+    config = read_object(source / "config.json")
+    if not isinstance(config.get("model_type"), str):
+        raise UserError("config.json states no model_type, so no library knows what this is")
+    form = chosen_form(source, config, settings)
+    if form == "llama":
+        hashes = rewrite(source, folder, config)
+    else:
+        known = {file["path"]: file["sha256"] for file in origin["files"]}
+        hashes = keep(source, folder, known, settings["allow_remote_code"])
+    return form, hashes, completeness.check(folder, settings["allow_remote_code"])
+
+
 def main() -> None:
     parser = cli.parser(__doc__)
     parser.add_argument("--model", required=True, help="its name in the config")
@@ -232,23 +247,15 @@ def main() -> None:
     origin = manifests.verified(args.source)
     source = args.source.parent / "source"
     settings = {"native_form": "auto", "allow_remote_code": False} | args.settings
-    if not (source / "config.json").is_file():
-        raise UserError(f"{origin['source']}: no config.json, so no model")
-    config = jsonio.read_json(source / "config.json")
-    form = chosen_form(source, config, settings)
     shutil.rmtree(args.weights, ignore_errors=True)
     args.weights.mkdir(parents=True)
-    if form == "llama":
-        hashes = rewrite(source, args.weights, config)
-    else:
-        known = {file["path"]: file["sha256"] for file in origin["files"]}
-        hashes = keep(source, args.weights, known, settings["allow_remote_code"])
+    try:
+        form, hashes, tensors = made(source, args.weights, origin, settings)
+    except UserError as error:
+        shutil.rmtree(args.weights)
+        raise UserError(f"model {args.model} ({origin['source']}): {error}") from None
+    config = read_object(args.weights / "config.json")
     files = manifest_files(args.weights, hashes)
-    tensors = {
-        name: tensor
-        for shard in shards(args.weights)
-        for name, tensor in safetensors_files.read_header(shard).items()
-    }
     manifest = {
         "schema": 1,
         "model": args.model,

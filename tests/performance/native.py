@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests/unit")]
 
 import internlm2_checkpoint as checkpoint
+from model_folders import TOKENIZER
 from sftflow.core.jsonio import tree_digest, tree_files, write_record
 from sftflow.models import (
     internlm2,
@@ -44,7 +45,7 @@ def main() -> int:
         folder = Path(name)
         (folder / "source").mkdir()
         (folder / "source/config.json").write_text(json.dumps(config))
-        (folder / "source/tokenizer.json").write_text("{}")
+        (folder / "source/tokenizer.json").write_text(json.dumps(TOKENIZER))
 
         def bits(shape: tuple[int, ...]) -> np.ndarray:
             return chance.integers(0, 1 << 15, shape, "u2")

@@ -1,18 +1,20 @@
 """Base models: the same function in native form, and nothing that runs foreign code."""
 
 import json
+import math
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import internlm2_checkpoint as checkpoint
+import model_folders
 import native_model
 import numpy as np
 import pytest
 from sftflow.core import jsonio
 from sftflow.core.cli import UserError
-from sftflow.models import internlm2, safetensors_files
+from sftflow.models import completeness, internlm2, safetensors_files
 from support import ROOT, SWIFT
 
 ORIGINAL = ROOT.parent / "shared/internlm2_tokenizer.model"  # not part of this repository
@@ -57,7 +59,7 @@ def source(tmp_path) -> Path:
     """A checkpoint with code beside it, and a tokenizer that needs no conversion."""
     folder = tmp_path / "internlm2-tiny"
     checkpoint.write(folder)
-    (folder / "tokenizer.json").write_text("{}")
+    (folder / "tokenizer.json").write_text(json.dumps(model_folders.TOKENIZER))
     (folder / "modeling_internlm2.py").write_text("raise SystemExit('foreign code has run')")
     (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n# A card\n")
     return folder
@@ -191,7 +193,8 @@ def internlm2_logits(made: dict[str, np.ndarray], config: dict, tokens: list[int
 def test_logits_are_those_of_the_original_attention(tmp_path, kv_heads):
     config = checkpoint.CONFIG | {"num_key_value_heads": kv_heads}
     made = checkpoint.write(tmp_path / "source", config)
-    (tmp_path / "source/tokenizer.json").write_text("{}")
+    tokenizer = json.dumps(model_folders.TOKENIZER)
+    (tmp_path / "source/tokenizer.json").write_text(tokenizer)
     convert(tmp_path / "out", tmp_path / "source")
     tokens = np.random.default_rng(1).integers(0, config["vocab_size"], 40).tolist()
     code = """
@@ -256,20 +259,18 @@ def test_a_shard_that_is_missing_or_cut_short_is_refused(source, tmp_path):
 
 def native(folder: Path, **config) -> Path:
     """A model in Llama's layout."""
-    folder.mkdir()
-    zeros = np.zeros((4, 4), np.float32)
-    output = safetensors_files.Output("model.embed_tokens.weight", "F32", (4, 4), lambda: zeros)
-    safetensors_files.write_file(folder / "model.safetensors", [output])
-    (folder / "config.json").write_text(json.dumps({"model_type": "llama"} | config))
-    (folder / "tokenizer.json").write_text("{}")
+    model_folders.write(folder)
+    model_folders.edit("config.json", **config)(folder)
     return folder
 
 
 def test_a_native_models_weights_are_linked_and_its_configs_copied(tmp_path, monkeypatch):
     source = native(tmp_path / "llama")
-    monkeypatch.setattr(native_model, "LINKED", 100)
+    monkeypatch.setattr(native_model, "LINKED", 2000)
     manifest = convert(tmp_path / "out", source)
-    assert manifest["native_form"] is None and manifest["parameters"] == 16
+    assert manifest["native_form"] is None
+    shapes = dict(completeness.needed(model_folders.config_of("llama")))
+    assert manifest["parameters"] == sum(map(math.prod, shapes.values()))
     folder = tmp_path / "out/weights"
     assert os.path.samefile(folder / "model.safetensors", source / "model.safetensors")
     assert not os.path.samefile(folder / "config.json", source / "config.json")

@@ -1,6 +1,5 @@
 """Fetching: local copies are linked, and a hub that cannot be reached says so at once."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -12,12 +11,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from hub_server import COMMIT
 from sftflow.core.cli import UserError
 from sftflow.core.jsonio import read_record
 from sftflow.inputs import hubs
-from support import EVALSCOPE, ROOT
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
+from support import ROOT
 
 
 def fetch(folder: Path, source: Path | str, hub: str | None = None, **more) -> dict:
@@ -140,87 +138,72 @@ def test_a_download_is_gone_on_with_and_never_mixed_with_another(tmp_path):
     assert hubs.files(folder) == []
 
 
-FILES = {"rows.jsonl": b'{"a": 1}\n', "loader.py": b"raise SystemExit\n"}
-ASKED = []
+# --- links ---------------------------------------------------------------------------------------
 
 
-class HuggingFace(BaseHTTPRequestHandler):
-    """As much of a hub as a dataset of two files needs."""
-
-    def do_GET(self):
-        ASKED.append(self.path)
-        body = self.answer()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("Content-Type", "application/json")
-        self.send_header("ETag", f'"{hashlib.sha256(body).hexdigest()}"')
-        self.send_header("X-Repo-Commit", COMMIT)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-
-    do_HEAD = do_GET
-
-    def answer(self) -> bytes:
-        name = self.path.partition(f"/resolve/{COMMIT}/")[2]
-        if name in FILES:
-            return FILES[name]
-        if "/tree/" in self.path:
-            files = [{"type": "file", "path": n, "size": len(b)} for n, b in FILES.items()]
-            return json.dumps([file | {"oid": "0" * 40} for file in files]).encode()
-        siblings = [{"rfilename": name} for name in FILES]
-        return json.dumps({"id": "own/data", "sha": COMMIT, "siblings": siblings}).encode()
-
-    def log_message(self, *_):
-        pass
+def folder_of(tmp_path: Path) -> Path:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/a.jsonl").write_text("a")
+    (tmp_path / "secret.jsonl").write_text("secret")
+    return tmp_path / "data"
 
 
-class ModelScope(HuggingFace):
-    def answer(self) -> bytes:
-        name = self.path.partition("FilePath=")[2]
-        if name in FILES:
-            assert f"Revision={COMMIT}" in self.path
-            return FILES[name]
-        files = [
-            {"Path": name, "Size": len(content), "Type": "blob", "Revision": COMMIT}
-            | {"CommittedDate": 1, "Sha256": hashlib.sha256(content).hexdigest()}
-            for name, content in FILES.items()
-        ]
-        return json.dumps({"Code": 200, "Success": True, "Data": {"Files": files}}).encode()
+@pytest.mark.parametrize("target", ["../secret.jsonl", "{tmp}/secret.jsonl", "/etc/passwd"])
+def test_a_link_out_of_the_folder_is_refused(tmp_path, target):
+    source = folder_of(tmp_path)
+    (source / "b.jsonl").symlink_to(target.format(tmp=tmp_path))
+    with pytest.raises(UserError, match=r"b\.jsonl is a link out of the folder"):
+        fetch(tmp_path / "out", source, keep=["*.jsonl"])
+    assert not (tmp_path / "out/b.jsonl").exists()
+    assert "b.jsonl" not in hubs.local_files(str(source))  # nor is it read for a plan
+    fetch(tmp_path / "out", source, keep=["a.*"])  # not in the way of others
 
 
-@pytest.mark.skipif(not EVALSCOPE.exists(), reason="envs/evalscope is not synced")
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("hub", "handler", "variable"),
-    [
-        ("huggingface", HuggingFace, "HF_ENDPOINT"),
-        ("modelscope", ModelScope, "MODELSCOPE_ENDPOINT"),
-    ],
-)
-@pytest.mark.parametrize("revision", ["main", COMMIT])
-def test_a_branch_is_resolved_to_its_commit(tmp_path, hub, handler, variable, revision):
-    ASKED.clear()
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        settings = {"source": "own/data", "hub": hub, "revision": revision}
-        command = [EVALSCOPE, ROOT / "scripts/fetch_dataset.py", "--dataset", "d"]
-        command += ["--settings", json.dumps(settings)]
-        environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "HF_HUB_DISABLE_XET": "1"}
-        environment[variable] = f"http://127.0.0.1:{server.server_port}"
-        done = subprocess.run(
-            [*command, "--output", tmp_path / "source.json"],
-            env=environment, capture_output=True, text=True, timeout=60,
-        )  # fmt: skip
-        server.shutdown()
-    assert done.returncode == 0, done.stderr
-    record = json.loads((tmp_path / "source.json").read_text())
-    assert record["revision"] == COMMIT
-    moving = f"dataset own/data: main on {hub} is {COMMIT}; to pin it" in done.stdout
-    assert moving == (revision == "main")
-    assert [f["path"] for f in record["files"]] == ["rows.jsonl"]  # no code came along
-    assert (tmp_path / "source/rows.jsonl").read_bytes() == FILES["rows.jsonl"]
-    assert not any("loader.py" in path for path in ASKED)
+def test_a_linked_folder_is_followed_nowhere(tmp_path):
+    source = folder_of(tmp_path)
+    (source / "deep").mkdir()
+    (source / "deep/c.jsonl").write_text("c")
+    (source / "again").symlink_to("deep")
+    (source / "loop").symlink_to(".")
+    fetch(tmp_path / "out", source)
+    assert [f["path"] for f in hubs.files(tmp_path / "out")] == ["a.jsonl", "deep/c.jsonl"]
+    (source / "outside").symlink_to(tmp_path)
+    with pytest.raises(UserError, match="outside is a link out of the folder"):
+        fetch(tmp_path / "out", source)
+
+
+def test_links_to_nothing_pipes_and_rings_are_said_and_wait_for_nobody(tmp_path):
+    source = folder_of(tmp_path)
+    for name, make, message in (
+        ("b.jsonl", lambda path: path.symlink_to("gone"), "a link to nothing"),
+        ("c.jsonl", lambda path: path.symlink_to("c.jsonl"), "a link to nothing"),
+        ("d.jsonl", os.mkfifo, "no regular file"),
+    ):
+        make(source / name)
+        with pytest.raises(UserError, match=f"{name} is {message}"):
+            fetch(tmp_path / "out", source)
+        assert hubs.local_digest(str(source), tmp_path / "memory.json")
+        (source / name).unlink()
+
+
+def test_a_snapshot_in_the_hub_clients_cache_is_a_source(tmp_path):
+    """Its files are links to blobs/ of the same repository; a link to another's leads out."""
+    top = tmp_path / "hub/models--own--repo"
+    (top / "blobs").mkdir(parents=True)
+    (top / "blobs/0123").write_text("content")
+    snapshot = top / "snapshots" / COMMIT
+    snapshot.mkdir(parents=True)
+    (snapshot / "a.jsonl").symlink_to("../../blobs/0123")
+    fetch(tmp_path / "out", snapshot)
+    assert (tmp_path / "out/a.jsonl").read_text() == "content"
+    (tmp_path / "link").symlink_to(snapshot)  # the user's own link to a source
+    fetch(tmp_path / "out", tmp_path / "link")
+    other = tmp_path / "hub/models--own--other/blobs"
+    other.mkdir(parents=True)
+    (other / "0123").write_text("other")
+    (snapshot / "b.jsonl").symlink_to("../../../models--own--other/blobs/0123")
+    with pytest.raises(UserError, match=r"a link out of the folder, to .*models--own--other"):
+        fetch(tmp_path / "out", snapshot)
 
 
 # --- environments --------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from sftflow.core.cli import UserError
+from sftflow.models.completeness import number, refuse
 from sftflow.models.safetensors_files import Output, Tensor
 
 MODEL_TYPES = ("internlm2",)
@@ -74,19 +75,16 @@ class Shape:
     @classmethod
     def of(cls, config: dict) -> "Shape":
         """Read and check a config. Raises UserError."""
-        try:
-            heads = config["num_attention_heads"]
-            shape = cls(
-                layers=config["num_hidden_layers"],
-                hidden=config["hidden_size"],
-                inner=config["intermediate_size"],
-                heads=heads,
-                kv_heads=config.get("num_key_value_heads") or heads,
-                vocabulary=config["vocab_size"],
-                tied=bool(config.get("tie_word_embeddings", False)),
-            )
-        except KeyError as missing:
-            raise UserError(f"config.json lacks {missing}") from None
+        heads = number(config, "num_attention_heads")
+        shape = cls(
+            layers=number(config, "num_hidden_layers"),
+            hidden=number(config, "hidden_size"),
+            inner=number(config, "intermediate_size"),
+            heads=heads,
+            kv_heads=number(config, "num_key_value_heads", heads),
+            vocabulary=number(config, "vocab_size"),
+            tied=bool(config.get("tie_word_embeddings", False)),
+        )
         if config.get("bias"):
             raise UserError("config.json: bias is true; Llama's layout has no place for wo's bias")
         if config.get("hidden_act", "silu") != "silu":
@@ -121,6 +119,8 @@ class Shape:
 
 def check(tensors: dict[str, Tensor], shape: Shape) -> None:
     """Raise UserError, with the names, unless the tensors are exactly those of the shape."""
+    if shape.layers > len(tensors):
+        raise UserError(f"config.json has {shape.layers} layers, the files {len(tensors)} tensors")
     expected = shape.expected()
     problems = [f"missing {name}" for name in expected if name not in tensors]
     for name, tensor in tensors.items():
@@ -129,13 +129,7 @@ def check(tensors: dict[str, Tensor], shape: Shape) -> None:
                 problems.append(f"{name} has no place in Llama's layout")
         elif tensor.shape != expected[name]:
             problems.append(f"{name} is {list(tensor.shape)}, not {list(expected[name])}")
-    if problems:
-        more = f"\n  … and {len(problems) - 10} more" if len(problems) > 10 else ""
-        raise UserError(
-            "these weights are not InternLM2's as config.json describes it:\n  "
-            + "\n  ".join(problems[:10])
-            + more
-        )
+    refuse("these weights are not InternLM2's as config.json describes it:", problems)
 
 
 def ignored(name: str, shape: Shape) -> bool:
@@ -217,12 +211,15 @@ def rope_scaling(scaling: dict | None) -> dict | None:
     """Longer contexts than trained on: both libraries know `dynamic` and `linear` alike."""
     if not scaling:
         return None
-    kind = scaling.get("rope_type", scaling.get("type"))
+    kind = scaling.get("rope_type", scaling.get("type")) if isinstance(scaling, dict) else scaling
     if kind == "default":
         return None
     if kind not in ("dynamic", "linear"):
         raise UserError(f"config.json: rope_scaling {kind!r} is not known for InternLM2")
-    return {"rope_type": kind, "factor": float(scaling["factor"])}
+    factor = scaling.get("factor")
+    if not isinstance(factor, (int, float)) or not factor >= 1:
+        raise UserError(f"config.json: rope_scaling's factor is {factor!r}, not a number from 1 on")
+    return {"rope_type": kind, "factor": float(factor)}
 
 
 def generation_config(given: dict | None, config: dict) -> dict:
@@ -243,7 +240,10 @@ def generation_config(given: dict | None, config: dict) -> dict:
 def markers(tokenizer_config: dict, size: int) -> dict[int, str]:
     """Special tokens by id: those that the source names, else those of the published models."""
     named = tokenizer_config.get("added_tokens_decoder") or {}
-    own = {int(i): token["content"] for i, token in named.items() if int(i) > 2}
+    try:
+        own = {int(i): text(token) for i, token in named.items() if int(i) > 2}
+    except (AttributeError, ValueError):
+        raise UserError("tokenizer_config.json: added_tokens_decoder names no ids") from None
     return own or {i: token for i, token in MARKERS.items() if i < size}
 
 
@@ -258,7 +258,10 @@ def tokenizer(model_file: Path, special: dict[int, str]):
     from transformers.utils import sentencepiece_model_pb2_new as sentencepiece
 
     model = sentencepiece.ModelProto()
-    model.ParseFromString(model_file.read_bytes())
+    try:
+        model.ParseFromString(model_file.read_bytes())
+    except Exception:  # protobuf's own type is another one in each of its implementations
+        raise UserError("tokenizer.model is no sentencepiece model: copy it again") from None
     check_sentencepiece(model)
     kinds = model.SentencePiece
     names = [piece.piece for piece in model.pieces]
@@ -336,4 +339,7 @@ def tokenizer_config(given: dict, special: dict[int, str], config: dict) -> dict
 
 
 def text(token: str | dict) -> str:
-    return token["content"] if isinstance(token, dict) else token
+    found = token.get("content") if isinstance(token, dict) else token
+    if not isinstance(found, str):
+        raise UserError(f"tokenizer_config.json: {token!r} is no token")
+    return found
