@@ -128,10 +128,10 @@ def opened(settings: dict, output: Path, key: str, traffic: tracking.Traffic) ->
     return None
 
 
-def uploaded(limit: float, traffic: tracking.Traffic, upload: Callable[[], None]) -> str | None:
-    """Run what uploads; returns why not everything arrived."""
+def uploaded(until: float, traffic: tracking.Traffic, upload: Callable[[], None]) -> str | None:
+    """Run what uploads, until a time of time.monotonic(); returns why not everything arrived."""
     try:
-        with tracking.within(limit):
+        with tracking.within(max(0.1, until - time.monotonic())):
             upload()
     except (Exception, tracking.TimeLimit) as error:
         return traffic.why(error)
@@ -168,6 +168,7 @@ def record(
     server = tracking.address(settings.get("host"))
     tracking.without_proxy(server)
     traffic = tracking.Traffic(server, key)
+    tracking.at_once()
     before = tracking.earlier(output, settings["id"])
     tracking.clear(output)
     with traffic.watched():
@@ -184,8 +185,9 @@ def record(
             start(settings, mode, output, key, monitor=not later)
         try:
             write(settings, events, scored, before.points)
+            until = time.monotonic() + tracking.END + (tracking.START if later else 0)
             if live:
-                why = uploaded(tracking.END, traffic, swanlab.finish)
+                why = uploaded(until, traffic, swanlab.finish)
             else:
                 swanlab.finish()
         except SystemExit:  # the training failed, or was ended
@@ -194,13 +196,13 @@ def record(
             raise
         finally:
             tracking.join(before, output)
-        if cloud and not live and not hopeless:
+        # what was not uploaded live; after a resume also what an earlier session could not upload
+        if cloud and not hopeless and (not live or (before.records and not why)):
             traffic.trouble.clear()
-            limit = tracking.END + (tracking.START if later else 0)
-            why = uploaded(limit, traffic, lambda: sync(settings, output, key))
+            why = uploaded(until, traffic, lambda: sync(settings, output, key))
     if not why:
         return {"status": "recorded"}
-    command = tracking.command(settings, output, traffic.dropped)
+    command = tracking.command(settings, output, every_step=bool(traffic.dropped))
     return {"status": "kept", "why": f"{why}; nothing is lost, upload it with: {command}"}
 
 

@@ -167,7 +167,7 @@ def recorder(settings: dict, folder: Path, output: Path) -> Iterator[dict]:
     try:
         yield entry
         with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(tracking.START + tracking.END + tracking.LEAVE)
+            child.wait(tracking.LONGEST)
     finally:
         process.stop(child)
     if told.exists():

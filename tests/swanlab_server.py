@@ -141,7 +141,7 @@ def handler(server: SwanLab) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             self.wfile.write(content)
 
-        do_GET = do_POST = do_PUT = reply  # noqa: N815
+        do_GET = do_POST = do_PUT = reply
 
         def log_message(self, *_: object) -> None:
             pass

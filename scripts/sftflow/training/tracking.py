@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-START = 30  # seconds that a server may take until an experiment is open; the training goes on meanwhile
-END = 30  # seconds that the last uploads may take when the training has ended
-LEAVE = 3  # seconds for a word to the server when a training has failed
+# Seconds that a server may take
+START = 30  # until an experiment is open; the training goes on meanwhile
+END = 30  # for the last uploads, when the training has ended
+LEAVE = 3  # for a last word, when the training has failed
+LONGEST = START + END + 10  # that a training can wait: it was shorter than START, and a slow disk
 CLOUD = "https://api.swanlab.cn"
 SYSTEM = "__swanlab__"  # how the keys of system metrics begin
 
@@ -45,7 +47,7 @@ def within(seconds: float) -> Iterator[None]:
 
 
 def address(host: str | None) -> str:
-    """The server's address: what the config says, else what SwanLab's users export, else the cloud."""
+    """The server's address: the config's, else what SwanLab's users export, else the cloud."""
     return (host or os.environ.get("SWANLAB_API_HOST") or CLOUD).rstrip("/")
 
 
@@ -79,68 +81,66 @@ def command(settings: dict, output: Path, every_step: bool = False) -> str:
 class Traffic:
     """What SwanLab's requests met: {(method, path): why it failed}, less what went well later.
 
-    SwanLab reports hardly any of it to its caller: it catches errors, prints them, and drops
-    records that a server has refused.
+    SwanLab reports hardly any of it to its caller: it catches errors, prints them, tries again
+    for minutes, and drops records that a server has refused.
     """
 
     server: str
     key: str
     trouble: dict[tuple[str, str], str] = field(default_factory=dict)
-    waiting: dict[tuple[str, str], None] = field(default_factory=dict)
-    dropped: bool = False  # records were refused for good: a later sync must send every step again
+    dropped: str | None = None  # why records were refused for good: no later request brings them
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
-        from swanlab.sdk.internal.pkg.client.session import SessionWithRetry
+        from swanlab.sdk.internal.pkg.client.session import SessionWithRetry, WarningRetry
 
-        send = SessionWithRetry.send
+        send, increment = SessionWithRetry.send, WarningRetry.increment
 
         def noted(session: Any, request: Any, **kwargs: Any) -> Any:
             asked = (request.method, urlsplit(request.url).path)
-            self.waiting[asked] = None
             try:
                 answer = send(session, request, **kwargs)
             except Exception as error:
-                self.failed(asked, error)
-                self.waiting.pop(asked, None)
+                response = getattr(error, "response", None)
+                self.failed(asked, getattr(response, "status_code", None), error)
                 raise
-            self.waiting.pop(asked, None)
-            if not self.refused(asked):
-                self.trouble.pop(asked, None)
+            self.trouble.pop(asked, None)
             return answer
 
-        SessionWithRetry.send = noted
+        def again(
+            retry: Any, method: Any = None, url: Any = None, response: Any = None,
+            error: Any = None, _pool: Any = None, _stacktrace: Any = None,
+        ) -> Any:  # fmt: skip
+            self.failed((method, urlsplit(url).path), getattr(response, "status", None), error)
+            return increment(retry, method, url, response, error, _pool, _stacktrace)
+
+        SessionWithRetry.send, WarningRetry.increment = noted, again
         try:
             yield
         finally:
-            SessionWithRetry.send = send
+            SessionWithRetry.send, WarningRetry.increment = send, increment
 
-    def failed(self, asked: tuple[str, str], error: Exception) -> None:
-        if asked[1].endswith("/heartbeat"):
+    def failed(self, asked: tuple[str, str], status: int | None, error: Exception | None) -> None:
+        method, path = asked
+        if path.endswith("/heartbeat"):
             return
-        status = getattr(getattr(error, "response", None), "status_code", None)
         self.trouble.pop(asked, None)  # the last comes last
         self.trouble[asked] = reason(asked, status, error)
-        self.dropped |= self.refused(asked) and status is not None and 400 <= status < 500
-
-    @staticmethod
-    def refused(asked: tuple[str, str]) -> bool:
-        """Requests that carry records: one that was refused is not made good by the next."""
-        method, path = asked
-        return method != "GET" and path.endswith(("/house/metrics", "/series", "/profile"))
+        records = method != "GET" and path.endswith(("/house/metrics", "/series", "/profile"))
+        if records and status and status < 500:
+            self.dropped = self.trouble[asked]
 
     def why(self, error: BaseException | None = None) -> str | None:
         """One sentence about what went wrong; None when nothing did."""
-        last = list(self.trouble.values())
-        if isinstance(error, TimeLimit) and self.waiting and not last:
-            last = [f"gave {error}"]
-        elif error and not last:
-            last = [f"can't be used: {error or type(error).__name__}"]
-        told = f"SwanLab at {self.server} {last[-1]}" if last else None
+        what = next(reversed(self.trouble.values()), self.dropped)
+        if error and not what:
+            timed = isinstance(error, TimeLimit)
+            what = f"gave {error}" if timed else f"can't be used: {error or type(error).__name__}"
+        told = f"SwanLab at {self.server} {what}" if what else None
         return told.replace(self.key, "(the key)") if told and self.key else told
 
 
-def reason(asked: tuple[str, str], status: int | None, error: Exception) -> str:
+def reason(asked: tuple[str, str], status: int | None, error: Exception | None) -> str:
     """Why a request failed, as the end of a sentence about the server."""
     path = asked[1].removeprefix("/api")
     if status in (401, 403) and path.startswith("/login"):
@@ -157,6 +157,19 @@ def reason(asked: tuple[str, str], status: int | None, error: Exception) -> str:
     found = re.search(r"\[Errno -?\d+\] ([^'\")]+)|(Remote end closed)", text)
     what = next(filter(None, found.groups())) if found else type(error).__name__
     return f"can't be reached ({what.lower()})"
+
+
+def at_once() -> None:
+    """From now on SwanLab writes each record when it has it, so that a kill costs none."""
+    from swanlab.sdk.internal.core_python.store import DataStoreWriter
+
+    write = DataStoreWriter.write
+
+    def whole(writer: Any, data: bytes) -> None:
+        write(writer, data)
+        writer.ensure_flushed()
+
+    DataStoreWriter.write = whole
 
 
 @dataclass
@@ -207,9 +220,11 @@ def earlier(output: Path, id: str) -> Earlier:
 def join(before: Earlier, output: Path) -> None:
     """Put what was recorded before in front of what a session has just recorded.
 
-    Points that both have stay as they were. System metrics are counted anew in each session, so
-    theirs are counted on. A plain `swanlab sync` then uploads everything from one folder.
+    Points that both have stay as they were, and so does what is said of the machine: scores may be
+    added on another. System metrics are counted anew in each session, so theirs are counted on.
+    One `swanlab sync` then uploads everything.
     """
+    from swanlab.proto.swanlab.save.v1.save_pb2 import SaveType
     from swanlab.sdk.internal.core_python.store import DataStoreWriter
 
     files = list(output.glob("run-*/run-*.swanlab"))
@@ -218,8 +233,11 @@ def join(before: Earlier, output: Path) -> None:
     known = before.points
     shift = 1 + max((step for key, step in known if key.startswith(SYSTEM)), default=-1)
     first, *new = read(files[0])
+    machine = [r for r in before.records if r.save.type == SaveType.SAVE_TYPE_METADATA]
     kept = []
     for record in new:
+        if machine and record.save.type == SaveType.SAVE_TYPE_METADATA:
+            continue
         if record.HasField("scalar"):
             if record.scalar.key.startswith(SYSTEM):
                 record.scalar.step += shift
@@ -234,9 +252,9 @@ def join(before: Earlier, output: Path) -> None:
         writer.write(record.SerializeToString())
     writer.close()
     whole.replace(files[0])
-    for name, content in before.files.items():
-        if not (file := files[0].parent / "files" / name).exists():
-            file.write_bytes(content)
+    for record in machine:  # their files are looked for beside the run's
+        name = Path(record.save.source_path).name
+        (files[0].parent / "files" / name).write_bytes(before.files.get(name, b""))
 
 
 def clear(output: Path) -> None:
