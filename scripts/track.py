@@ -163,7 +163,7 @@ def record(
     """
     import swanlab
 
-    key = os.environ.get("SWANLAB_API_KEY", "").strip()
+    key = os.environ.get("SWANLAB_API_KEY", "").strip(" \t\r\n\"'")  # as SwanLab's own login does
     cloud = settings["mode"] == "cloud"
     server = tracking.address(settings.get("host"))
     tracking.without_proxy(server)
@@ -190,7 +190,7 @@ def record(
                 why = uploaded(until, traffic, swanlab.finish)
             else:
                 swanlab.finish()
-        except SystemExit:  # the training failed, or was ended
+        except BaseException:  # such as SystemExit: the training failed, or was ended
             with contextlib.suppress(tracking.TimeLimit), tracking.within(tracking.LEAVE):
                 swanlab.finish(state="crashed", error="the training did not come to its end")
             raise

@@ -9,6 +9,7 @@ import contextlib
 import ipaddress
 import os
 import re
+import shlex
 import shutil
 import signal
 from collections.abc import Iterator
@@ -74,7 +75,7 @@ def command(settings: dict, output: Path, every_step: bool = False) -> str:
     """What uploads a record, or what of it is missing there, into the same experiment."""
     host = settings.get("host")
     parts = ["swanlab sync --id", settings["id"], *(["--host", host] if host else [])]
-    return " ".join([*parts, *["--start-step 0"] * every_step, f"{output}/run-*"])
+    return " ".join([*parts, *["--start-step 0"] * every_step, f"{shlex.quote(str(output))}/run-*"])
 
 
 @dataclass
@@ -184,10 +185,6 @@ class Earlier:
         """{(key, step): value}."""
         found = (r.scalar for r in self.records if r.HasField("scalar"))
         return {(point.key, point.step): point.value.number for point in found}
-
-    def scores(self) -> dict[str, float]:
-        """The scores that were recorded last."""
-        return {k: v for (k, _), v in sorted(self.points.items()) if k.startswith("scores/")}
 
 
 def read(file: Path) -> list:
