@@ -25,7 +25,7 @@ IMPATIENT = f"""
 import sys
 sys.path.insert(0, {str(ROOT / "scripts")!r})
 from sftflow.training import tracking
-tracking.START = tracking.END = 5
+tracking.START = tracking.END = 4
 import track
 track.main()
 """
@@ -226,7 +226,7 @@ def hangs(method: str, path: str) -> None:
 
 
 def is_slow(method: str, path: str) -> None:
-    time.sleep(0.5)
+    time.sleep(0.3)
 
 
 @pytest.mark.parametrize(
@@ -238,13 +238,13 @@ def is_slow(method: str, path: str) -> None:
         (lambda m, p: 429 if p.endswith("/house/metrics") else None, "with status 429"),
         (lambda m, p: 503 if p.endswith("/house/metrics") else None, "with status 503"),
         (lambda m, p: 500 if p.endswith("/state") else None, "with status 500"),
-        (lambda m, p: hangs(m, p) if p.endswith("/experiment") else None, "no answer within 5 s"),
+        (lambda m, p: hangs(m, p) if p.endswith("/experiment") else None, "no answer within 4 s"),
         (
             lambda m, p: hangs(m, p) if p.endswith("/house/metrics") else None,
-            "no answer within 5 s",
+            "no answer within 4 s",
         ),
         (fails, "with status 503"),
-        (hangs, "no answer within 5 s"),
+        (hangs, "no answer within 4 s"),
     ],
 )
 def test_a_bad_server_costs_a_bounded_time_and_nothing_is_lost(server, tmp_path, fault, said):

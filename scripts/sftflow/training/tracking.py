@@ -36,7 +36,7 @@ def within(seconds: float) -> Iterator[None]:
     """Raise TimeLimit in the main thread, whatever it waits for, when the time is up."""
 
     def ring(*_: object) -> None:
-        raise TimeLimit(f"no answer within {seconds:g} s")
+        raise TimeLimit(f"no answer within {seconds:.0f} s")
 
     before = signal.signal(signal.SIGALRM, ring)
     signal.setitimer(signal.ITIMER_REAL, seconds, 1)  # again, where something swallowed it
