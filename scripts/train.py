@@ -14,8 +14,8 @@ SETTINGS is one JSON object:
     run        the run's name
     training   every key of the config's `training`, resolved (see config/README.md)
     model      {"name", "model_type", "template", "system"} of the base model
-    swanlab    {"mode": disabled|offline|local|cloud, "project", "workspace"}; the key comes from
-               the environment variable SWANLAB_API_KEY only
+    swanlab    {"mode": disabled|offline|local|cloud, "host", "project", "workspace"}; the key comes
+               from the environment variable SWANLAB_API_KEY only
     made_with  what of this decides about the weights, {key: value}; by default all of it
 """
 
@@ -49,7 +49,7 @@ from sftflow.core.jsonio import (
 from sftflow.core.manifests import folder_of, verified
 from sftflow.core.progress import Progress
 from sftflow.reporting.flags import training_flags
-from sftflow.training import checkpoints, estimate, patches, record
+from sftflow.training import checkpoints, estimate, patches, record, tracking
 from sftflow.training import settings as decide
 from sftflow.training.cost import split_batch
 
@@ -149,29 +149,34 @@ def finished(folder: Path) -> bool:
 def recorder(settings: dict, folder: Path, output: Path) -> Iterator[dict]:
     """SwanLab, in a process of its own that alone gets the key; yields its entry in training.json.
 
-    When the training has ended the recorder may take half a minute more. Whatever becomes of it,
-    the training is not touched: the entry says `failed`.
+    It bounds its own waiting for a server. Whatever becomes of it, the training is not touched:
+    the entry says `kept` for what lies only on this disk, or `failed`, and why.
     """
     if settings["mode"] == "disabled":
         yield {"mode": "disabled"}
         return
-    record = {"mode": settings["mode"], "id": settings["id"], "status": "failed"}
-    file = folder / "swanlab.json"
+    why = "SwanLab recorded nothing, see the log; all else is done"
+    entry = {"mode": settings["mode"], "id": settings["id"], "status": "failed", "why": why}
+    file, told = folder / "swanlab.json", folder / "tracked.json"
+    told.unlink(missing_ok=True)
     write_json(file, settings)
     child = process.start(
         [sys.executable, str(TRACK), "--events", str(folder / "events.jsonl"),
-         "--settings", str(file), "--output", str(output)]
+         "--settings", str(file), "--output", str(output), "--record", str(told)]
     )  # fmt: skip
     try:
-        yield record
+        yield entry
         with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(30)
+            child.wait(tracking.LONGEST)
     finally:
         process.stop(child)
-    if child.returncode == 0:
-        record["status"] = "recorded"
-    else:
-        note(f"train {settings['run']}  SwanLab recorded nothing, see the log; all else is done")
+    if told.exists():
+        outcome = read_json(told)
+        entry["status"] = outcome["status"]
+        entry.pop("why")
+        entry |= {name: outcome[name] for name in ("why",) if name in outcome}
+    if "why" in entry:
+        note(f"train {settings['run']}  {entry['why']}")
 
 
 def train(job: Job, micro: int) -> list[dict]:

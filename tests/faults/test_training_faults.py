@@ -26,6 +26,7 @@ from sftflow.reporting import records
 from sftflow.training.checkpoints import checkpoints
 from sftflow.training.record import Events, history
 from support import ROOT, SWIFT
+from swanlab_server import SwanLab
 
 HERE = Path(__file__).parent
 KEY = "canary-4c1f0e"
@@ -266,7 +267,8 @@ def test_out_of_memory_lowers_the_micro_batch_not_the_step(tiny, whole, tmp_path
         (2, 8),
     ]
     assert "out of memory: micro-batch 4 × 4" in seen
-    assert record["swanlab"]["status"] == "failed" and "SwanLab recorded nothing" in seen
+    assert record["swanlab"]["status"] == "kept" and record["swanlab"]["why"] in seen
+    assert list((tmp_path / "run" / "swanlab").glob("run-*/*.swanlab"))
     for got, expected in zip(curve(tmp_path / "run"), curve(whole), strict=True):
         assert got == pytest.approx(expected, rel=2e-3), "the same dialogues in every step"
 
@@ -283,6 +285,33 @@ def test_validation_in_between_changes_no_weight(tiny, tmp_path):
         checked = record["validation_curve"]["step"]
         assert checked == ([0, 2, 4, 6, 8, 10, 12, 13] if steps == 2 else [0, 13])
     assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_swanlabs_server_changes_no_weight(tiny, whole, tmp_path, answers):
+    """One that hears everything, and one that never answers."""
+    with SwanLab(KEY) as server:
+        if not answers:
+            server.fault = lambda method, path: time.sleep(600)
+        tracked = {"mode": "cloud", "host": server.host, "project": "test", "workspace": None}
+        status, seen, log = run(tiny, tmp_path / "run", settings() | {"swanlab": tracked})
+        assert status == 0, log[-3000:]
+        ended = time.time()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        made = [(folder / "adapter" / name).read_bytes() for folder in (tmp_path / "run", whole)]
+        assert made[0] == made[1]
+    assert curve(tmp_path / "run") == curve(whole)
+    record = read_json(tmp_path / "run" / "training.json")
+    if answers:
+        id = record["swanlab"]["id"]
+        assert record["swanlab"]["status"] == "recorded"
+        assert server.curve(id, "train/loss") == [(step, loss) for step, loss, _ in curve(whole)]
+        assert server.experiments[id]["state"] == "FINISHED"
+    else:
+        assert record["swanlab"]["status"] == "kept" and record["swanlab"]["why"] in seen
+        events = Events(folder_of(tmp_path / "run") / "events.jsonl").new()
+        assert ended - events[-1]["time"] < 80
+    assert KEY not in log + seen
 
 
 def test_two_processes_make_the_same_steps(tiny, whole, tmp_path):

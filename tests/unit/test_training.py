@@ -201,6 +201,7 @@ def test_identity_changes_with_whatever_changes_weights():
         ("training", "per_device_eval_batch_size", 9), ("training", "dataloader_num_workers", 1),
         ("training", "device", "cpu"), ("training", "max_memory_gib", 9),
         ("tracking", "swanlab", {"mode": "disabled", "project": "another"}),
+        ("tracking", "swanlab", {"host": "http://elsewhere:8000", "workspace": "another"}),
     ],
 )  # fmt: skip
 def test_what_can_change_no_weight_costs_no_training(section, key, value):

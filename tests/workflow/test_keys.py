@@ -60,6 +60,7 @@ VALUES = {
     "generation.top_p": 0.9, "serving.backend": "vllm",
     "evaluate.subjects": ["tiny", "tiny-sft"], "evaluate.suites": ["general", "psychology"],
     "contamination.threshold": 0.7, "statistics.confidence": 0.9,
+    "tracking.swanlab.host": "http://elsewhere:8000",
 }  # fmt: skip
 # Keys that make other jobs rather than other results of the same ones, or name what is elsewhere.
 STRUCTURE = {

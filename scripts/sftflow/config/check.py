@@ -7,6 +7,7 @@ import copy
 import difflib
 import itertools
 import math
+import os
 import re
 from collections.abc import Iterable, Iterator
 from string import Formatter
@@ -75,6 +76,7 @@ def check(raw: dict, here: bool = False, gpus: bool = False) -> list[str]:
         unknown_names(sound) if sound.get("software") != "active" else (),
         missing(sound) if here and everything else (),
         _no_gpu(sound) if gpus and everything else (),
+        _no_key(sound) if here and everything else (),
     )
     return list(dict.fromkeys(lines))
 
@@ -364,6 +366,17 @@ def _no_gpu(config: dict) -> Iterator[str]:
     if asked and gpu.absent():
         for place in asked:
             yield f"{place}.device: cuda, but this machine has no GPU; write auto or cpu"
+
+
+def _no_key(config: dict) -> Iterator[str]:
+    """SwanLab's cloud, wanted for trainings, where no key is exported."""
+    mode = config.get("tracking", {}).get("swanlab", {}).get("mode")
+    trains = config.get("runs") or config.get("sweeps")
+    if mode == "cloud" and trains and not os.environ.get("SWANLAB_API_KEY", "").strip():
+        yield (
+            "tracking.swanlab.mode: cloud, but SWANLAB_API_KEY is not exported; export it, or "
+            "write offline and upload later"
+        )
 
 
 def _benchmarks(config: dict) -> Iterator[str]:
