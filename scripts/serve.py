@@ -1,12 +1,15 @@
 """Prove that a subject can be served, and measure it undisturbed: the server-readiness marker.
 
+Runs in evalscope's environment, so that it is asked through the library that asks it later.
+
 Settings (JSON):
     subject, form (base | merged | adapter | endpoint)
-    model       {model_type, template, system} of the base model; none for an endpoint
+    model       {model_type, template, system, thinking} of the base model; none for an endpoint
     serving     {backend, max_batch_size, concurrency, ready_timeout, device, gpus, torch_dtype,
                 max_model_len, extra}
     backend     what of this decides about answers: {name, torch_dtype, …}
-    endpoint    {url, model, version, key_env}, for an endpoint
+    endpoint    {url, model, version, key_env, headers, omit, rename, extra_body, timeout, deadline,
+                retries}, for an endpoint
     prompts     fixed prompts, answered at temperature 0
     generation  {repetition_penalty}, stated in every request
     max_tokens  of those answers (default 256)

@@ -5,7 +5,7 @@ in:   --dataset-receipt  <results>/datasets/<dataset>/receipt.json, its rows bes
                   config.json are read)
       settings    {"run", "training": {"max_length", "too_long": drop|truncate|split, "seed",
                    "per_device_train_batch_size", "gradient_accumulation_steps"},
-                   "model": {"model_type", "template", "system"}}
+                   "model": {"model_type", "template", "system", "thinking"}}
 out:  --receipt   <results>/runs/<run>/receipt.json, train.jsonl and validation.jsonl beside it:
                   {schema, run, dataset, made_with, template, max_length, too_long,
                    rows_read, rows_kept, dropped {reason: {count, lines}}, truncated, split,
@@ -54,6 +54,7 @@ def swift_encoder(weights: Path, model: dict) -> lengths.Encode:
             default_system=model.get("system"),
             max_length=UNLIMITED,
             template_type=model["template"],
+            enable_thinking=model.get("thinking"),
         )
         template.set_mode("train")
 

@@ -29,6 +29,7 @@ class Model(TypedDict):
     model_type: str | None
     template: str | None
     system: NotRequired[str | None]
+    thinking: NotRequired[bool | None]
 
 
 class Told(TypedDict):
@@ -250,9 +251,12 @@ def backend(study: dict, subject: str) -> dict[str, Any]:
     part = {"name": part.pop("backend"), **part}
     if part["name"] == "endpoint":
         return {"name": "endpoint"}
+    model = study["models"][entry["model"]]
     if part["name"] == "transformers":
-        model = study["models"][entry["model"]]
-        part |= {key: model[key] for key in deciding(rule, "models") if key != "system"}
+        apart = ("system", "thinking")
+        part |= {key: model[key] for key in deciding(rule, "models") if key not in apart}
+    if model["thinking"] is not None:  # of every backend; not stated, it is the template's own
+        part["thinking"] = model["thinking"]
     return part
 
 
