@@ -291,7 +291,7 @@ class Server:
         for secret in {self.key, *self.manner.headers.values()}:
             if len(secret) >= SECRET:
                 text = text.replace(secret, "***")
-        return text
+        return completions.storable(text)
 
     def _at(self, path: str) -> str:
         return self.url.partition("?")[0].rstrip("/") + path

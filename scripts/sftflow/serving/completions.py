@@ -144,19 +144,19 @@ def normalised(response: Any, model: str, asked: str | None = None) -> dict:
     said = response.get("model") if asked else response.get("served_model")
     other = isinstance(said, str) and said not in ("", asked)
     return {
-        "id": _clean(str(response.get("id") or ""))[:SHORT],
+        "id": storable(str(response.get("id") or ""))[:SHORT],
         "object": "chat.completion",
         "created": _whole(response.get("created")) or 0,
         "model": model,
         "choices": [
             {
                 "index": 0,
-                "finish_reason": _clean(reason)[:SHORT] if isinstance(reason, str) else None,
+                "finish_reason": storable(reason)[:SHORT] if isinstance(reason, str) else None,
                 "message": message,
             }
         ],
         **({"usage": usage} if usage else {}),
-        **({"served_model": _clean(str(said))[:SHORT]} if other else {}),
+        **({"served_model": storable(str(said))[:SHORT]} if other else {}),
     }
 
 
@@ -188,11 +188,11 @@ def _message(message: Any) -> dict:
         "reasoning_content": message.get("reasoning_content") or message.get("reasoning"),
         "refusal": message.get("refusal") or next(iter(refusals), None),
     }
-    return {key: _clean(value)[:LONGEST] for key, value in kept.items() if isinstance(value, str)}
+    return {key: storable(value)[:LONGEST] for key, value in kept.items() if isinstance(value, str)}
 
 
-def _clean(text: str) -> str:
-    """Halves of a character alone cannot be written down: U+FFFD in their place."""
+def storable(text: str) -> str:
+    """A text that UTF-8 can hold: U+FFFD in place of halves of a character."""
     return re.sub("[\ud800-\udfff]", "\ufffd", text)
 
 
