@@ -3,7 +3,6 @@
 import gzip
 import json
 import random
-import re
 import time
 
 import pytest
@@ -12,11 +11,11 @@ from sftflow.core.jsonio import canonical
 from sftflow.evaluation.answers import answer_store
 from sftflow.serving import backends, client, measure, server
 from sftflow.serving.completions import normalised
-from support import ROOT, with_openai
+from support import with_openai
 
 with_openai()
 
-from scripted import Reply, Service, completion, later  # noqa: E402
+from scripted import Reply, Service, completion, later
 
 KEY = "canary-4b5f0c9e2d"
 QUESTION = {"messages": [{"role": "user", "content": "Which?"}], "max_tokens": 9, "temperature": 0}
@@ -228,7 +227,7 @@ def test_a_redirect_never_takes_the_key_along():
 def test_a_service_that_hangs_or_trickles_is_given_up():
     for way in ("hang", "trickle"):
         begun = time.monotonic()
-        with pytest.raises(client.ServerError, match="timeout|deadline"):
+        with pytest.raises(client.ServerError, match=r"timeout|deadline"):
             asked(Reply(completion("x" * 400), way=way), timeout=0.3, deadline=1.0)
         assert time.monotonic() - begun < 2.5
 
@@ -249,7 +248,7 @@ def test_a_key_that_no_header_can_hold(monkeypatch):
     monkeypatch.setenv("SERVICE_KEY", f"{KEY}\n")  # from a file
     assert text(asked(Reply(completion()))[0]) == "ANSWER: B"
     monkeypatch.setenv("SERVICE_KEY", f"{KEY}\nsecond")
-    with pytest.raises(UserError, match="SERVICE_KEY.*line break") as told:
+    with pytest.raises(UserError, match=r"SERVICE_KEY.*line break") as told:
         asked(Reply(completion()))
     assert KEY not in str(told.value)
 
@@ -293,8 +292,8 @@ def test_a_response_without_end_is_refused(monkeypatch):
 
 SCRIPTS = 400
 NASTY = ["B", "", None, "a\ud800", "\0", "é选" * 50, "<think>x", "<think>x</think>B", ["B", None],
-         [{"type": "text", "text": "B"}], [{"type": "image"}, 7], {"text": "B"}, 3, True, "B" * 9999,
-         f"{KEY}"]  # fmt: skip
+         [{"type": "text", "text": "B"}], [{"type": "image"}, 7], {"text": "B"}, 3, True,
+         "B" * 9999, KEY]  # fmt: skip
 VALUES = [None, True, -1, 1.5, 10**400, "x", "a\udfff", [], {}, [[]], {"a": [1]}]
 
 
