@@ -46,6 +46,7 @@ class Case:
         self.suite = "s"
         self.serving = dict(SERVING)
         self.endpoint: dict | None = None
+        self.model = dict(MODEL)
         self.python = folder / "python"
         self.python.write_text(f'#!/bin/sh\nexec {sys.executable} {STUB} "$@"\n')
         self.python.chmod(0o755)
@@ -108,9 +109,10 @@ class Case:
         settings = {
             "subject": "m",
             "suite": self.suite,
-            **({"endpoint": self.endpoint} if self.endpoint else {"model": MODEL}),
+            **({"endpoint": self.endpoint} if self.endpoint else {"model": self.model}),
             "serving": self.serving,
-            "backend": {"name": self.serving["backend"]},
+            "backend": {"name": self.serving["backend"]}
+            | {key: self.model[key] for key in ("thinking",) if key in self.model},
             "benchmarks": {
                 name: benchmark | {"generation": self.generation}
                 for name, benchmark in self.benchmarks.items()
@@ -590,3 +592,17 @@ def test_a_models_own_generation_settings_change_no_answer(real):
     assert real.run()[0] == 0
     other = real.samples()["mmlu"]
     assert [s["answer"] for s in other] != [s["answer"] for s in plain]
+
+
+def test_whether_to_think_reaches_the_real_server(real):
+    """Its template opens the answer in another way."""
+    real.benchmarks.pop("cmmlu")
+    real.generation["max_tokens"] = 24
+    answers = {}
+    for thinking in (False, True):
+        real.model |= {"template": "qwen3", "thinking": thinking}
+        status, _, err = real.run()
+        assert status == 0, err
+        answers[thinking] = [sample["answer"] for sample in real.samples()["mmlu"]]
+    assert answers[False] != answers[True]
+    assert len(list(real.output.parent.glob("answers/*"))) == 2

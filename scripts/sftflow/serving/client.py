@@ -468,7 +468,7 @@ def _bound(response: Any) -> None:
             for chunk in stream:
                 size += len(chunk)
                 if size > LARGEST:
-                    raise httpx.ReadError(f"more than {LARGEST // 2**20} MiB")
+                    raise ServerError(f"the server sent more than {LARGEST / 2**20:g} MiB at once")
                 if time.monotonic() > end:
                     raise httpx.ReadTimeout(f"not whole after {seconds:g} s")
                 yield chunk
