@@ -19,8 +19,11 @@ import environment
 import pytest
 from sftflow.core import identity, process
 from sftflow.core.jsonio import digest, read_json, read_jsonl, tree_digest, tree_files, write_record
+from sftflow.evaluation.answers import answer_store
 from sftflow.serving import backends, server
-from support import EVALSCOPE, ROOT, SWIFT
+from support import EVALSCOPE, ROOT, SWIFT, with_openai
+
+with_openai()
 
 STUB = Path(__file__).with_name("stub_server.py")
 PACKAGES = {"ms-swift": "0", "torch": "0", "transformers": "0"}
@@ -361,6 +364,29 @@ def test_an_edited_answer_is_one_error(case, whole):
         entry.unlink()
     asks(case, 1)
     assert case.samples() == whole
+
+
+def test_what_an_older_version_stored_stops_no_benchmark(case, whole):
+    """Odd forms are read as what they are; what holds no answer is asked again."""
+    assert case.run()[0] == 0
+    (path,) = case.output.parent.glob("answers/*/*.jsonl")
+    keys = sorted(case.answered())
+    said = {"content": ["ANSWER: ", {"type": "text", "text": "B"}]}
+    odd = [
+        {"model": "m", "created": 1.5, "choices": [{"message": said, "finish_reason": None}]},
+        {"model": "m", "error": {"message": "busy"}},
+        {},
+        None,
+    ]
+    with answer_store(path) as store:
+        for key, response in zip(keys, odd, strict=False):
+            store.add(key, 0, response, 0.1)
+    shutil.rmtree(case.output.parent / "mmlu")
+    shutil.rmtree(case.output.parent / "cmmlu")
+    before = len(case.asked())
+    status, _, err = case.run()
+    assert status == 0, err
+    assert case.asked()[before:] and set(case.asked()[before:]) == set(keys[1:4])
 
 
 @pytest.mark.parametrize("refusal", [400, 500])

@@ -125,6 +125,19 @@ def test_what_a_service_refuses_is_left_out_or_renamed():
         assert "temperature" not in service.posted()[-1]
 
 
+@pytest.mark.parametrize("thinking", [True, False, None])
+def test_whether_to_think_is_stated_in_each_request_to_our_own_servers(thinking):
+    own = backends.Spec(serving={"backend": "vllm"}, model={"thinking": thinking})
+    with Service() as service:
+        running = client.Server(service.url, "m", "k", manner=own.manner)
+        running.chat([], 5)
+        measure.stream(running)
+        running.ask(QUESTION, "vllm")
+        for body in service.posted():
+            stated = body.get("chat_template_kwargs", {}).get("enable_thinking")
+            assert stated is thinking and len(service.posted()) == 3
+
+
 @pytest.mark.parametrize("status", sorted(client.PASSING))
 def test_a_status_that_passes_is_asked_again(status):
     again = Reply({"error": {"message": "later"}}, status)
