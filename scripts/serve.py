@@ -30,6 +30,7 @@ from sftflow.core import cli, gpu, identity, process
 from sftflow.core.jsonio import read_record, write_record
 from sftflow.core.manifests import manifest_of, verified
 from sftflow.serving import backends, server
+from sftflow.serving.completions import same_model
 from sftflow.serving.measure import chat, known, measure
 
 
@@ -59,6 +60,8 @@ def main() -> None:
         cli.note(f"{label}  ready after {running.seconds['ready']:.1f} s")
         session = measure(running, spec)
         answers = chat(running, settings)
+    if others := [name for name in running.others if not same_model(name, running.model)]:
+        cli.note(f"{label}  WARNING asked for {running.model!r}, its answers say {others}")
     used = sampler.summary()
     if session["memory"]["gpu"] is None and "gpu_memory_gib" in used:  # the server does not tell
         session["memory"]["gpu"] = round(used["gpu_memory_gib"] * gpu.GIB)
@@ -88,6 +91,7 @@ def main() -> None:
             "probe": {"prompt": server.PROBE[0]["content"], "answer": running.probe},
             "seconds": forms,
             **session,
+            **({"served_models": running.others} if running.others else {}),
             "gpu": used,
             "hardware": {
                 "machine": platform.machine(),

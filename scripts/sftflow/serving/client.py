@@ -329,7 +329,8 @@ class Server:
         status, headers = error.status_code, error.response.headers
         said = self.clean(completions.decoded(error.response))
         words = " ".join(said.split())[:SHOWN] or error.response.reason_phrase
-        text = f"the server refused {path}: HTTP {status}: {words}"
+        what = "a question" if path == "/chat/completions" else path
+        text = f"the server refused {what}: HTTP {status}: {words}"
         if 300 <= status < 400:
             target = self.clean(headers.get("location", "another address"))
             text = (
@@ -414,7 +415,10 @@ def advice(status: int, said: str, server: Server) -> str:
     refused = [name for name in PARAMETERS if re.search(rf"\b{name}\b", said)]
     if TOO_LONG.search(said):
         own = ", or a larger serving.max_model_len" if server.process else ""
-        return f"A prompt that is too long needs fewer shots or a smaller max_tokens{own}"
+        advised = (
+            "A prompt that is too long for the model needs fewer shots, or a smaller max_tokens"
+        )
+        return advised + own
     if status == 402 or EMPTY_ACCOUNT.search(said):
         return "The account behind the key has nothing left to spend"
     if status in (401, 403) and server.process is None:

@@ -102,21 +102,24 @@ def crowd(running: client.Server, concurrency: int) -> float | None:
 
 
 def chat(running: client.Server, settings: dict) -> list[dict]:
-    """Answers to the fixed prompts: [{prompt, answer, finish_reason, seconds}]."""
+    """Answers to the fixed prompts: [{prompt, answer, finish_reason, seconds}], with `thought`
+    where a server tells that beside the answer."""
     system = (settings.get("model") or {}).get("system")
     before = [{"role": "system", "content": system}] if system else []
     answers = []
     for prompt in settings["prompts"]:
-        begun = time.monotonic()
         messages = [*before, {"role": "user", "content": prompt}]
-        limit = settings.get("max_tokens") or CHAT_TOKENS
-        choice = running.chat(messages, limit)["choices"][0]
+        question = running.question(messages, settings.get("max_tokens") or CHAT_TOKENS)
+        answer, seconds = running.ask(question, running.model)
+        choice = answer["choices"][0]
+        thought = choice["message"].get("reasoning_content")
         answers.append(
             {
                 "prompt": prompt,
                 "answer": choice["message"]["content"],
+                **({"thought": thought} if thought else {}),
                 "finish_reason": choice["finish_reason"],
-                "seconds": round(time.monotonic() - begun, 3),
+                "seconds": seconds,
             }
         )
     return answers
