@@ -318,8 +318,7 @@ class Server:
         except openai.APIStatusError as error:
             raise self._refused(error, path) from None
         except (openai.APITimeoutError, httpx.TimeoutException):
-            words = f"{self._at(path)} sent no whole answer within its timeout"
-            raise TimedOut(words) from None
+            raise TimedOut(f"{self._at(path)} sent no whole answer within its timeout") from None
         except (openai.APIConnectionError, httpx.RequestError) as error:
             reason = error.__cause__ or error
             words = f"{type(reason).__name__}: {reason}" if str(reason) else type(reason).__name__
@@ -358,12 +357,12 @@ class Server:
             try:
                 return attempt(max(0.001, min(self.manner.timeout, end - time.monotonic())))
             except (NotReached, Refused, completions.Broken) as error:
-                again = not isinstance(error, Refused) or (
-                    error.status in PASSING and not EMPTY_ACCOUNT.search(str(error))
-                )
+                wait = getattr(error, "wait", None)
+                again = not isinstance(error, Refused) or error.status in PASSING
+                if wait is None and EMPTY_ACCOUNT.search(str(error)):  # waiting does not fill it
+                    again = False
                 if not again or number == most:
                     raise
-                wait = getattr(error, "wait", None)
                 if wait is None:
                     wait = min(BACKOFF * 2**number, LONGEST_BACKOFF)
                 if time.monotonic() + wait >= end:
