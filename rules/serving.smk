@@ -1,4 +1,4 @@
-# In:   the manifests that say which weights a subject is
+# In:   the manifests that say which weights a subject is; evalscope's environment, whose openai library asks
 # Out:  <results>/subjects/<subject>/readiness.json: these weights, on this backend, came up and answered
 #       <results>/subjects/<subject>/chat.json: answers to the config's fixed prompts
 
@@ -6,6 +6,7 @@
 rule serve_subject:
     input:
         unpack(both_forms),
+        evalscope=paths.environment.format(env="evalscope"),
     output:
         readiness=paths.readiness,
         chat=paths.chat,
@@ -28,6 +29,6 @@ rule serve_subject:
     message:
         "Serving {wildcards.subject} alone: readiness, speed, and the fixed prompts"
     shell:
-        '"$SFTFLOW" workflow serve.py --settings {params.settings:q} {params.weights} {params.other}'
+        '"$SFTFLOW" evalscope serve.py --settings {params.settings:q} {params.weights} {params.other}'
         " --threads {threads} --server-log {log.server:q} --readiness {output.readiness:q}"
         " --chat {output.chat:q} 2> {log[0]:q}"

@@ -8,7 +8,7 @@ out:  --output    <results>/dialogue/<subject>/answers.json: {schema, subject, i
                   made_with, turns {dataset: n}, left_out {dataset: dialogues with tools},
                   records (path below results/), records_sha256, provenance}
       records     one answer a line: {dataset, id, turn: opening|next, messages, true (what the
-                  dialogue itself has there), answer, finish_reason, seconds}
+                  dialogue itself has there), answer, thought?, finish_reason, seconds}
 env:  envs/evalscope (openai).
 
 Every answer is kept as it comes, by its request, beside those to benchmarks; nothing is asked
@@ -27,6 +27,7 @@ from sftflow.core.progress import Progress
 from sftflow.dialogue.turns import Turn, turns
 from sftflow.evaluation.answers import AnswerStore, answer_store
 from sftflow.evaluation.session import Session, locks, provenance
+from sftflow.evaluation.stated import reasoning_apart
 from sftflow.evaluation.subject import asked_backend, asked_weights
 from sftflow.serving import backends, server
 
@@ -85,7 +86,7 @@ def main() -> None:
         "weights": weights,
         "data": digest([turn.key for turn in asked]),
         "settings": {"system": system},
-        "generation": identity.generation(stated, backend["name"]),
+        "generation": identity.generation(stated, backend["name"], settings.get("endpoint")),
         "backend": backend,
     }
     key = identity.identity(parts)
@@ -120,13 +121,16 @@ def main() -> None:
 
 def record(turn: Turn, answer: dict) -> dict:
     choice = answer["response"]["choices"][0]
+    thought, said = reasoning_apart(choice["message"].get("content") or "")
+    thought = choice["message"].get("reasoning_content") or thought
     return {
         "dataset": turn.dataset,
         "id": turn.id,
         "turn": turn.turn,
         "messages": list(turn.messages),
         "true": turn.true,
-        "answer": choice["message"].get("content") or "",
+        "answer": (said or "").lstrip() if thought else said,
+        **({"thought": thought} if thought else {}),
         "finish_reason": choice["finish_reason"],
         "seconds": answer["seconds"],
     }

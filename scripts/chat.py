@@ -1,10 +1,11 @@
 """A quick look at a base model with an adapter on it, before anything is merged: chat.json.
 
-    scripts/chat.py --settings @settings.json --weights BASE --adapter ADAPTER
-        --python envs/swift/.venv/bin/python --server-log chat.log --output chat.json
+    envs/evalscope/.venv/bin/python scripts/chat.py --settings settings.json --weights BASE
+        --adapter ADAPTER --python envs/swift/.venv/bin/python --server-log chat.log
+        --output chat.json
 
-Settings are those of serve.py. Answers also go to the terminal. Nothing is measured, and the
-weights are not compared with their manifests.
+Settings, and the environment that it runs in, are those of serve.py. Answers also go to the
+terminal. Nothing is measured, and the weights are not compared with their manifests.
 """
 
 import argparse

@@ -2,11 +2,12 @@
 
 Settings (JSON):
     subject, suite
-    model       {model_type, template, system} of the base model; none for an endpoint
+    model       {model_type, template, system, thinking} of the base model; none for an endpoint
     serving     {backend, max_batch_size, concurrency, ready_timeout, device, gpus, torch_dtype,
                 max_model_len, extra}
     backend     what of this decides about answers: {name, torch_dtype, …}
-    endpoint    {url, model, version, key_env}, for an endpoint
+    endpoint    {url, model, version, key_env, headers, omit, rename, extra_body, timeout, deadline,
+                retries}, for an endpoint
     benchmarks  {name: {dataset, subsets, shots, prompt, multiple_correct, limit, repeats,
                 generation {temperature, max_tokens, top_p, top_k, repetition_penalty, seed}}}
 
@@ -109,7 +110,9 @@ def make_plans(args: argparse.Namespace, results: Path, weights: str, backend: d
             "weights": weights,
             "data": data["digest"],
             "settings": identity.settings(benchmark, system, version("evalscope")),
-            "generation": identity.generation(benchmark["generation"], backend["name"]),
+            "generation": identity.generation(
+                benchmark["generation"], backend["name"], settings.get("endpoint")
+            ),
             "backend": backend,
         }
         home = layout.evaluation_folder(settings["subject"], name, identity.identity(parts))

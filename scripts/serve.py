@@ -1,12 +1,15 @@
 """Prove that a subject can be served, and measure it undisturbed: the server-readiness marker.
 
+Runs in evalscope's environment, so that it is asked through the library that asks it later.
+
 Settings (JSON):
     subject, form (base | merged | adapter | endpoint)
-    model       {model_type, template, system} of the base model; none for an endpoint
+    model       {model_type, template, system, thinking} of the base model; none for an endpoint
     serving     {backend, max_batch_size, concurrency, ready_timeout, device, gpus, torch_dtype,
                 max_model_len, extra}
     backend     what of this decides about answers: {name, torch_dtype, …}
-    endpoint    {url, model, version, key_env}, for an endpoint
+    endpoint    {url, model, version, key_env, headers, omit, rename, extra_body, timeout, deadline,
+                retries}, for an endpoint
     prompts     fixed prompts, answered at temperature 0
     generation  {repetition_penalty}, stated in every request
     max_tokens  of those answers (default 256)
@@ -27,6 +30,7 @@ from sftflow.core import cli, gpu, identity, process
 from sftflow.core.jsonio import read_record, write_record
 from sftflow.core.manifests import manifest_of, verified
 from sftflow.serving import backends, server
+from sftflow.serving.completions import same_model
 from sftflow.serving.measure import chat, known, measure
 
 
@@ -56,6 +60,8 @@ def main() -> None:
         cli.note(f"{label}  ready after {running.seconds['ready']:.1f} s")
         session = measure(running, spec)
         answers = chat(running, settings)
+    if others := [name for name in running.others if not same_model(name, running.model)]:
+        cli.note(f"{label}  WARNING asked for {running.model!r}, its answers say {others}")
     used = sampler.summary()
     if session["memory"]["gpu"] is None and "gpu_memory_gib" in used:  # the server does not tell
         session["memory"]["gpu"] = round(used["gpu_memory_gib"] * gpu.GIB)
@@ -85,6 +91,7 @@ def main() -> None:
             "probe": {"prompt": server.PROBE[0]["content"], "answer": running.probe},
             "seconds": forms,
             **session,
+            **({"served_models": running.others} if running.others else {}),
             "gpu": used,
             "hardware": {
                 "machine": platform.machine(),

@@ -5,7 +5,8 @@ in:   --dataset-receipt  <results>/datasets/<dataset>/receipt.json, its rows bes
                   config.json are read)
       settings    {"run", "training": {"max_length", "too_long": drop|truncate|split, "seed",
                    "per_device_train_batch_size", "gradient_accumulation_steps"},
-                   "model": {"name", "model_type", "template", "agent_template"?, "system"}}
+                   "model": {"name", "model_type", "template", "agent_template"?, "system",
+                             "thinking"}}
 out:  --receipt   <results>/runs/<run>/receipt.json, train.jsonl and validation.jsonl beside it:
                   {schema, run, dataset, made_with, template, max_length, too_long,
                    rows_read, rows_kept, dropped {reason: {count, lines}}, refusals {what the

@@ -8,11 +8,24 @@ import sys
 from pathlib import Path
 from unittest import mock
 
+import pytest
+
 ROOT = Path(__file__).resolve().parent.parent
 # Interpreters of the managed environments; a test that needs one that is not synced is skipped.
 EVALSCOPE, SWIFT, VLLM = (
     ROOT / f"envs/{env}/.venv/bin/python" for env in ("evalscope", "swift", "vllm")
 )
+
+
+def with_openai() -> None:
+    """Let this process import the openai library, which lies in evalscope's environment; of what
+    both environments have, the workflow's goes first. Skips where it is not synced."""
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    packages = EVALSCOPE.parent.parent / "lib" / version / "site-packages"
+    if not packages.exists():
+        pytest.skip("needs envs/evalscope, of this Python", allow_module_level=True)
+    if str(packages) not in sys.path:
+        sys.path.append(str(packages))
 
 
 def copy_workflow(target: Path) -> Path:

@@ -11,6 +11,7 @@ from pathlib import Path
 import fetch_benchmark
 import pytest
 from sftflow.config.schema import presets
+from sftflow.evaluation.samples import thinking
 from sftflow.scoring import scores
 from sftflow.serving.completions import withheld
 from support import EVALSCOPE, ROOT
@@ -140,6 +141,15 @@ ODD = [
     withheld("m"),
     {"choices": [{"message": {"content": ""}, "finish_reason": "stop"}]},
 ]  # fmt: skip
+# An answer, what it states, how it ends, and what evalscope reads of it.
+THOUGHT = [
+    ("<think>\nA or C?\n</think>\n\nANSWER: B", "B", "complete", "B"),
+    ("[THINK]A, then D.[/THINK]ANSWER: B", "B", "complete", "B"),
+    ("I take C.\nANSWER: C</think>\n\nANSWER: B", "B", "complete", "B"),
+    ("<|begin_of_thought|>ANSWER: D<|end_of_thought|>ANSWER: B", "B", "complete", "B"),
+    ("<think>ANSWER: B, or A", None, "cut off", ""),
+    ("<think>ANSWER: B</think>", None, "empty", ""),
+]
 
 
 TREES = [
@@ -218,6 +228,7 @@ def came(tmp_path_factory) -> dict:
               prompt=MINE["multiple_choice"], multiple_correct=True)  # fmt: skip
     cases.add("uneven", "general_mcq", ["答案：B", "答案：A", "答案：E"], UNEVEN)
     cases.add("odd", "mmlu", ODD)
+    cases.add("thought", "mmlu", [text for text, *_ in THOUGHT])
     rows = [row("mmlu", 0), row("mmlu", 1)]
     texts = [f"ANSWER: {letter}" for letter in "ABCDAB"]
     cases.add("repeats", "mmlu", texts, rows, WARM, repeats=3)
@@ -344,3 +355,14 @@ def test_repeats_are_sent_seeds_of_their_own(came):
     # a question that a benchmark holds twice is drawn anew, too
     assert sorted(request["seed"] for request in came["twice"]["requests"]) == [5, 6, 7, 8]
     assert all("seed" not in request for request in came["cold"]["requests"])
+
+
+def test_what_was_thought_is_kept_and_not_read(came):
+    records = came["thought"]["records"]
+    for (text, said, end, read), record in zip(THOUGHT, records, strict=True):
+        assert (record["stated"], record["ending"], record["extracted"]) == (said, end, read)
+        assert record["thought"] and text.startswith(record["thought"])
+        assert record["answer"] == text.removeprefix(record["thought"])
+        assert record["score"] == (said == "B") == record["right"]
+    counted = thinking(records)
+    assert counted["answers"] == 6 and counted["unfinished"] == 2 and 0.5 < counted["share"] < 1

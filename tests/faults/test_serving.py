@@ -19,8 +19,11 @@ import environment
 import pytest
 from sftflow.core import identity, process
 from sftflow.core.jsonio import digest, read_json, read_jsonl, tree_digest, tree_files, write_record
+from sftflow.evaluation.answers import answer_store
 from sftflow.serving import backends, server
-from support import EVALSCOPE, ROOT, SWIFT
+from support import EVALSCOPE, ROOT, SWIFT, with_openai
+
+with_openai()
 
 STUB = Path(__file__).with_name("stub_server.py")
 PACKAGES = {"ms-swift": "0", "torch": "0", "transformers": "0"}
@@ -46,6 +49,7 @@ class Case:
         self.suite = "s"
         self.serving = dict(SERVING)
         self.endpoint: dict | None = None
+        self.model = dict(MODEL)
         self.python = folder / "python"
         self.python.write_text(f'#!/bin/sh\nexec {sys.executable} {STUB} "$@"\n')
         self.python.chmod(0o755)
@@ -108,9 +112,10 @@ class Case:
         settings = {
             "subject": "m",
             "suite": self.suite,
-            **({"endpoint": self.endpoint} if self.endpoint else {"model": MODEL}),
+            **({"endpoint": self.endpoint} if self.endpoint else {"model": self.model}),
             "serving": self.serving,
-            "backend": {"name": self.serving["backend"]},
+            "backend": {"name": self.serving["backend"]}
+            | {key: self.model[key] for key in ("thinking",) if key in self.model},
             "benchmarks": {
                 name: benchmark | {"generation": self.generation}
                 for name, benchmark in self.benchmarks.items()
@@ -361,6 +366,29 @@ def test_an_edited_answer_is_one_error(case, whole):
     assert case.samples() == whole
 
 
+def test_what_an_older_version_stored_stops_no_benchmark(case, whole):
+    """Odd forms are read as what they are; what holds no answer is asked again."""
+    assert case.run()[0] == 0
+    (path,) = case.output.parent.glob("answers/*/*.jsonl")
+    keys = sorted(case.answered())
+    said = {"content": ["ANSWER: ", {"type": "text", "text": "B"}]}
+    odd = [
+        {"model": "m", "created": 1.5, "choices": [{"message": said, "finish_reason": None}]},
+        {"model": "m", "error": {"message": "busy"}},
+        {},
+        None,
+    ]
+    with answer_store(path) as store:
+        for key, response in zip(keys, odd, strict=False):
+            store.add(key, 0, response, 0.1)
+    shutil.rmtree(case.output.parent / "mmlu")
+    shutil.rmtree(case.output.parent / "cmmlu")
+    before = len(case.asked())
+    status, _, err = case.run()
+    assert status == 0, err
+    assert case.asked()[before:] and set(case.asked()[before:]) == set(keys[1:4])
+
+
 @pytest.mark.parametrize("refusal", [400, 500])
 def test_a_failing_benchmark_does_not_stop_its_sibling(case, whole, refusal):
     case.stub |= {"refuse": "Question 3 of anatomy", "status": refusal}
@@ -590,3 +618,17 @@ def test_a_models_own_generation_settings_change_no_answer(real):
     assert real.run()[0] == 0
     other = real.samples()["mmlu"]
     assert [s["answer"] for s in other] != [s["answer"] for s in plain]
+
+
+def test_whether_to_think_reaches_the_real_server(real):
+    """Its template opens the answer in another way."""
+    real.benchmarks.pop("cmmlu")
+    real.generation["max_tokens"] = 24
+    answers = {}
+    for thinking in (False, True):
+        real.model |= {"template": "qwen3", "thinking": thinking}
+        status, _, err = real.run()
+        assert status == 0, err
+        answers[thinking] = [sample["answer"] for sample in real.samples()["mmlu"]]
+    assert answers[False] != answers[True]
+    assert len(list(real.output.parent.glob("answers/*"))) == 2

@@ -1,14 +1,19 @@
 """Whatever a server sends is brought into one form before it is kept."""
 
 import contextlib
-import sys
 from types import SimpleNamespace
 
 import pytest
 from sftflow.evaluation.session import Session
+from sftflow.serving import client
 from sftflow.serving.client import Server, ServerError
-from sftflow.serving.completions import NoAnswer, filtered, normalised, withheld
+from sftflow.serving.completions import NoAnswer, filtered, normalised, same_model, withheld
 from sftflow.serving.measure import SPEED_TOKENS, crowd
+from support import with_openai
+
+with_openai()
+
+from scripted import Reply, Service
 
 USUAL = {
     "id": "x",
@@ -113,72 +118,68 @@ def test_another_error_is_no_content_filter(error):
     assert not filtered(error)
 
 
-class Refusal(Exception):
-    def __init__(self, status: int, body: object):
-        super().__init__("refused")
-        self.status_code, self.body, self.message = status, body, "refused"
+def ask(reply, backend="endpoint"):
+    """What comes of one question to a service with this reply."""
+    with Service(reply) as service:
+        running = Server(service.url, "x", "k")
+        # a server of ours is one with a process
+        running.process = None if backend == "endpoint" else SimpleNamespace(poll=lambda: None)
+        session = SimpleNamespace(
+            _mutex=contextlib.nullcontext(), _running=running, ended=None,
+            spec=SimpleNamespace(backend=backend),
+        )  # fmt: skip
+        request = {"messages": [], "max_tokens": 9, "repetition_penalty": 1}
+        made, _ = Session.ask(session, request)
+        assert service.posted() == [{"model": "x", **request}]
+        return made
 
 
-def ask(monkeypatch, answer, backend="endpoint"):
-    """What comes of one question; `answer` is the client's, or raised by it."""
-    sent = []
-
-    def create(**request):
-        sent.append(request)
-        if isinstance(answer, Exception):
-            raise answer
-        return SimpleNamespace(model_dump=lambda exclude_none, warnings: answer)
-
-    errors = SimpleNamespace(APIConnectionError=OSError, APIStatusError=Refusal)
-    monkeypatch.setitem(sys.modules, "openai", errors)
-    session = SimpleNamespace(
-        _mutex=contextlib.nullcontext(),
-        _client=SimpleNamespace(chat=SimpleNamespace(completions=SimpleNamespace(create=create))),
-        _running=SimpleNamespace(model="x"),
-        _look=lambda: None,
-        ended=None,
-        spec=SimpleNamespace(backend=backend),
-    )
-    request = {"messages": [], "max_tokens": 9, "repetition_penalty": 1}
-    made, _ = Session.ask(session, request)
-    assert sent == [
-        {"model": "x", "messages": [], "extra_body": {"max_tokens": 9, "repetition_penalty": 1}}
-    ]
-    return made
-
-
-def test_an_answer_without_text_is_kept_with_its_reason(monkeypatch):
+def test_an_answer_without_text_is_kept_with_its_reason():
     odd = {"created": 1.5, "choices": [{"message": {}, "finish_reason": "sensitive"}]}
-    made = ask(monkeypatch, odd)
+    made = ask(Reply(odd))
     assert made["choices"][0]["finish_reason"] == "sensitive"
     assert made["choices"][0]["message"]["content"] == ""
 
 
 def test_what_an_endpoints_filter_refuses_is_an_empty_answer(monkeypatch):
-    assert ask(monkeypatch, Refusal(400, FILTERS[0])) == withheld("endpoint")
-    for refusal in (Refusal(400, OTHERS[0]), Refusal(500, FILTERS[0])):
-        with pytest.raises(ServerError, match=f"HTTP {refusal.status_code}: refused"):
-            ask(monkeypatch, refusal)
+    monkeypatch.setattr(client, "ENDING", 0.0)
+    assert ask(Reply({"error": FILTERS[0]}, 400)) == withheld("endpoint")
+    for status, error in ((400, OTHERS[0]), (500, FILTERS[0])):
+        with pytest.raises(ServerError, match=f"HTTP {status}: "):
+            ask(Reply({"error": error}, status))
     with pytest.raises(ServerError, match="HTTP 400"):  # ours has no filter
-        ask(monkeypatch, Refusal(400, FILTERS[0]), backend="transformers")
+        ask(Reply({"error": FILTERS[0]}, 400), backend="transformers")
     with pytest.raises(ServerError, match="no answer"):
-        ask(monkeypatch, {"error": {"message": "busy"}})
+        ask(Reply({"error": {"message": "no such model"}}))
 
 
-def test_speed_of_a_server_that_does_not_count_is_unknown(monkeypatch):
-    running = Server("http://x/v1", "m", "k", stated={"repetition_penalty": 1})
-    asked = []
+def test_speed_of_a_server_that_does_not_count_is_unknown():
+    with Service(Reply({"choices": [{"message": {"content": "Hi"}}]})) as service:
+        running = Server(service.url, "m", "k", stated={"repetition_penalty": 1})
+        assert crowd(running, 2) is None
+        about = {key: value for key, value in service.posted()[0].items() if key != "messages"}
+        assert about == {
+            "model": "m", "max_tokens": SPEED_TOKENS, "temperature": 0, "repetition_penalty": 1
+        }  # fmt: skip
+        service.replies = [Reply({"error": {"message": "no such model"}})]
+        with pytest.raises(ServerError, match=r"/v1/chat/completions: .*no such model"):
+            running.chat([], 5)
 
-    def json(path, body, timeout):
-        asked.append(body)
-        return {"choices": [{"message": {"content": "Hi"}}]}
 
-    monkeypatch.setattr(running, "json", json)
-    assert crowd(running, 2) is None
-    about = {key: value for key, value in asked[0].items() if key != "messages"}
-    assert about == {
-        "model": "m", "max_tokens": SPEED_TOKENS, "temperature": 0, "repetition_penalty": 1
-    }  # fmt: skip
-    monkeypatch.setattr(running, "json", lambda *_: {"error": {"message": "no such model"}})
-    with pytest.raises(ServerError, match=r"http://x/v1/chat/completions: .*no such model"):
-        running.chat([], 5)
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("gpt-4o", "gpt-4o-2024-08-06", True),
+        ("openai/gpt-4o", "gpt-4o", True),
+        ("GPT-4", "gpt-4-0613", True),
+        ("models/gemini-pro", "gemini-pro-latest", True),
+        ("org/model:free", "org/model", True),
+        ("gpt-4o", "gpt-4o-mini", False),
+        ("gpt-4", "gpt-4o", False),
+        ("qwen2-7b", "qwen2.5-7b", False),
+        ("qwen2", "qwen2.5", False),
+        ("llama-3", "llama-3-70b", False),
+    ],
+)
+def test_names_of_one_model(one, other, same):
+    assert same_model(one, other) == same_model(other, one) == same

@@ -6,6 +6,7 @@ import made_up
 import pytest
 from sftflow.config import jobs, resolve
 from sftflow.core import identity
+from sftflow.training import settings
 
 RAW = made_up.RAW | {"generation": {"max_tokens": 32}}
 PACKAGES = {"ms-swift": "4.6.0", "torch": "2.11.0", "transformers": "5.12.1", "vllm": "0.26.0"}
@@ -98,6 +99,32 @@ def test_an_endpoint_is_sent_what_its_api_knows():
     assert identity.generation(cold, "endpoint") == {"temperature": 0}
     asked = cold | {"repetition_penalty": 1.1}  # by a user who knows better
     assert identity.generation(asked, "endpoint") == {"temperature": 0, "repetition_penalty": 1.1}
+
+
+def test_what_an_endpoint_is_not_sent_and_sent_besides_counts():
+    asked = {"temperature": 0.7, "seed": 1, "max_tokens": 9}
+    endpoint = {"omit": ["seed"], "extra_body": {"reasoning_effort": "low"}, "timeout": 5}
+    assert identity.generation(asked, "endpoint", endpoint) == {
+        "temperature": 0.7, "max_tokens": 9, "extra_body": {"reasoning_effort": "low"},
+    }  # fmt: skip
+    defaults = {"omit": [], "extra_body": {}}
+    assert identity.generation(asked, "endpoint", defaults) == asked
+
+
+@pytest.mark.parametrize("backend", ["transformers", "vllm"])
+def test_thinking_counts_where_it_is_stated(backend):
+    """What was made before the key was there stays what it is."""
+    several = {made(serving={"backend": backend}, model={"thinking": t}) for t in (True, False)}
+    unstated = made(serving={"backend": backend}, model={"thinking": None})
+    assert unstated == made(serving={"backend": backend}) and len({*several, unstated}) == 3
+    part = jobs.backend(resolve.resolve(RAW), "base")
+    assert "thinking" not in part
+    config, manifest, receipt = {"training.seed": 1}, {"digest": "w"}, {"digest": "d"}
+    trained = {
+        settings.identity(config | more, manifest, receipt, "cpu", {})
+        for more in ({}, {"models.thinking": None}, {"models.thinking": True})
+    }
+    assert len(trained) == 2
 
 
 def test_way_of_asking():

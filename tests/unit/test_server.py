@@ -14,7 +14,9 @@ from sftflow.core import process
 from sftflow.core.cli import UserError
 from sftflow.core.jsonio import write_record
 from sftflow.serving import backends, client, server
-from support import VLLM
+from support import VLLM, with_openai
+
+with_openai()
 
 STUB = Path(__file__).parent.parent / "faults" / "stub_server.py"
 
@@ -107,8 +109,8 @@ def test_nobody_else_gets_the_port(spec, tmp_path):
             process.stop(running.process)
             with socket.socket() as other, pytest.raises(OSError):
                 other.bind(("127.0.0.1", chosen[0]))
-            with pytest.raises(OSError):  # refused, not swallowed by the held socket
-                running.request("/models", timeout=5)
+            with pytest.raises(client.NotReached):  # refused, not swallowed by the held socket
+                running.get("/models", timeout=5)
 
 
 @pytest.mark.parametrize("option", backends.SHARED_BY.values())

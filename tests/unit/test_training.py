@@ -38,6 +38,16 @@ MODEL = {"name": "m", "model_type": "llama", "template": "chatml"}
 VERSIONS = {"ms-swift": "4", "transformers": "5", "peft": "0", "torch": "2"}
 
 
+@pytest.mark.parametrize("thinking", [True, False, None])
+def test_whether_to_think_is_told_to_ms_swift(thinking):
+    choices = training.choose(SETTINGS, SHAPE, PARAMETERS, RECEIPT, H200)
+    flags = training.command(
+        SETTINGS, choices, model=MODEL | {"thinking": thinking}, weights="w", train="t",
+        validation="v", output="o", plugin="p", gpus=1, hardware=H200, micro_batch=None,
+    )  # fmt: skip
+    assert flags.get("enable_thinking", None) is thinking
+
+
 def chosen_with_reasons(**changes) -> dict:
     hardware = changes.pop("hardware", H200)
     shape = SHAPE | changes.pop("shape", {})

@@ -34,6 +34,7 @@ from sftflow.core import gpu
 from sftflow.core.layout import TABLES
 
 SECRET_NAME = re.compile(r"(^|[_-])(api[_-]?key|token|secret|passw(or)?d|credentials?)$", re.I)
+SECRET_HEADER = re.compile(r"authorization|cookie|key$", re.I)
 SECRET_VALUE = re.compile(r"^(sk-|hf_|ghp_|github_pat_)[\w-]{16,}$")
 
 KINDS = {
@@ -72,6 +73,7 @@ def check(raw: dict, here: bool = False, gpus: bool = False) -> list[str]:
         _benchmarks(sound),
         _repeats(sound),
         _suites(sound),
+        _endpoints(sound),
         _choices(sound),
         unknown_names(sound) if sound.get("software") != "active" else (),
         missing(sound) if here and everything else (),
@@ -222,15 +224,21 @@ def _secrets(value: Any, path: tuple = ()) -> Iterator[str]:
         yield _refuse(path)
     if not isinstance(value, dict | list):
         return
+    headers = path[:1] == ("endpoints",) and path[2:] == ("headers",)
     for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-        if isinstance(key, str) and SECRET_NAME.search(key):
+        if headers and "$" in str(item):  # the name of an environment variable
+            continue
+        secret = SECRET_NAME.search(str(key)) or (headers and SECRET_HEADER.search(str(key)))
+        if isinstance(key, str) and secret:
             yield _refuse((*path, key))
         else:
             yield from _secrets(item, (*path, key))
 
 
 def _refuse(path: tuple) -> str:
-    if path[0] == "endpoints":
+    if path[0] == "endpoints" and "headers" in path:
+        instead = "export it as an environment variable NAME and write $NAME"
+    elif path[0] == "endpoints":
         instead = "export it as an environment variable and name that variable in key_env"
     elif "serving" in path:
         instead = "let the workflow make a new key for each server"
@@ -481,6 +489,17 @@ def _suites(config: dict) -> Iterator[str]:
             if name in home:
                 yield f"suites.{suite}: '{name}' is already in suite '{home[name]}'; keep it in one"
             home.setdefault(name, suite)
+
+
+def _endpoints(config: dict) -> Iterator[str]:
+    """What is set in one place is not set in another."""
+    for name, endpoint in config.get("endpoints", {}).items():
+        known = set(section("generation")["properties"]) - set(endpoint.get("omit", []))
+        for key in known & set(endpoint.get("extra_body", {})):
+            yield (
+                f"endpoints.{name}.extra_body.{key}: set generation.{key}, or name {key} in this "
+                "endpoint's omit, too"
+            )
 
 
 def _choices(config: dict) -> Iterator[str]:

@@ -30,6 +30,7 @@ class Model(TypedDict):
     template: str | None
     agent_template: NotRequired[str]
     system: NotRequired[str | None]
+    thinking: NotRequired[bool | None]
 
 
 class Told(TypedDict):
@@ -271,10 +272,13 @@ def backend(study: dict, subject: str) -> dict[str, Any]:
     part = {"name": part.pop("backend"), **part}
     if part["name"] == "endpoint":
         return {"name": "endpoint"}
+    model = study["models"][entry["model"]]
     if part["name"] == "transformers":
-        model = study["models"][entry["model"]]
-        keys = (key for key in deciding(rule, "models") if key in model and key != "system")
+        apart = ("system", "thinking")
+        keys = (key for key in deciding(rule, "models") if key in model and key not in apart)
         part |= {key: model[key] for key in keys}
+    if model["thinking"] is not None:  # of every backend; not stated, it is the template's own
+        part["thinking"] = model["thinking"]
     return part
 
 

@@ -70,19 +70,26 @@ DRAWING = ("seed", "top_p", "top_k")
 NEUTRAL = {"repetition_penalty": 1}
 
 
-def generation(stated: dict, backend: str | None = None) -> dict:
+def generation(stated: dict, backend: str | None = None, endpoint: dict | None = None) -> dict:
     """The generation settings that are sent: null means "not sent"; nor is what cannot change an
-    answer at temperature 0, nor to an endpoint what its API may not know and changes nothing.
+    answer at temperature 0, nor to an endpoint what its API may not know and changes nothing, nor
+    what its `omit` names. Its `extra_body` is sent with them, under that name here.
 
     Our own servers take nothing from a model's generation_config.json, so what is not sent is off.
     """
     idle = DRAWING if stated.get("temperature") == 0 else ()
     neutral = NEUTRAL.items() if backend == "endpoint" else ()
-    return {
+    endpoint = endpoint or {}
+    omitted, extra = endpoint.get("omit") or (), endpoint.get("extra_body")
+    sent = {
         key: value
         for key, value in stated.items()
-        if value is not None and key not in idle and (key, value) not in neutral
+        if value is not None
+        and key not in idle
+        and key not in omitted
+        and (key, value) not in neutral
     }
+    return sent | ({"extra_body": extra} if extra else {})
 
 
 def way(weights: str, backend: dict) -> str:

@@ -32,6 +32,8 @@ from sftflow.core.cli import UserError
 from sftflow.core.jsonio import digest, read_json, read_jsonl
 from sftflow.evaluation.answers import AnswerStore
 from sftflow.evaluation.samples import Question, check_report, passages, record, same_question
+from sftflow.evaluation.stated import reasoning_apart
+from sftflow.serving.completions import NoAnswer, normalised
 
 
 class Unanswered(Exception):
@@ -82,20 +84,46 @@ class StoredModel(OpenAICompatibleAPI):
             request["seed"] += n
             key, n = digest(request), 0
         self.last.key, self.last.n, self.last.messages = key, n, request["messages"]
-        answer = self._store.get(key, n)
+        answer = kept(self._store, key, n)
         if answer is None:
             if self._ask is None:
                 raise Unanswered(key, n, request)
             answer = self._store.add(key, n, *self._ask(request))
         self.last.seconds = answer["seconds"]
         # built, not validated: a finish reason of the server's own is one
-        return ChatCompletion.construct(**answer["response"])
+        return ChatCompletion.construct(**to_be_read(answer["response"]))
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """evalscope times the look-up; what counts is how long the server took."""
         output = super().generate(*args, **kwargs)
         output.time = output.message.perf_metrics.latency = self.last.seconds
         return output
+
+
+def kept(store: AnswerStore, key: str, n: int) -> dict | None:
+    """A stored answer, in today's form; None, so that it is asked again, where an older version
+    stored what holds no answer."""
+    answer = store.get(key, n)
+    try:
+        response = answer and normalised(answer["response"], answer["response"]["model"])
+    except (NoAnswer, TypeError, KeyError):
+        return None
+    return answer and answer | {"response": response}
+
+
+def to_be_read(response: dict) -> dict:
+    """A completion as evalscope should read it: what was thought stands beside the answer.
+
+    Left to itself it knows <think> alone, and takes a letter out of thoughts that never ended.
+    """
+    choice = response["choices"][0]
+    message = choice["message"]
+    thought, answer = reasoning_apart(message["content"])
+    if not thought:
+        return response
+    beside = message.get("reasoning_content", "") + thought
+    message = message | {"content": answer or "", "reasoning_content": beside}
+    return response | {"choices": [choice | {"message": message}]}
 
 
 @contextlib.contextmanager

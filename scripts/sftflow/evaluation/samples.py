@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from sftflow.core.cli import UserError
 from sftflow.core.jsonio import digest
-from sftflow.evaluation.stated import Form, ending, equal, stated
+from sftflow.evaluation.stated import Form, ending, equal, stated, without_reasoning
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,8 @@ def metric_name(identity: dict) -> str:
 
 
 def record(question: Question, prediction: dict, review: dict) -> dict:
-    """A sample-level record, from evalscope's prediction and review of one question.
+    """A sample-level record, from evalscope's prediction and review of one question. What was
+    thought before the answer is apart (`thought`, only where there is any) and is not read.
 
     Three facts of an answer stand apart: what it states in an explicit form (`stated`), what
     evalscope read (`extracted`; in a text that states nothing it takes the last capital letter or
@@ -149,6 +150,7 @@ def record(question: Question, prediction: dict, review: dict) -> dict:
     content = choice["message"]["content"] or ""
     parts = [{"text": content}] if isinstance(content, str) else content
     answer = "".join(part.get("text") or "" for part in parts)
+    thought = "".join(part.get("reasoning") or "" for part in parts)
     reason = {"max_tokens": "length"}.get(choice["stop_reason"], choice["stop_reason"])
     if reason == "unknown":  # to evalscope, which notes the server's own word beside it
         reason = ((output.get("metadata") or {}).get("finish_reasons") or {}).get("0", reason)
@@ -157,6 +159,8 @@ def record(question: Question, prediction: dict, review: dict) -> dict:
     main = score.get("main_score_name") or next(iter(score["value"]))
     form = asked_form(question, main)
     end = ending(answer, reason)
+    if end == "empty" and without_reasoning(thought) is None:  # it never came to its answer
+        end = "cut off"
     said = None if end == "refused" else stated(answer, form)
     # All letters of one answer, or the letters of which any is right.
     target = "".join(sorted(question.target)) if form.kind == "choices" else question.target
@@ -168,6 +172,7 @@ def record(question: Question, prediction: dict, review: dict) -> dict:
         "prompt": question.prompt,
         "target": target,
         "answer": answer,
+        **({"thought": thought} if thought else {}),
         "stated": said,
         "extracted": score.get("extracted_prediction") or "",
         "score": float(score["value"][main]),
@@ -180,6 +185,21 @@ def record(question: Question, prediction: dict, review: dict) -> dict:
         "tokens_in": usage.get("input_tokens"),
         "tokens_out": usage.get("output_tokens"),
         "seconds": output["time"],
+    }
+
+
+def thinking(samples: list[dict]) -> dict | None:
+    """How much was thought: {answers, unfinished, characters (mean), share (of all that was
+    written)}; None where nothing was."""
+    thoughts = [sample for sample in samples if "thought" in sample]
+    if not thoughts:
+        return None
+    length = sum(len(sample["thought"]) for sample in thoughts)
+    return {
+        "answers": len(thoughts),
+        "unfinished": sum(not sample["answer"].strip() for sample in thoughts),
+        "characters": round(length / len(thoughts), 1),
+        "share": round(length / (length + sum(len(sample["answer"]) for sample in samples)), 4),
     }
 
 

@@ -5,13 +5,12 @@ import contextlib
 import subprocess
 import sys
 import threading
-import time
+from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from sftflow.core import cli, gpu
 from sftflow.core.cli import UserError
@@ -19,8 +18,9 @@ from sftflow.core.jsonio import file_digest, read_json, write_json, write_jsonl
 from sftflow.core.progress import Progress
 from sftflow.evaluation.answers import AnswerStore
 from sftflow.evaluation.plans import Plan, Wanted, wanted
+from sftflow.evaluation.samples import thinking
 from sftflow.serving import backends, client, server
-from sftflow.serving.completions import NoAnswer, filtered, normalised, withheld
+from sftflow.serving.completions import same_model
 
 NO_SERVER = "not all of its questions are answered, because there is no server"
 
@@ -34,7 +34,7 @@ class Session:
         self.locks = locks(args.environment)
         self.ended: Exception | None = None  # why there is no server any more
         self._stack = contextlib.ExitStack()
-        self._client: Any = None
+        self._running: client.Server | None = None
         self._mutex = threading.Lock()
 
     def __enter__(self) -> "Session":
@@ -44,72 +44,32 @@ class Session:
         self._stack.close()
 
     def start(self) -> None:
-        import httpx
-        from openai import OpenAI
-
         running = self._stack.enter_context(server.serve(self.spec, self.log))
-        self._running = running
         self._stack.enter_context(server.Watch(running, self._end))
-        http = httpx.Client(limits=httpx.Limits(max_connections=None))
-        self._stack.callback(http.close)
-        # a local server that fails has ended; somebody else's may be busy or far away
-        retries = 8 if self.spec.backend == "endpoint" else 0
-        self._client = OpenAI(
-            api_key=running.key, base_url=running.url, http_client=http, max_retries=retries
-        )
+        self._running = running
 
     def _end(self, error: client.ServerError) -> None:
         self.ended = error
 
-    def _look(self) -> None:
-        """Is there still a server? One that ends drops its connections, or refuses, first."""
-        try:
-            self._running.check(client.ENDING)
-        except client.ServerError as error:
-            self.ended = error
-            raise
-
     def ask(self, request: dict) -> tuple[dict, float]:
         """(the completion in the form of completions.py, seconds). ServerError when the server has
         ended or refuses; what a content filter of an endpoint refuses is an empty answer."""
-        import openai
-
         with self._mutex:
-            if self._client is None:
+            if self._running is None:
                 self.start()
+        running = self._running
+        assert running is not None
         if self.ended:
             raise self.ended
-        messages = request["messages"]
-        rest = {name: value for name, value in request.items() if name != "messages"}
-        begun = time.monotonic()
         try:
-            # what the client's signature does not know, and whatever else is stated, as it stands
-            answer = self._client.chat.completions.create(
-                model=self._running.model, messages=messages, extra_body=rest
-            )
-            response = normalised(_plain(answer), self.spec.backend)
-        except openai.APIConnectionError as error:
-            self._look()
-            raise client.ServerError(f"the connection to the server broke: {error}") from error
-        except openai.APIStatusError as error:
-            if error.status_code >= 500:
-                self._look()
-            elif self.spec.backend == "endpoint" and filtered(error.body):
-                return withheld(self.spec.backend), round(time.monotonic() - begun, 3)
-            raise client.ServerError(
-                f"the server refused a question: HTTP {error.status_code}: {error.message[:500]}. "
-                "A prompt that is too long for the model needs fewer shots, a smaller "
-                "max_tokens, or a larger serving.max_model_len."
-            ) from error
-        except NoAnswer as error:
-            raise client.ServerError(str(error)) from error
-        return response, round(time.monotonic() - begun, 3)
-
-
-def _plain(answer: object) -> object:
-    """What the client made of a response, as JSON: it takes any, and builds models of it."""
-    dump = getattr(answer, "model_dump", None)
-    return dump(exclude_none=True, warnings=False) if dump else answer
+            return running.ask(request, self.spec.backend)
+        except client.ServerError:
+            try:
+                running.check()
+            except client.ServerError as error:
+                self.ended = error
+                raise error from None
+            raise
 
 
 def ask_all(session: Session, store: AnswerStore, plans: list[Plan], label: str) -> None:
@@ -158,6 +118,8 @@ def finish(plan: Plan, settings: dict, session: Session, store: AnswerStore) -> 
     figures, records = harness.run(plan.name, plan.config, plan.questions)
     samples = f"{plan.home}/samples.jsonl"
     write_jsonl(plan.results / samples, records)
+    served = served_models(plan, store)
+    thought = thinking(records)
     spans = store.spans((question.key, question.n) for question in plan.questions)
     plan.entry = {
         "identity": plan.identity,
@@ -167,14 +129,30 @@ def finish(plan: Plan, settings: dict, session: Session, store: AnswerStore) -> 
         "n": len(records),
         "metric": figures["metric"],
         "evalscope": {"score": figures["score"], "subsets": figures["subsets"]},
-        "provenance": provenance(("evalscope", "openai", "datasets"), session.locks, spans),
+        "provenance": provenance(("evalscope", "openai", "datasets"), session.locks, spans)
+        | ({"served_models": served} if served else {}),
+        **({"thinking": thought} if thought else {}),
         "status": "ok",
     }
     write_json(plan.folder / "entry.json", plan.entry)
+    asked = (settings.get("endpoint") or {}).get("model", "")
+    if others := {name: n for name, n in served.items() if not same_model(name, asked)}:
+        said = ", ".join(f"{name!r} ({count})" for name, count in others.items())
+        cli.note(
+            f"evaluate {settings['subject']} {settings['suite']}  {plan.name}: WARNING asked for "
+            f"the model {asked!r}, but of {len(records)} answers some say they are of {said}"
+        )
     cli.note(
         f"evaluate {settings['subject']} {settings['suite']}  {plan.name}: "
         f"{figures['metric']} {figures['score']:.4f}, n = {len(records)}"
     )
+
+
+def served_models(plan: Plan, store: AnswerStore) -> dict[str, int]:
+    """{other name of a model that answers bear than the one that was asked: how many}."""
+    answers = (store.get(question.key, question.n) for question in plan.questions)
+    named = (answer and answer["response"].get("served_model") for answer in answers)
+    return dict(sorted(Counter(filter(None, named)).items()))
 
 
 def at(time: float) -> str:

@@ -41,15 +41,30 @@ class Form:
 Ending = Literal["complete", "cut off", "refused", "empty"]
 CUT_OFF = {"length", "max_tokens", "model_length"}
 REFUSED = {"content_filter", "sensitive", "refusal", "safety"}
-_THINK = re.compile(r"<(/?)(?:think|thinking|thought|reasoning)>", re.I)
+# What models write around their thoughts. Templates may open a block themselves, so that an answer
+# only closes it.
+_THINK = re.compile(
+    r"<(?P<closes>/?)(?:think|thinking|thought|thoughts|reasoning|seed:think)(?: [^<>]{0,200})?>"
+    r"|\[(?P<closes2>/?)THINK\]|◁(?P<closes3>/?)think▷"
+    r"|<\|(?:begin|(?P<closes4>end))_of_thought\|>",
+    re.I,
+)
+
+
+def reasoning_apart(answer: str) -> tuple[str, str | None]:
+    """(what was thought, tags and all; the answer after it). The answer is None where a block is
+    still open: it never began."""
+    tags = list(_THINK.finditer(answer))
+    if not tags:
+        return "", answer
+    if not any(tags[-1].groupdict().values()):
+        return answer, None
+    return answer[: tags[-1].end()], answer[tags[-1].end() :]
 
 
 def without_reasoning(answer: str) -> str | None:
-    """The answer after its last closed <think> block; None where a block is still open."""
-    tags = list(_THINK.finditer(answer))
-    if tags and not tags[-1][1]:
-        return None
-    return answer[tags[-1].end() :] if tags else answer
+    """The answer after its last closed block of thoughts; None where a block is still open."""
+    return reasoning_apart(answer)[1]
 
 
 def ending(answer: str, finish_reason: str | None) -> Ending:

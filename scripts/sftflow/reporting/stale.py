@@ -131,7 +131,9 @@ def asking(study: dict, read: Read, subject: str, benchmark: str) -> dict:
         "data": data and data["digest"],
         "settings": settings,
         "generation": identity.generation(
-            asked["generation"], study["subjects"][subject]["serving"]["backend"]
+            asked["generation"],
+            study["subjects"][subject]["serving"]["backend"],
+            study["endpoints"].get(subject),
         ),
         "backend": current_backend(study, read, subject),
     }

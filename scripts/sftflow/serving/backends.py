@@ -11,7 +11,7 @@ from typing import Any
 
 from sftflow.core import environments, identity
 from sftflow.core.jsonio import read_record
-from sftflow.serving.client import LOCAL, Server, ServerError
+from sftflow.serving.client import LOCAL, Manner, Server, ServerError
 
 
 @dataclass(frozen=True)
@@ -19,10 +19,10 @@ class Spec:
     """What to serve.
 
     serving: {backend, max_batch_size, concurrency, ready_timeout (s), device, gpus, torch_dtype,
-        max_model_len, extra (the backend's own flags)}; model: {model_type, template};
-    endpoint: {url, model, key_env}; stated: generation settings of the requests that prove and
-    measure it; python: the interpreter of the backend's environment, and
-    record: environments/<env>.json of it.
+        max_model_len, extra (the backend's own flags)}; model: {model_type, template, thinking};
+    endpoint: {url, model, key_env, headers, omit, rename, extra_body, timeout, deadline, retries};
+    stated: generation settings of the requests that prove and measure it; python: the interpreter
+    of the backend's environment, and record: environments/<env>.json of it.
     """
 
     serving: dict
@@ -50,7 +50,9 @@ class Spec:
             model=settings.get("model") or {},
             endpoint=settings.get("endpoint") or {},
             stated=identity.generation(
-                settings.get("generation") or {}, settings["serving"]["backend"]
+                settings.get("generation") or {},
+                settings["serving"]["backend"],
+                settings.get("endpoint"),
             ),
             weights=args.weights,
             adapter=args.adapter,
@@ -62,6 +64,13 @@ class Spec:
     @property
     def backend(self) -> str:
         return self.serving["backend"]
+
+    @property
+    def manner(self) -> Manner:
+        """How our own servers are asked: whether to think goes with each request."""
+        thinking = self.model.get("thinking")
+        named = dict.fromkeys(THINKING, thinking)
+        return Manner(extra={} if thinking is None else {"chat_template_kwargs": named})
 
     def local(self) -> tuple[str, Path]:
         """(interpreter, folder of the weights) of a server that is started here."""
@@ -168,6 +177,7 @@ def vllm_seconds(log: Path) -> dict[str, float]:
 COMMANDS = {"transformers": _swift, "vllm": _vllm}
 # By which option a server shares the port that is held for it, whose socket never listens.
 SHARED_BY = {"transformers": socket.SO_REUSEPORT, "vllm": socket.SO_REUSEADDR}
+THINKING = ("enable_thinking", "thinking")  # what chat templates call it: Qwen3's, DeepSeek's
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has kernels for
 
 

@@ -1,10 +1,11 @@
 """What a server shows when nobody else asks it: speed, memory, answers to fixed prompts."""
 
-import json
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
-from sftflow.core import process
+from sftflow.core import cli, process
 from sftflow.serving import backends, client
 
 CHAT_TOKENS = 256
@@ -17,7 +18,7 @@ def known(running: client.Server) -> tuple[dict, dict]:
     if running.process is None or running.log is None:
         return {}, {}
     try:
-        told = running.json("/session", timeout=30)
+        told = running.get("/session")
     except client.ServerError:  # vLLM has no such address
         return backends.vllm_seconds(running.log), {}
     seconds = {"import": told.pop("import_seconds"), "load": told.pop("load_seconds")}
@@ -31,8 +32,8 @@ def measure(running: client.Server, spec: backends.Spec) -> dict:
     need no second environment.
     """
     concurrency = spec.serving.get("concurrency") or 1
-    first, alone = stream(running)
-    together = crowd(running, concurrency)
+    first, alone = tried(running, stream) or (None, None)
+    together = tried(running, crowd, concurrency)
     seconds, told = known(running)
     return {
         "seconds": {**running.seconds, **seconds},
@@ -51,25 +52,36 @@ def measure(running: client.Server, spec: backends.Spec) -> dict:
     }
 
 
+def tried(running: client.Server, step: Callable, *args: Any) -> Any:
+    """What a measurement gives; None where somebody else's server does not let itself be measured.
+
+    A server of ours that fails here fails its readiness.
+    """
+    try:
+        return step(running, *args)
+    except client.ServerError as error:
+        if running.process is not None:
+            raise
+        cli.note(f"speed unknown: {error}")
+        return None
+
+
 def stream(running: client.Server) -> tuple[float | None, float | None]:
     """(seconds to the first text, tokens/s from question to end) of one streamed answer.
 
-    None for what can't be known: an answer without text, a server that does not count tokens.
+    None for what can't be known: an answer without text, or in one piece; a server that does not
+    count tokens.
     """
     messages = [{"role": "user", "content": SPEED_PROMPT.format(number=0)}]
-    body = running.question(messages, SPEED_TOKENS)
-    body |= {"stream": True, "stream_options": {"include_usage": True}}
-    begun, first, tokens = time.monotonic(), None, 0
-    with running.request("/chat/completions", body) as response:
-        for line in response:
-            if not line.startswith(b"data: {"):
-                continue
-            chunk = json.loads(line.removeprefix(b"data: "))
-            tokens = (chunk.get("usage") or {}).get("completion_tokens") or tokens
-            choices = chunk.get("choices") or []
-            if first is None and any((c.get("delta") or {}).get("content") for c in choices):
-                first = time.monotonic() - begun
-    took = time.monotonic() - begun
+    first, tokens, took = None, 0, 0.0
+    for took, chunk in running.stream(running.question(messages, SPEED_TOKENS)):
+        usage = chunk.get("usage")
+        counted = usage.get("completion_tokens") if isinstance(usage, dict) else None
+        tokens = counted if isinstance(counted, int) else tokens
+        choices = chunk.get("choices")
+        deltas = [choice.get("delta") for choice in choices or () if isinstance(choice, dict)]
+        if first is None and any(isinstance(d, dict) and d.get("content") for d in deltas):
+            first = took
     return first and round(first, 4), round(tokens / took, 2) if tokens else None
 
 
@@ -90,21 +102,24 @@ def crowd(running: client.Server, concurrency: int) -> float | None:
 
 
 def chat(running: client.Server, settings: dict) -> list[dict]:
-    """Answers to the fixed prompts: [{prompt, answer, finish_reason, seconds}]."""
+    """Answers to the fixed prompts: [{prompt, answer, finish_reason, seconds}], with `thought`
+    where a server tells that beside the answer."""
     system = (settings.get("model") or {}).get("system")
     before = [{"role": "system", "content": system}] if system else []
     answers = []
     for prompt in settings["prompts"]:
-        begun = time.monotonic()
         messages = [*before, {"role": "user", "content": prompt}]
-        limit = settings.get("max_tokens") or CHAT_TOKENS
-        choice = running.chat(messages, limit)["choices"][0]
+        question = running.question(messages, settings.get("max_tokens") or CHAT_TOKENS)
+        answer, seconds = running.ask(question, running.model)
+        choice = answer["choices"][0]
+        thought = choice["message"].get("reasoning_content")
         answers.append(
             {
                 "prompt": prompt,
                 "answer": choice["message"]["content"],
+                **({"thought": thought} if thought else {}),
                 "finish_reason": choice["finish_reason"],
-                "seconds": round(time.monotonic() - begun, 3),
+                "seconds": seconds,
             }
         )
     return answers

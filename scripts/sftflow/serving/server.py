@@ -18,14 +18,27 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from sftflow.core import cli, gpu, process
 from sftflow.core.jsonio import read_record
 from sftflow.serving.backends import COMMANDS, SHARED_BY, Spec, environment
-from sftflow.serving.client import POLL, Server, ServerError
+from sftflow.serving.client import (
+    POLL,
+    Manner,
+    NotReached,
+    Refused,
+    Server,
+    ServerError,
+    TimedOut,
+)
+from sftflow.serving.completions import same_model
 
 PROBE = [{"role": "user", "content": "你好"}]
 PROBE_TOKENS = 16
+NO_KEY = "EMPTY"  # openai's client wants one
+LISTING = 30.0  # seconds for the list of an endpoint's models, which it need not have
+SHOWN = 20  # models that an error names
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def serve(spec: Spec, log: Path) -> Iterator[Server]:
     """Start a server, prove that it answers, yield it, end it. An endpoint is only proven."""
     if spec.backend == "endpoint":
-        yield connect(spec)
+        with contextlib.closing(connect(spec)) as running:
+            yield running
         return
     log.parent.mkdir(parents=True, exist_ok=True)
     log.write_bytes(b"")
@@ -59,6 +73,7 @@ def serve(spec: Spec, log: Path) -> Iterator[Server]:
             key=secrets.token_urlsafe(32),
             log=log,
             stated=spec.stated,
+            manner=spec.manner,
         )
         command, env = COMMANDS[spec.backend](spec, running, port)
         running.process = process.start(command, env=environment(spec) | env, log=log)
@@ -67,6 +82,7 @@ def serve(spec: Spec, log: Path) -> Iterator[Server]:
             _prove_versions(running, spec.record)
             yield running
         finally:
+            running.close()
             process.stop(running.process)
 
 
@@ -92,21 +108,48 @@ def _gpus(spec: Spec) -> Iterator[None]:
 
 
 def connect(spec: Spec) -> Server:
-    """The endpoint as a Server. Its key comes from the environment variable that the user names."""
+    """The endpoint as a Server that has answered. Its key comes from the environment variable that
+    the user names. Whether it lists its models, and which, decides nothing by itself."""
     endpoint = spec.endpoint
     name = endpoint.get("key_env")
-    key = os.environ.get(name, "") if name else "EMPTY"
+    key = os.environ.get(name, "").strip() if name else NO_KEY
     if not key:
         raise ServerError(f"{endpoint['url']} needs a key: set the environment variable {name}")
-    url = endpoint["url"].rstrip("/").removesuffix("/chat/completions")
-    running = Server(url=url, model=endpoint["model"], key=key, stated=spec.stated)
+    address, *query = endpoint["url"].split("?", 1)
+    address = address.rstrip("/").removesuffix("/chat/completions").rstrip("/")
+    running = Server(
+        url="?".join([address, *query]),
+        model=endpoint["model"],
+        key=key,
+        stated=spec.stated,
+        manner=Manner.of(endpoint),
+    )
+    begun = time.monotonic()
     try:
-        begun = time.monotonic()
-        _prove(running, timeout=60.0)
-        running.seconds["ready"] = round(time.monotonic() - begun, 3)
-    except OSError as error:
-        raise ServerError(f"{url} does not answer: {error}. Is that server running?") from error
+        running.models = _known(running)
+        asked(running, spec.serving.get("ready_timeout"))
+        named = [*running.models, *running.others]
+        if running.models and not any(same_model(running.model, other) for other in named):
+            raise ServerError(_other_models(running))
+    except BaseException:
+        running.close()
+        raise
+    running.seconds["ready"] = round(time.monotonic() - begun, 3)
     return running
+
+
+def _known(running: Server) -> list[str]:
+    """The models that an endpoint lists; [] where it has no list, or none for us."""
+    try:
+        return listed(running.get("/models", LISTING, retries=1))
+    except TimedOut:
+        return []
+    except NotReached as error:
+        raise ServerError(f"{error}. Is that server running?") from error
+    except ServerError as error:
+        if isinstance(error, Refused) and 300 <= error.status < 400:  # so is the rest
+            raise
+        return []
 
 
 def wait_until_ready(running: Server, timeout: float) -> None:
@@ -124,24 +167,41 @@ def wait_until_ready(running: Server, timeout: float) -> None:
             with _ended_by(running):
                 _prove(running, timeout=left)
             break
-        except OSError:
+        except NotReached:
             time.sleep(POLL)
     running.seconds["ready"] = round(time.monotonic() - begun, 3)
 
 
 def _prove(running: Server, timeout: float) -> None:
-    """The list of models names ours, and ours answers. OSError: nobody answers (yet)."""
-    listed = running.json("/models", timeout=min(timeout, 10.0))
-    running.models = [model["id"] for model in listed.get("data", [])]
+    """The list of models names ours, and ours answers. NotReached: nobody answers (yet)."""
+    running.models = listed(running.get("/models", min(timeout, 10.0)))
     if running.model not in running.models:
-        raise ServerError(
-            f"the server at {running.url} serves {running.models}, not {running.model}: "
-            "it is not the one that was meant"
-        )
+        raise ServerError(_other_models(running))
+    asked(running, timeout)
+
+
+def asked(running: Server, timeout: float | None) -> None:
+    """Ask a first question, and note the answer and how long it took."""
     begun = time.monotonic()
     answer = running.chat(PROBE, PROBE_TOKENS, timeout)
     running.seconds["first_answer"] = round(time.monotonic() - begun, 3)
     running.probe = answer["choices"][0]["message"]["content"]
+
+
+def listed(models: Any) -> list[str]:
+    """The names in what GET /models gave, whatever that is."""
+    entries = models.get("data", models.get("models")) if isinstance(models, dict) else models
+    entries = entries if isinstance(entries, list) else []
+    names = (entry.get("id", entry.get("name")) if isinstance(entry, dict) else entry
+             for entry in entries)  # fmt: skip
+    return [name for name in names if isinstance(name, str)]
+
+
+def _other_models(running: Server) -> str:
+    return (
+        f"the server at {running.url} serves {running.models[:SHOWN]}, not {running.model}: "
+        "it is not the one that was meant"
+    )
 
 
 def _prove_versions(running: Server, record: Path | None) -> None:
@@ -149,7 +209,7 @@ def _prove_versions(running: Server, record: Path | None) -> None:
     if record is None:
         return
     try:
-        told = running.json("/session", timeout=30)["versions"]
+        told = running.get("/session")["versions"]
     except ServerError:  # vLLM has no such address
         return
     packages = read_record(record)["packages"]

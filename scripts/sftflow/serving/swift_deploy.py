@@ -73,6 +73,7 @@ class Deploy(SwiftDeploy):
         """{import_seconds, load_seconds, memory and gpu_memory (bytes; null: no GPU), …}.
 
         `set_aside`: what the model's generation_config.json holds beside token ids; it is not used.
+        `thinking`: whether the template thinks where a request does not say.
         """
         cuda = torch.cuda.is_available() and torch.cuda.max_memory_reserved() > 0
         return {
@@ -87,6 +88,7 @@ class Deploy(SwiftDeploy):
             },
             "patches": [self.batches],
             "set_aside": self.set_aside,
+            "thinking": self.infer_engine.template.enable_thinking,
         }
 
     def run(self) -> None:

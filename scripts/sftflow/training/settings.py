@@ -152,6 +152,7 @@ def command(
         "template": model["template"],
         "agent_template": model.get("agent_template"),
         "system": model.get("system"),
+        "enable_thinking": model.get("thinking"),
         "dataset": [train],
         "val_dataset": [validation] if validation else None,
         "output_dir": output,
@@ -183,11 +184,17 @@ def identity(made_with: dict, manifest: dict, receipt: dict, kind: str, versions
     change a weight, nothing else.
 
     made_with: the deciding keys (config/jobs.py); names of runs, models and datasets among them are
-    left out, since digests stand for them. kind: cuda or cpu. The kernels' own code counts.
+    left out, since digests stand for them, and so is an unstated `thinking`, which older trainings
+    do not know. kind: cuda or cpu. The kernels' own code counts.
     """
+    unstated = {"models.thinking"} if made_with.get("models.thinking") is None else set()
     return digest(
         {
-            "config": {k: v for k, v in made_with.items() if not k.startswith("runs.")},
+            "config": {
+                k: v
+                for k, v in made_with.items()
+                if not k.startswith("runs.") and k not in unstated
+            },
             "weights": manifest["digest"],
             "data": receipt["digest"],
             "device": kind,

@@ -15,8 +15,8 @@ def training_template(weights: Path, model: dict) -> Any:
     """The template that ms-swift trains with: `encode({"messages", "tools"?})` gives input_ids and
     labels, -100 where a token carries no loss.
 
-    model: {"name", "model_type", "template", "system", "agent_template"?}. UserError for a template
-    that ms-swift lacks.
+    model: {"name", "model_type", "template", "system", "agent_template"?, "thinking"?}. UserError
+    for a template that ms-swift lacks.
     """
     os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     with contextlib.redirect_stdout(sys.stderr):
@@ -39,6 +39,7 @@ def training_template(weights: Path, model: dict) -> Any:
             max_length=UNLIMITED,
             template_type=model["template"],
             agent_template=agent,
+            enable_thinking=model.get("thinking"),
         )
         template.set_mode("train")
     return template
