@@ -120,6 +120,12 @@ def wait_for(condition, seconds: float = 30) -> None:
         time.sleep(0.05)
 
 
+def wait_for_system_metrics(folder: Path) -> None:
+    files = lambda: folder.glob("swanlab/run-*/*.swanlab")  # noqa: E731
+    wait_for(lambda: any(b"__swanlab__.cpu" in file.read_bytes() for file in files()))
+    time.sleep(2)  # their names come first, then their values
+
+
 def series(server: SwanLab, key: str = "train/loss") -> list[tuple[int, float]]:
     return server.curve(ID, key) if ID in server.experiments else []
 
@@ -171,7 +177,7 @@ def test_an_offline_record_is_uploaded_by_swanlab_sync(server, tmp_path):
     offline = settings(None, mode="offline")
     write_events(tmp_path, 1, 10, end=False)
     process = start(tmp_path, offline, env=environment(SWANLAB_PROBE_MONITOR_INTERVAL="5"))
-    time.sleep(9)
+    wait_for_system_metrics(tmp_path)
     write_events(tmp_path, 11, 20, end=True)
     assert process.wait(60) == 0
     assert add_scores(tmp_path, offline, mmlu=0.5)["status"] == "recorded"
@@ -206,6 +212,27 @@ def test_a_resumed_training_goes_on_in_the_same_experiment(server, tmp_path, mod
     assert list(server.experiments) == [ID] and server.experiments[ID]["state"] == "FINISHED"
     assert series(server) == LOSSES
     assert server.experiments[ID]["profile"]["metadata"]["hardware"], "not lost by the second"
+
+
+def test_a_training_killed_twice_keeps_what_the_first_session_measured(server, tmp_path):
+    write_events(tmp_path, 1, 5, end=False)
+    offline = settings(None, mode="offline")
+    process = start(tmp_path, offline, env=environment(SWANLAB_PROBE_MONITOR_INTERVAL="5"))
+    wait_for_system_metrics(tmp_path)
+    process.kill()
+    process.wait()
+    process = start(tmp_path, offline)
+    wait_for(lambda: list(tmp_path.glob("swanlab/earlier")))
+    wait_for(lambda: list(tmp_path.glob("swanlab/run-*/files/config.yaml")))
+    process.kill()
+    process.wait()
+    write_events(tmp_path, 6, 20, end=True)
+    assert track(tmp_path, offline)["status"] == "recorded"
+    assert [p.name for p in (tmp_path / "swanlab").glob("*")] == [
+        p.name for p in (tmp_path / "swanlab").glob("run-*")
+    ]
+    swanlab(tmp_path, f"swanlab sync --id {ID} --host {server.host} swanlab/run-*")
+    assert series(server) == LOSSES and any("cpu" in key for key in system(server))
 
 
 def test_a_training_that_fails_is_a_crashed_experiment(server, tmp_path):

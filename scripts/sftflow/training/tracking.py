@@ -7,6 +7,7 @@ longer than START and END say.
 
 import contextlib
 import ipaddress
+import itertools
 import os
 import re
 import shlex
@@ -25,6 +26,7 @@ LEAVE = 3  # for a last word, when the training has failed
 LONGEST = START + END + 10  # that a training can wait: it was shorter than START, and a slow disk
 CLOUD = "https://api.swanlab.cn"
 SYSTEM = "__swanlab__"  # how the keys of system metrics begin
+ASIDE = "earlier"  # folder of records that a new one takes in
 
 
 class TimeLimit(BaseException):
@@ -206,7 +208,8 @@ def read(file: Path) -> list:
 def earlier(output: Path, id: str) -> Earlier:
     """What the folder of a run's record holds of the training `id`."""
     found = Earlier()
-    for file in sorted(output.glob("run-*/run-*.swanlab")):
+    files = (sorted(place.glob("run-*/run-*.swanlab")) for place in (output / ASIDE, output))
+    for file in itertools.chain.from_iterable(files):
         first, *records = read(file) or [None]
         if first is not None and first.start.id == id:
             found.records += [r for r in records if not r.HasField("finish")]
@@ -225,7 +228,10 @@ def join(before: Earlier, output: Path) -> None:
     from swanlab.sdk.internal.core_python.store import DataStoreWriter
 
     files = list(output.glob("run-*/run-*.swanlab"))
-    if not (before.records and files):
+    if not files:
+        return
+    if not before.records:
+        shutil.rmtree(output / ASIDE, ignore_errors=True)
         return
     known = before.points
     shift = 1 + max((step for key, step in known if key.startswith(SYSTEM)), default=-1)
@@ -245,15 +251,23 @@ def join(before: Earlier, output: Path) -> None:
     whole.unlink(missing_ok=True)
     writer = DataStoreWriter()
     writer.open(whole)
-    for record in [first, *before.records, *kept]:
+    # each session states the config anew
+    older = [r for r in before.records if r.save.type != SaveType.SAVE_TYPE_CONFIG]
+    for number, record in enumerate([first, *older, *kept]):
+        if record.num > 0:  # SwanLab drops a record whose number it has seen; others are below 0
+            record.num = number
         writer.write(record.SerializeToString())
     writer.close()
     whole.replace(files[0])
     for record in machine:  # their files are looked for beside the run's
         name = Path(record.save.source_path).name
         (files[0].parent / "files" / name).write_bytes(before.files.get(name, b""))
+    shutil.rmtree(output / ASIDE, ignore_errors=True)
 
 
 def clear(output: Path) -> None:
-    shutil.rmtree(output, ignore_errors=True)
-    output.mkdir(parents=True)
+    """Make room for a new record; the one that is there stays aside until `join` has it."""
+    (output / ASIDE).mkdir(parents=True, exist_ok=True)
+    for folder in output.glob("run-*"):
+        shutil.rmtree(output / ASIDE / folder.name, ignore_errors=True)
+        folder.rename(output / ASIDE / folder.name)
