@@ -36,7 +36,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "scripts"))
+sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests")]
 import environment
 from sftflow.core import gpu, identity, process
 from sftflow.core.jsonio import (
@@ -54,7 +54,10 @@ from sftflow.serving import (
     client,
     server,
 )
+from support import with_openai
 from training import SHAPES, SPECIAL, word_tokenizer, words
+
+with_openai()
 
 TOKENS = 256
 GENERATION = {"temperature": 0, "max_tokens": TOKENS}

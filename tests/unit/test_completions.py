@@ -141,6 +141,13 @@ def test_an_answer_without_text_is_kept_with_its_reason():
     assert made["choices"][0]["message"]["content"] == ""
 
 
+def test_a_server_of_ours_may_call_its_model_as_it_likes():
+    """ms-swift's names the folder of the weights."""
+    named = Reply(USUAL | {"model": "weights"})
+    assert "served_model" not in ask(named, backend="transformers")
+    assert ask(named)["served_model"] == "weights"
+
+
 def test_what_an_endpoints_filter_refuses_is_an_empty_answer(monkeypatch):
     monkeypatch.setattr(client, "ENDING", 0.0)
     assert ask(Reply({"error": FILTERS[0]}, 400)) == withheld("endpoint")

@@ -219,7 +219,8 @@ class Server:
                         **self._body(request), timeout=_timeout(timeout)
                     )
                 said = self.clean(completions.decoded(raw.http_response))
-                answer = completions.normalised(completions.parsed(said), label, self.model)
+                asked = self.model if self.process is None else None  # ours is proven otherwise
+                answer = completions.normalised(completions.parsed(said), label, asked)
             except Refused as refused:
                 if self.process is not None or not 400 <= refused.status < 500:
                     raise
