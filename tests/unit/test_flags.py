@@ -8,7 +8,7 @@ from sftflow.config import resolve
 from sftflow.core.jsonio import read_record, write_record
 from sftflow.core.layout import Results
 from sftflow.reporting import chinese, records, report, text
-from sftflow.reporting.flags import KINDS, training_flags
+from sftflow.reporting.flags import KINDS, Flag, training_flags
 
 
 def trained(first: float, final: float, checks: list[float] = (), se: float = 0.02, **more) -> dict:
@@ -98,11 +98,23 @@ RECORDS = {
 }
 
 
+DIALOGUE = [
+    Flag("prompt", "r", {"prompt": "你好", "faults": "endless, loops"}),
+    Flag(
+        "broken", "r",
+        {"what": "loops", "group": "talks", "before": "0.0", "after": "75.0", "n": "40"},
+    ),
+    Flag("forgotten", "r", {"text": "zh", "before": "2.0", "after": "2.3", "margin": "0.05"}),
+]  # fmt: skip
+
+
 def test_every_kind_speaks_chinese():
-    assert KINDS.keys() == chinese.FLAGS.keys() == chinese.FLAG_NAMES.keys() == RECORDS.keys()
-    for kind, record in RECORDS.items():
-        (flag,) = training_flags("r", record)
-        said = chinese.chinese_flag(flag)
+    flags = [flag for record in RECORDS.values() for flag in training_flags("r", record)]
+    flags += DIALOGUE
+    assert KINDS.keys() == chinese.FLAGS.keys() == chinese.FLAG_NAMES.keys()
+    assert sorted(KINDS) == sorted(flag.kind for flag in flags)
+    for flag in flags:
+        kind, said = flag.kind, chinese.chinese_flag(flag)
         assert chinese.FLAG_NAMES[kind] in said
         numbers = re.compile(r"\d+\.?\d*")
         assert sorted(numbers.findall(said)) == sorted(numbers.findall(f"{flag}"))
@@ -110,7 +122,7 @@ def test_every_kind_speaks_chinese():
 
 
 def test_flags_stand_in_table_and_report(tmp_path):
-    runs = {f"r{place}": kind for place, kind in enumerate(KINDS)}
+    runs = {f"r{place}": kind for place, kind in enumerate(RECORDS)}
     raw = made_up.RAW | {"runs": dict.fromkeys(runs, made_up.RAW["runs"]["tuned"])}
     raw["evaluate"] = {"subjects": ["base"], "suites": []}
     study = resolve.load(raw)
@@ -122,7 +134,7 @@ def test_flags_stand_in_table_and_report(tmp_path):
         made["curve"] = was["curve"] | {"loss": [made["first_loss"], *was["curve"]["loss"][1:]]}
         write_record(path, made)
     table = records.training_table(study, Results(tmp_path))
-    assert table.sections[0][1]["Flags"].tolist() == table.data["flags"].tolist() == [*KINDS]
+    assert table.sections[0][1]["Flags"].tolist() == table.data["flags"].tolist() == [*RECORDS]
     found = report.collect(study, Results(tmp_path))
     english, zh = (report.page(language, found) for language in ("en", "zh"))
     assert len(found["flags"]) == len(KINDS)
