@@ -137,7 +137,7 @@ def test_flags_stand_in_table_and_report(tmp_path):
     assert table.sections[0][1]["Flags"].tolist() == table.data["flags"].tolist() == [*RECORDS]
     found = report.collect(study, Results(tmp_path))
     english, zh = (report.page(language, found) for language in ("en", "zh"))
-    assert len(found["flags"]) == len(KINDS)
+    assert len(found["flags"]) == len(RECORDS)
     for flag in found["flags"]:
         assert f"- `{flag.where}` {flag}\n" in text.render(table)
         assert f"- `{flag.where}` {flag}\n" in english.partition("## 10.")[2]
