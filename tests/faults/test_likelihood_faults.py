@@ -99,6 +99,13 @@ def records(output: Path) -> dict:
     return found
 
 
+def about(one: float | None, other: float | None, relative: float) -> bool:
+    """Two likelihoods are as near as that, or both texts were left out."""
+    if one is None or other is None:
+        return one is other
+    return math.isclose(one, other, rel_tol=relative)
+
+
 @pytest.fixture(scope="module")
 def base(demo, held_out, tmp_path_factory) -> Path:  # noqa: F811
     output = output_in(tmp_path_factory.mktemp("base"))
@@ -117,7 +124,7 @@ model = AutoModelForCausalLM.from_pretrained(weights, dtype=torch.float32).eval(
 
 def score(ids, counts):
     with torch.no_grad():
-        log_p = model(torch.tensor([ids])).logits[0].double().log_softmax(-1)
+        log_p = model(torch.tensor([ids])).logits[0].log_softmax(-1)
     return -sum(log_p[i - 1, ids[i]].item() for i in range(1, len(ids)) if counts[i])
 
 def chatml(messages):
@@ -125,13 +132,12 @@ def chatml(messages):
     for message in messages:
         for text, count in (
             ("<|im_start|>" + message["role"] + "\\n", False),
-            (message["content"] + "<|im_end|>", message["role"] == "assistant"),
-            ("\\n", False),
+            (message["content"] + "<|im_end|>\\n", message["role"] == "assistant"),
         ):
             some = tokenizer(text, add_special_tokens=False).input_ids
             ids += some
             counts += [count] * len(some)
-    return ids[:-1], counts[:-1]
+    return ids, counts
 
 for line in open(receipt.replace("receipt.json", "validation.jsonl")):
     row = json.loads(line)
@@ -196,8 +202,9 @@ def test_the_trainer_has_the_same_loss(trained, base, demo, held_out, tmp_path):
 
     merged = output_in(tmp_path / "merged")
     compute(trained / "merged.json", held_out, merged, SETTINGS)
+    there = records(tuned)
     for key, row in records(merged).items():
-        assert row["nll"] == pytest.approx(records(tuned)[key]["nll"], rel=1e-4), key
+        assert about(row["nll"], there[key]["nll"], 1e-4), key
     identities = {read_record(output)["identity"] for output in (base, tuned, merged)}
     assert len(identities) == 3
 
@@ -226,11 +233,11 @@ def test_killed_it_goes_on_where_it_was(demo, held_out, base, tmp_path):  # noqa
     again, before = records(output), records(base)
     assert again.keys() == before.keys()
     for key, row in again.items():
-        assert row["nll"] == pytest.approx(before[key]["nll"], rel=1e-5), key
+        assert about(row["nll"], before[key]["nll"], 1e-5), key
 
 
 def test_what_is_known_is_not_computed_again(demo, held_out, base, tmp_path):  # noqa: F811
-    """With the same identity the model isn't even loaded: these weights could not be."""
+    """With the same identity nothing is loaded; what is new is computed alone."""
     output = output_in(tmp_path)
     shutil.copytree(base.parent, output.parent)
     output.unlink()
@@ -250,7 +257,7 @@ def test_what_is_known_is_not_computed_again(demo, held_out, base, tmp_path):  #
     asked = changed(dialogue=small, model={"system": "Be brief."})
     assert "40 texts computed" in compute(*given, asked)
     first = read_record(output)
-    assert "40 texts computed" in compute(
+    assert "39 texts computed" in compute(  # this template is longer
         *given, changed(dialogue=small, model={"template": "llama3_2"})
     )
     second = read_record(output)
