@@ -360,7 +360,7 @@ def test_diverging_loss_stops_and_keeps_the_last_good_checkpoint(tiny, tmp_path)
 
 
 def test_a_destroyed_model_is_flagged_wherever_the_training_is_shown(demo, tmp_path):
-    chosen = settings(learning_rate=30.0, num_train_epochs=1)
+    chosen = settings(learning_rate=1.0, num_train_epochs=1)
     status, seen, log = run(demo, tmp_path / "runs/wild", chosen)
     assert status == 0, log[-3000:]
     record = read_json(tmp_path / "runs/wild/training.json")
