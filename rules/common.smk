@@ -244,10 +244,14 @@ def dialogues_of(wildcards) -> list[str]:
 
 
 def neutral_content(wildcards) -> str:
-    """Digest of the neutral texts: a file that was edited is read again."""
-    memory = handover.SCRATCH / "sources.json"
-    texts = study["dialogue"]["neutral"].values()
-    return f"content of the texts: {digest([local_digest(text, memory) for text in texts])[:12]}"
+    """A neutral text that was edited is read again."""
+    return f"content of the texts: {neutral_digest()}"
+
+
+@functools.cache
+def neutral_digest() -> str:
+    memory, texts = handover.SCRATCH / "sources.json", study["dialogue"]["neutral"].values()
+    return digest([local_digest(text, memory) for text in texts])[:12]
 
 
 # Reporting ------------------------------------------------------------------------------------------------------------
