@@ -26,6 +26,7 @@ if study["stage"] == "all":
     include: "rules/training.smk"
     include: "rules/serving.smk"
     include: "rules/evaluation.smk"
+    include: "rules/dialogue.smk"
 
 
 rule all:

@@ -189,6 +189,11 @@ def weights_flags(wildcards, input) -> str:
     )
 
 
+def manifest_flags(wildcards, input) -> str:
+    """The manifests alone, where a program finds the weights beside them."""
+    return flags(input, {"--manifest": "weights", "--adapter-manifest": "adapter"})
+
+
 def other_form_flags(wildcards, input) -> str:
     return flags(
         input,
@@ -224,11 +229,37 @@ def contamination_flag(wildcards, input) -> str:
     return shlex.join(["--contamination", *input.contamination] if input.contamination else [])
 
 
+# Dialogue -------------------------------------------------------------------------------------------------------------
+
+
+def own_weights(wildcards) -> dict[str, str]:
+    return weights_of(wildcards.subject, study["subjects"][wildcards.subject]["form"])
+
+
+def dialogues_of(wildcards) -> list[str]:
+    """Receipts of the datasets whose held-out dialogues a subject meets: those that runs on its model train on, else all."""
+    model, runs = study["subjects"][wildcards.subject]["model"], study["runs"].values()
+    runs = [run for run in runs if run["model"] == model] or runs
+    return collect(paths.dataset_receipt, dataset=sorted({run["dataset"] for run in runs}))
+
+
+def neutral_content(wildcards) -> str:
+    """Digest of the neutral texts: a file that was edited is read again."""
+    memory = handover.SCRATCH / "sources.json"
+    texts = study["dialogue"]["neutral"].values()
+    return f"content of the texts: {digest([local_digest(text, memory) for text in texts])[:12]}"
+
+
 # Reporting ------------------------------------------------------------------------------------------------------------
 
 asked = [name for suite in study["evaluate"]["suites"] for name in study["suites"][suite]]
 
 evaluated = study["evaluate"]["subjects"]
+
+# Held-out dialogues are those of runs: without one, there is nothing to measure. Nobody else's endpoint tells likelihoods.
+conversing = evaluated if study["runs"] else []
+
+measurable = [name for name in conversing if study["subjects"][name]["kind"] != "endpoint"]
 
 # beside those that are targets of their own
 remaining_tables = [
@@ -292,6 +323,9 @@ def records() -> list[str]:
         *collect(paths.chat, subject=evaluated),
         *collect(paths.evaluation, subject=evaluated, suite=suites),
         *collect(paths.score, subject=evaluated, benchmark=asked),
+        *collect(paths.likelihood, subject=measurable),
+        *collect(paths.dialogue_answers, subject=conversing),
+        *collect(paths.behaviour, subject=conversing),
         *collect(paths.tracked, run=tracked),
     ]
 

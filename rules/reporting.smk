@@ -79,6 +79,8 @@ rule tables:
         reported(paths.readiness, subject=evaluated),
         reported(paths.chat, subject=evaluated),
         reported(paths.score, subject=evaluated, benchmark=asked),
+        reported(paths.likelihood, subject=measurable),
+        reported(paths.behaviour, subject=conversing),
     output:
         table_files(*remaining_tables),
     log:

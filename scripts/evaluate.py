@@ -32,11 +32,12 @@ from pathlib import Path
 
 from sftflow.core import cli, identity, layout, process
 from sftflow.core.cli import UserError
-from sftflow.core.jsonio import read_record, write_record
+from sftflow.core.jsonio import write_record
 from sftflow.core.manifests import folder_of, verified
 from sftflow.evaluation.answers import answer_store
 from sftflow.evaluation.plans import Plan, finished, guarded, prepare
 from sftflow.evaluation.session import Session, ask_all, finish
+from sftflow.evaluation.subject import asked_backend, asked_weights
 from sftflow.serving import backends, server
 
 
@@ -90,26 +91,6 @@ def main() -> None:
             "benchmarks": {plan.name: plan.entry for plan in plans},
         },
     )
-
-
-def asked_weights(args: argparse.Namespace) -> str:
-    """Digest of the weights that are asked; UserError when readiness speaks of others."""
-    manifest = args.manifest and verified(args.manifest, args.weights)
-    adapter = args.adapter_manifest and verified(args.adapter_manifest, args.adapter)
-    weights = identity.weights(manifest, adapter, args.settings.get("endpoint"))
-    ready = read_record(args.readiness)
-    if ready["weights"] != weights:
-        raise UserError(
-            f"{args.readiness} is about other weights ({ready['weights'][:16]}…) than "
-            f"{args.manifest or 'the endpoint'} ({weights[:16]}…): serve the subject again"
-        )
-    return weights
-
-
-def asked_backend(args: argparse.Namespace) -> dict:
-    """The backend's part of every identity."""
-    packages = read_record(args.environment)["packages"] if args.environment else {}
-    return identity.backend(args.settings["backend"], packages)
 
 
 def make_plans(args: argparse.Namespace, results: Path, weights: str, backend: dict) -> list[Plan]:

@@ -20,9 +20,7 @@ split:     it becomes several dialogues, cut before user turns, each with the sy
            single exchange that is too long is left out.
 """
 
-import contextlib
 import multiprocessing
-import os
 import sys
 from collections.abc import Iterator
 from hashlib import sha256
@@ -35,28 +33,12 @@ from sftflow.core.cli import UserError
 from sftflow.core.progress import Progress
 from sftflow.inputs import lengths
 from sftflow.inputs.receipts import Histogram, Lines
-
-UNLIMITED = 1 << 40  # the template only counts; what is too long is decided here
+from sftflow.training.template import training_template
 
 
 def swift_encoder(weights: Path, model: dict) -> lengths.Encode:
     """Counts as ms-swift counts when it trains."""
-    os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    with contextlib.redirect_stdout(sys.stderr):
-        from swift import get_processor, get_template
-        from swift.template import TEMPLATE_MAPPING
-
-        if model["template"] and model["template"] not in TEMPLATE_MAPPING:
-            raise UserError(f"ms-swift has no template {model['template']!r}")
-        processor = get_processor(str(weights.resolve()), model_type=model["model_type"])
-        template = get_template(
-            processor,
-            default_system=model.get("system"),
-            max_length=UNLIMITED,
-            template_type=model["template"],
-            enable_thinking=model.get("thinking"),
-        )
-        template.set_mode("train")
+    template = training_template(weights, model)
 
     def encode(messages: list[dict], tools: str | None) -> bytes:
         encoded = template.encode({"messages": messages} | ({"tools": tools} if tools else {}))

@@ -81,6 +81,10 @@ def rows(results: Path) -> Iterator[Row]:
     for path, row in found(PATHS.evaluation):
         check_session(results, path, row)
         yield row
+    for pattern in (PATHS.likelihood, PATHS.dialogue_answers, PATHS.behaviour):
+        for path, row in found(pattern):
+            check_records(results, path, row)
+            yield row
     for folder, row in found("evaluations/*/answers"):
         for path in sorted(folder.glob("*/*.jsonl")):
             check_answers(path, row)
@@ -103,6 +107,20 @@ def check_manifest(path: Path, row: Row) -> None:
     row.size += sum(file.stat().st_size for file in there)
     if wrong := manifests.problems(path, content, folder, memory=None):
         row.problems += [*wrong, f"delete {path}, and it is made again"]
+
+
+def check_records(results: Path, path: Path, row: Row) -> None:
+    """A record, and the lines that it points to."""
+    content = row.read(path)
+    if not content or not (records := results / content["records"]).is_file():
+        return
+    row.files += 1
+    row.size += records.stat().st_size
+    if (found := file_digest(records)) != content["records_sha256"]:
+        row.problems.append(
+            f"{records}: sha256 {short(content['records_sha256'])} listed, {short(found)} found. "
+            f"Delete it and {path}, and they are made again"
+        )
 
 
 def check_session(results: Path, path: Path, row: Row) -> None:

@@ -13,6 +13,7 @@ from sftflow.core.jsonio import (
     write_record,
 )
 from sftflow.core.layout import PATHS, evaluation_folder
+from sftflow.dialogue import behaviour
 from sftflow.scoring import scores
 
 RAW = {
@@ -143,6 +144,46 @@ def write_study(results: Path, raw: dict = RAW, shares: dict | None = None) -> d
             }
             write_scores(results, write_session(results, study, subject, suite, answers))
     return study
+
+
+def write_dialogue(results: Path, study: dict, subject: str, losses: dict, answers: dict) -> None:
+    """likelihood.json and behaviour.json of a subject. `losses`: {text: [(tokens, nats)]},
+    `answers`: {(group, turn): [(answer, finish_reason, asked)]}, both in one order for all."""
+    home = f"dialogue/{subject}"
+    lines = [
+        {"text": text, "id": digest([text, i]), "tokens": tokens, "nll": nll}
+        for text, found in losses.items()
+        for i, (tokens, nll) in enumerate(found)
+    ]
+    measured = [
+        {"group": group, "turn": turn, "id": digest([group, turn, i]), **behaviour.measures(*one)}
+        for (group, turn), found in answers.items()
+        for i, one in enumerate(found)
+    ]
+    records = {"likelihood": lines, "behaviour": measured}
+    for name, rule in (("likelihood", "measure_likelihood"), ("behaviour", "answer_dialogues")):
+        file = f"{home}/{name}.jsonl"
+        write_jsonl(results / file, records[name])
+        manifest = read_record(
+            results
+            / (
+                f"runs/{subject}/merged.json"
+                if subject in study["runs"]
+                else f"models/{subject}/manifest.json"
+            )
+        )
+        record = {
+            "schema": 1, "subject": subject, "identity": digest([subject, name]),
+            "parts": {"weights": identity.weights(manifest)},
+            "made_with": jobs.JOBS[rule](study, subject)["made_with"],
+            "records": file, "records_sha256": file_digest(results / file),
+        }  # fmt: skip
+        if name == "likelihood":
+            record["uniform_loss"] = 6.9
+            record["texts"] = [{"name": text, "left_out": 0} for text in losses]
+        else:
+            record["groups"] = behaviour.summary(measured)
+        write_record(results / f"{home}/{name}.json", record)
 
 
 def say_with_what(results: Path, study: dict) -> None:

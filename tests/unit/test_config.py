@@ -314,9 +314,7 @@ def test_every_key_is_described_and_no_map_is_open():
         if "$ref" in node:
             return
         assert "description" in node or not path or path.endswith("[]"), path
-        if node.get("type") == "object" and not path.endswith(
-            (".extra", ".grid", ".extra_body")
-        ):
+        if node.get("type") == "object" and not path.endswith((".extra", ".grid", ".extra_body")):
             assert "additionalProperties" in node, path
             closed = node["additionalProperties"] is False or "propertyNames" in node
             assert closed or "names" in node, path

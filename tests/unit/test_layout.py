@@ -24,13 +24,15 @@ ARROWS = {
     "training": {"core", "kernels"},
     "serving": {"core", "training"},  # for the patches
     "evaluation": {"core", "serving"},
+    "dialogue": {"core", "kernels", "training"},
     "scoring": {"core", "evaluation"},  # of samples
-    "reporting": {"core", "config", "scoring", "training"},
+    "reporting": {"core", "config", "dialogue", "scoring", "training"},
 }
 # Tables are made on any machine: they may ask what a training costs, but nothing that trains,
 # serves, asks or computes on a GPU.
 NOT_FOR_TABLES = re.compile(
     r"sftflow\.(training\.(plugin|patches)|serving|evaluation\.(session|harness)"
+    r"|dialogue\.likelihood"
     r"|kernels\.(?!limits$))"
 )
 # Not the standard library, but imported only where a GPU may be.

@@ -60,15 +60,18 @@ def tables(n: int, up: float, down: float) -> tuple[list[stats.Difference], np.n
 @pytest.mark.parametrize("n", [40, 200])
 def test_paired_test_and_interval_by_every_outcome(n, discordance, level):
     """No simulation: all outcomes. Size never above the level by more than a twentieth of it (mid-p
-    is exact on average, not always). Coverage within a point of nominal; at n = 40, where one
-    outcome more or less is more than that, 93.6 to 97.2 % for 95 %."""
+    is exact on average, not always). Coverage within a point of nominal: for each true difference,
+    and at n = 40, where one outcome more or less is more than that, on average over differences
+    (for one of them 93.6 to 97.2 % for 95 %)."""
     found, chances = tables(n, discordance / 2, discordance / 2)
     assert chances @ [changed(each, level) for each in found] <= 1.05 * level
-    for difference in (0.0, 0.3 * discordance, 0.6 * discordance):
+    below, above = (0.014, 0.022) if n == 40 else (0.01, 0.01)
+    held = []
+    for difference in discordance * np.linspace(0, 0.6, 13 if n == 40 else 3):
         found, chances = tables(n, (discordance + difference) / 2, (discordance - difference) / 2)
-        held = chances @ [covers(each.interval(level), difference) for each in found]
-        below, above = (0.014, 0.022) if n == 40 else (0.01, 0.01)
-        assert 1 - level - below <= held <= min(1 - level + above, 1)
+        held.append(chances @ [covers(each.interval(level), difference) for each in found])
+    assert 1 - level - below <= min(held) and max(held) <= min(1 - level + above, 1)
+    assert abs(np.mean(held) - (1 - level)) <= 0.01
 
 
 @pytest.mark.parametrize("difference", [0.0, 0.1, 0.2, 0.3])
@@ -155,19 +158,22 @@ def scores_of(made: Cell) -> np.ndarray:
     return np.array(list(made.score["items"]["scores"]), float)
 
 
-@pytest.mark.parametrize(("n", "bounds"), [(40, (0.94, 0.965)), (200, NOMINAL), (1000, NOMINAL)])
-def test_passages(n, bounds):
-    """Passages of five questions that a training moves up or down together. With eight passages the
-    test has 2^7 splits of the signs, whose steps cost a little: up to 96.5 %."""
+@pytest.mark.parametrize(
+    ("n", "size", "bounds"),
+    [(40, 2, NOMINAL), (40, 5, (0.94, 0.965)), (200, 5, NOMINAL), (1000, 5, NOMINAL)],
+)
+def test_passages(n, size, bounds):
+    """Passages of some questions that a training moves up or down together. Eight passages have 2^7
+    splits of the signs, whose steps cost a little, as they do any such test: up to 96.5 %."""
     random = np.random.default_rng(n)
     trials, layouts = (2000 if n < 1000 else 1000), {}
-    passages = np.repeat(np.arange(n // 5), 5)
+    passages = np.repeat(np.arange(n // size), size)
     found, naive = [], []
     for _ in range(trials):
         difficulty = random.normal(0, 1, n)
         sides = []
         for subject in ("base", "tuned"):
-            passage = random.normal(0, 1.5, n // 5)[passages]
+            passage = random.normal(0, 1.5, n // size)[passages]
             scores = right(random, difficulty + passage)
             sides.append([cell(subject, "history", scores, np.arange(n), passages)])
         found.append(comparison.suite_claim(sides, layouts, 0)["result"])
@@ -175,7 +181,8 @@ def test_passages(n, bounds):
     assert found[0].test == stats.SIGN_FLIP
     assert np.mean([changed(each) for each in found]) <= 0.05 + noise(trials)
     assert within([covers(each.interval(0.05), 0) for each in found], bounds)
-    assert np.mean([covers(each.interval(0.05), 0) for each in naive]) < 0.92
+    covered = np.mean([covers(each.interval(0.05), 0) for each in naive])
+    assert covered < (0.92 if size == 5 else 0.94)
 
 
 # --- recipes: several trainings ------------------------------------------------------------------
@@ -193,16 +200,14 @@ def recipes(random, trials: int, n: int, spread: float, seeds: int, passages: in
         yield base, right(random, moved + random.normal(0, 0.5, (seeds, n)))
 
 
-@pytest.mark.parametrize("spread", [0.0, 0.15])
-@pytest.mark.parametrize(("n", "most"), [(40, 0.97), (200, 0.965), (1000, 0.96)])
-def test_a_recipe_by_three_seeds(n, most, spread):
-    """A spread between trainings is never estimated below 0: with few questions, where it is small
-    beside their own error, that makes the interval a little too wide (up to 97 % at n = 40)."""
+@pytest.mark.parametrize("spread", [0.0, 0.15, 0.4])
+@pytest.mark.parametrize("n", [40, 200, 1000])
+def test_a_recipe_by_three_seeds(n, spread):
     random = np.random.default_rng(n)
     trials = 3000 if n < 1000 else 1500
     found = [stats.compare_recipe(*each) for each in recipes(random, trials, n, spread, 3)]
     assert np.mean([changed(each) for each in found]) <= 0.05 + noise(trials)
-    assert within([covers(each.interval(0.05), 0) for each in found], (0.94, most))
+    assert within([covers(each.interval(0.05), 0) for each in found], NOMINAL)
 
 
 def test_trainings_taken_as_given_claim_too_much():
@@ -215,20 +220,13 @@ def test_trainings_taken_as_given_claim_too_much():
     assert np.mean([changed(each) for each in found]) > 0.09
 
 
-@pytest.mark.parametrize(("spread", "least"), [(0.0, 0.94), (0.15, 0.92), (0.4, 0.90)])
-def test_a_recipe_by_two_seeds(spread, least):
-    """Two trainings give one degree of freedom. Where the spread between them is as large as the
-    questions' error or larger, the interval covers 91 to 93 %: take three seeds."""
+@pytest.mark.parametrize("spread", [0.0, 0.15, 0.4])
+def test_a_recipe_by_two_seeds(spread):
+    """Two trainings give one degree of freedom: never too sure, and so seldom sure (96 to 99 %)."""
     random = np.random.default_rng(3)
     found = [stats.compare_recipe(*each) for each in recipes(random, 1000, 1000, spread, 2)]
-    assert within([covers(each.interval(0.05), 0) for each in found], (least, 0.97))
-
-
-def test_a_recipe_whose_trainings_differ_much():
-    random = np.random.default_rng(4)
-    found = [stats.compare_recipe(*each) for each in recipes(random, 1500, 1000, 0.4, 3)]
-    assert within([covers(each.interval(0.05), 0) for each in found], NOMINAL)
-    assert np.mean([changed(each) for each in found]) <= 0.06 + noise(1500)
+    assert np.mean([changed(each) for each in found]) <= 0.05 + noise(1000)
+    assert within([covers(each.interval(0.05), 0) for each in found], (0.95, 0.99))
 
 
 # --- families ------------------------------------------------------------------------------------

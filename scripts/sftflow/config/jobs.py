@@ -66,6 +66,13 @@ class ServeSubject(OfSubject):
     generation: dict[str, Any]
 
 
+class OfDialogue(OfSubject):
+    """Of the jobs that look at dialogues: keys of the config's `dialogue`."""
+
+    dialogue: dict[str, Any]
+    generation: NotRequired[dict[str, Any]]
+
+
 class OfBenchmarks(dict[str, Any]):
     """A key's value for each benchmark of a suite."""
 
@@ -87,6 +94,7 @@ SECTIONS: dict[str, Callable[[], dict]] = {
     "training": lambda: schema()["properties"]["training"],
     "serving": lambda: schema()["properties"]["serving"],
     "generation": lambda: schema()["properties"]["generation"],
+    "dialogue": lambda: schema()["properties"]["dialogue"],
     "contamination": lambda: schema()["properties"]["contamination"],
     "statistics": lambda: schema()["properties"]["statistics"],
     "swanlab": lambda: schema()["properties"]["tracking"]["properties"]["swanlab"],
@@ -210,6 +218,18 @@ def score_benchmark(study: dict, subject: str, benchmark: str) -> Told:
     return _flat("score_benchmark", "statistics", study["statistics"])
 
 
+def measure_likelihood(study: dict, subject: str) -> OfDialogue:
+    return _of_dialogue("measure_likelihood", study, subject)
+
+
+def answer_dialogues(study: dict, subject: str) -> OfDialogue:
+    rule = "answer_dialogues"
+    own = _of_dialogue(rule, study, subject)
+    asked = pick(rule, "generation", study["generation"])
+    decided = decisions(rule, {"generation": study["generation"]})
+    return {**own, "generation": asked, "made_with": own["made_with"] | decided}
+
+
 def track_scores(study: dict, run: str) -> Told:
     return _flat("track_scores", "swanlab", study["tracking"]["swanlab"])
 
@@ -223,7 +243,7 @@ JOBS: dict[str, Callable[..., Told]] = {
     for made in (
         fetch_dataset, prepare_dataset, fetch_model, native_model, fetch_benchmark,
         find_contamination, tokenize_run, train_run, merge_run, serve_subject, evaluate_suite,
-        score_benchmark, track_scores, sync_environment,
+        score_benchmark, measure_likelihood, answer_dialogues, track_scores, sync_environment,
     )
 }  # fmt: skip
 
@@ -334,6 +354,15 @@ def _of_subject(rule: str, study: dict, subject: str) -> OfSubject:
     if entry["kind"] == "endpoint":
         return {**shared, "endpoint": pick(rule, "endpoints", study["endpoints"][subject])}
     return {**shared, "model": _model(rule, study, entry["model"])}
+
+
+def _of_dialogue(rule: str, study: dict, subject: str) -> OfDialogue:
+    own, dialogue = _of_subject(rule, study, subject), study["dialogue"]
+    return {
+        **own,
+        "dialogue": pick(rule, "dialogue", dialogue),
+        "made_with": own["made_with"] | decisions(rule, {"dialogue": dialogue}),
+    }
 
 
 def _subject_decisions(rule: str, study: dict, subject: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ here says "no GPU", and figures that need one are absent.
 
 import contextlib
 import os
+import platform
 import tempfile
 import threading
 import time
@@ -69,6 +70,16 @@ def absent() -> bool:
         return True
     drivers = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA's, AMD's, that of WSL
     return not any(Path(driver).exists() for driver in drivers) and not describe()
+
+
+def hardware() -> dict:
+    """{cpu, cores, gpus: [names]} of this machine."""
+    cpu = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    names = [found["name"] for found in describe()]
+    return {"cpu": cpu, "cores": len(os.sched_getaffinity(0)), "gpus": names}
 
 
 @contextlib.contextmanager

@@ -35,6 +35,9 @@ class Paths:
     tracked: str = "runs/{run}/swanlab.json"
     readiness: str = "subjects/{subject}/readiness.json"
     chat: str = "subjects/{subject}/chat.json"
+    likelihood: str = "dialogue/{subject}/likelihood.json"
+    dialogue_answers: str = "dialogue/{subject}/answers.json"
+    behaviour: str = "dialogue/{subject}/behaviour.json"
     evaluation: str = "evaluations/{subject}/{suite}.json"
     score: str = "scores/{subject}/{benchmark}.json"
     table: str = "tables/{table}.{form}"  # form: md or csv
@@ -52,7 +55,7 @@ class Paths:
 PATHS = Paths()
 
 # Tables beside those of the suites, in the order of the report, and the figures of the report.
-TABLES = ("training", "inference", "comparison", "chat", "data", "sweep", "plan")
+TABLES = ("training", "inference", "comparison", "dialogue", "chat", "data", "sweep", "plan")
 FIGURES = ("loss", "learning_rate", "scores", "token_lengths")
 
 

@@ -51,8 +51,8 @@ class AnswerStore:
         self._file = open(path, "ab+")
         self._mutex = threading.Lock()
         self._synced = time.monotonic()
-        _lock(self._file, path, patience)
-        _drop_torn_line(self._file)
+        lock(self._file, path, patience)
+        drop_torn_line(self._file)
         # lines stay bytes until they are asked for: parsed they take several times the memory
         self._lines: dict[tuple[str, int], bytes] = {}
         others = sorted(set(path.parent.glob("*.jsonl")) - {path})
@@ -66,7 +66,7 @@ class AnswerStore:
     def add(self, key: str, n: int, response: dict, seconds: float) -> dict:
         """Keep an answer; returns the stored form."""
         answer = {"key": key, "n": n, "response": response, "seconds": seconds, "at": time.time()}
-        line = _sealed(answer)
+        line = sealed_line(answer)
         with self._mutex:
             self._file.write(line)
             self._file.flush()
@@ -96,12 +96,14 @@ def answer_store(path: Path, patience: float = 30.0) -> Iterator[AnswerStore]:
         store.close()
 
 
-def _sealed(answer: dict) -> bytes:
-    body = canonical(answer)
+def sealed_line(content: dict) -> bytes:
+    """A record as a line that carries, as "sha256", the digest of the rest."""
+    body = canonical(content)
     return body[:-1] + _SEAL + hashlib.sha256(body).hexdigest().encode() + b'"}\n'
 
 
-def _is_sealed(line: bytes) -> bool:
+def is_sealed(line: bytes) -> bool:
+    """Whether a line is what `sealed_line` made."""
     body, _, seal = line.rpartition(_SEAL)
     return seal == hashlib.sha256(body + b"}").hexdigest().encode() + b'"}\n'
 
@@ -114,7 +116,7 @@ def _read(path: Path) -> dict[tuple[str, int], bytes]:
             if not line.endswith(b"\n"):  # torn, or another process is writing it
                 break
             head = _HEAD.match(line)
-            if head and _is_sealed(line):
+            if head and is_sealed(line):
                 lines[head[1].decode(), int(head[2])] = line
             else:
                 changed.append(number)
@@ -128,13 +130,17 @@ def _read(path: Path) -> dict[tuple[str, int], bytes]:
     return lines
 
 
-def _drop_torn_line(file) -> None:
+def drop_torn_line(file) -> None:
+    """Take away a last line that has no end; `file` is open for "ab+"."""
     file.seek(0)
     file.truncate(file.read().rfind(b"\n") + 1)
 
 
-def _lock(file, path: Path, patience: float) -> None:
-    """The kernel drops the lock with the process, so a killed job leaves none behind."""
+def lock(file, path: Path, patience: float) -> None:
+    """Hold `file` alone; UserError when another process still does after `patience` seconds.
+
+    The kernel drops the lock with the process, so a killed job leaves none behind.
+    """
     end = time.monotonic() + patience
     while True:
         try:
@@ -142,7 +148,7 @@ def _lock(file, path: Path, patience: float) -> None:
         except BlockingIOError:
             if time.monotonic() > end:
                 raise UserError(
-                    f"another process is still answering into {path}. Wait for it, or end it, "
+                    f"another process is still writing into {path}. Wait for it, or end it, "
                     "and start again."
                 ) from None
             time.sleep(0.2)

@@ -2,12 +2,11 @@
 
 import argparse
 import contextlib
-import os
-import platform
 import subprocess
 import sys
 import threading
 from collections import Counter
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -130,16 +129,8 @@ def finish(plan: Plan, settings: dict, session: Session, store: AnswerStore) -> 
         "n": len(records),
         "metric": figures["metric"],
         "evalscope": {"score": figures["score"], "subsets": figures["subsets"]},
-        "provenance": {
-            "software": {name: version(name) for name in ("evalscope", "openai", "datasets")},
-            "locks": session.locks,
-            "git": git(),
-            "hardware": hardware(),
-            "started": datetime.fromtimestamp(spans[0][0], UTC).isoformat(timespec="seconds"),
-            "seconds": round(sum(end - begin for begin, end in spans), 3),
-            "spans": [[round(begin, 3), round(end, 3)] for begin, end in spans],
-            **({"served_models": served} if served else {}),
-        },
+        "provenance": provenance(("evalscope", "openai", "datasets"), session.locks, spans)
+        | ({"served_models": served} if served else {}),
         **({"thinking": thought} if thought else {}),
         "status": "ok",
     }
@@ -164,6 +155,26 @@ def served_models(plan: Plan, store: AnswerStore) -> dict[str, int]:
     return dict(sorted(Counter(filter(None, named)).items()))
 
 
+def at(time: float) -> str:
+    """2026-01-01T09:30:59+00:00 of a Unix time."""
+    return datetime.fromtimestamp(time, UTC).isoformat(timespec="seconds")
+
+
+def provenance(
+    packages: Iterable[str], locks: dict[str, str | None], spans: list[tuple[float, float]]
+) -> dict:
+    """Where answers come from; `spans` says when they were under way, Unix times."""
+    return {
+        "software": {name: version(name) for name in packages},
+        "locks": locks,
+        "git": git(),
+        "hardware": gpu.hardware(),
+        "started": at(spans[0][0]) if spans else None,
+        "seconds": round(sum(end - begin for begin, end in spans), 3),
+        "spans": [[round(begin, 3), round(end, 3)] for begin, end in spans],
+    }
+
+
 def locks(environment: Path | None) -> dict[str, str | None]:
     """sha256 of the locks that the software here and the backend's were installed from."""
     own = Path(sys.prefix).parent / "uv.lock"  # beside envs/evalscope/.venv, if managed
@@ -183,13 +194,3 @@ def git() -> str | None:
         )
         return done.stdout.strip() or None
     return None
-
-
-def hardware() -> dict:
-    """{cpu, cores, gpus: [names]} of this machine."""
-    cpu = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    names = [found["name"] for found in gpu.describe()]
-    return {"cpu": cpu, "cores": len(os.sched_getaffinity(0)), "gpus": names}

@@ -119,6 +119,32 @@ CHINESE = {
     "Process memory": "内存占用",
     "GPU memory": "显存占用",
     "First lines": "首批行号",
+    "Knowledge": "知识",
+    "Held-out dialogues": "留出对话",
+    "Preference": "对话偏好",
+    "Forgetting": "遗忘",
+    "Safety": "安全",
+    "Behaviour": "回答行为",
+    "Text": "文本",
+    "Tokens": "token 数",
+    "Loss before": "训练前 Loss",
+    "Loss after": "训练后 Loss",
+    "Perplexity": "困惑度",
+    "Answers to": "回答对象",
+    "Any fault": "任一异常 (%)",
+    "Cut off": "截断 (%)",
+    "Loops": "循环重复 (%)",
+    "Markers": "模板标记 (%)",
+    "Other language": "换了语言 (%)",
+    "Refusals": "拒答 (%)",
+    "Characters": "字符数",
+    "Repeated 4-grams": "重复 4-gram (%)",
+    "Distinct-1": "Distinct-1 (%)",
+    "Distinct-2": "Distinct-2 (%)",
+    "What": "项目",
+    "Of": "对象",
+    "Change": "变化 [区间]",
+    "Margin": "界限",
 }
 # What flags.py says, by the same kinds and values, and what a kind is called in a table.
 FLAGS = {
@@ -138,6 +164,19 @@ FLAGS = {
         "{what}的变化没有超出其噪声 {noise}：开始时 {before}，结束时 {after}",
         "请提高 learning_rate 或 num_train_epochs，并检查 target_modules 是否包含要训练的层",
     ),
+    "prompt": Message(
+        "固定提示“{prompt}”的回答训练后异常（{faults}），训练前正常",
+        "请在固定提示表中阅读该回答；减少训练，或混入其他对话",
+    ),
+    "broken": Message(
+        "{what}：在 {n} 个回答中的比例从 {before} % 升到 {after} %（{group}）",
+        "看分数之前先读这些回答；请降低 learning_rate 或 num_train_epochs，"
+        "并检查训练数据的回答是否有结尾",
+    ),
+    "forgotten": Message(
+        "中性文本 {text} 的 Loss 从 {before} 升到 {after}（nat/token），超出界限 {margin}",
+        "语言能力本身有遗忘：请降低 learning_rate、lora_rank 或 num_train_epochs，或混入通用对话",
+    ),
     "out of memory": Message(
         "显存或内存不足：micro-batch 降为 {micro_batch} × {accumulation}（每步的对话不变）",
         "权重没有问题；把 per_device_train_batch_size 设为 {micro_batch} 可省去重试",
@@ -148,9 +187,21 @@ FLAG_NAMES = {
     "diverged": "发散",
     "overfitting": "过拟合",
     "flat": "无变化",
+    "prompt": "回答异常",
+    "broken": "行为变差",
+    "forgotten": "遗忘",
     "out of memory": "内存不足",
 }
-LOSSES = {"Training loss": "训练 Loss ", "Validation loss": "验证 Loss "}
+# Words of ours among a flag's values.
+WORDS = {
+    "Training loss": "训练 Loss ",
+    "Validation loss": "验证 Loss ",
+    "empty": "空回答",
+    "endless": "截断",
+    "loops": "循环重复",
+    "leaked": "模板标记",
+    "switched": "换了语言",
+}
 FOREIGN_CODE = "runs code that came with it (allow_remote_code: true)"
 # Words of ours in cells, by column: a model may be called "base".
 CHINESE_CELLS = {
@@ -169,10 +220,19 @@ CHINESE_CELLS = {
         "practically the same": "实际相同",
         "undecided": "未定",
         "undecided (more seeds would decide)": "未定（需更多种子）",
+        "not worse": "未变差",
+        "not measured": "未测量",
+        "says nothing: the baseline knew no more of it than a guess": "无意义：基线也只能猜",
+        "the two have other tokenizers: losses per token differ": "分词器不同，Loss 不可比",
     },
     "Benchmark": {"all questions": "全部题目"},
+    "What": {"Knowledge": "知识", "Language": "语言", "Behaviour": "回答行为"},
     "Flags": FLAG_NAMES,
 }
+for column in (
+    "Knowledge", "Held-out dialogues", "Preference", "Forgetting", "Safety", "Behaviour",
+):  # fmt: skip
+    CHINESE_CELLS[column] = CHINESE_CELLS["Verdict"]
 CHINESE_PATTERNS = [
     (re.compile(r"^missing$"), "缺失"),
     (re.compile(r"^not evaluated$"), "未评测"),
@@ -191,6 +251,9 @@ CHINESE_PATTERNS = [
     (re.compile(r"undecided on the (\d+) clean ones"), r"仅看 \1 道未污染题：未定"),
     (re.compile(r"practically the same on the (\d+) clean ones"), r"仅看 \1 道未污染题：实际相同"),
     (re.compile(r"all of it within the margin"), "整个区间都在界限之内"),
+    (re.compile(r"^(.+): opening turns$"), r"\1：首轮"),
+    (re.compile(r"^(.+): next turns$"), r"\1：末轮（给定真实历史）"),
+    (re.compile(r"^answers with a fault, (.+): opening turns$"), r"有异常的回答，\1：首轮"),
     (re.compile(r"^not compared: (.*)$", re.S), r"未比较：\1"),
     (re.compile(r"^incomplete: (.*)$", re.S), r"不完整：\1"),
 ]
@@ -206,16 +269,20 @@ def translate(frame: pd.DataFrame, language: str) -> pd.DataFrame:
 
 
 def by_parts(words: dict[str, str], value: object) -> object:
-    """A cell, which may name several things, with each of them that is in `words` replaced."""
+    """A cell, which may name several things ("a, b" or "x: a, y: b"), each that is in `words`
+    replaced."""
     if not isinstance(value, str):
         return value
-    return ", ".join(words.get(part, part) for part in value.split(", "))
+    if value in words:
+        return words[value]
+    parts = [part.rpartition(": ") for part in value.split(", ")]
+    return ", ".join(f"{name}{colon}{words.get(word, word)}" for name, colon, word in parts)
 
 
 def chinese_flag(flag: Flag) -> str:
     said, values = FLAGS[flag.kind], dict(flag.values)
-    if "what" in values:
-        values["what"] = LOSSES[values["what"]]
+    for name in {"what", "faults"} & values.keys():
+        values[name] = "、".join(WORDS[word] for word in values[name].split(", "))
     text, remedy = (each.format(**values) for each in (said.text, said.remedy))
     return f"{FLAG_NAMES[flag.kind]}：{text}。{remedy}。"
 

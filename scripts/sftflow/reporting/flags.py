@@ -34,6 +34,21 @@ KINDS = {
         "Raise learning_rate or num_train_epochs, and look whether target_modules names what "
         "should learn",
     ),
+    "prompt": Message(
+        "The answer to the fixed prompt {prompt} is broken now ({faults}), and was not before",
+        "Read it in the table of fixed prompts; train less, or mix other dialogues in",
+    ),
+    "broken": Message(
+        "{what}: from {before} % to {after} % of {n} answers ({group})",
+        "Read these answers before any score; lower learning_rate or num_train_epochs, and look "
+        "whether the training data end their answers",
+    ),
+    "forgotten": Message(
+        "Loss on neutral text {text} rose from {before} to {after} nats per token, beyond the "
+        "margin of {margin}",
+        "Language itself was forgotten: lower learning_rate, lora_rank or num_train_epochs, or mix "
+        "general dialogues in",
+    ),
     "out of memory": Message(
         "Memory ran out: micro-batch lowered to {micro_batch} × {accumulation} (the same dialogues "
         "a step)",

@@ -15,6 +15,7 @@ from sftflow.core.layout import Results
 from sftflow.core.spans import merged
 from sftflow.reporting import cells as tables_cells
 from sftflow.reporting import comparison as tables_comparison
+from sftflow.reporting import dialogue as tables_dialogue
 from sftflow.reporting import figures
 from sftflow.reporting import records as tables_records
 from sftflow.reporting import suites as tables_scores
@@ -48,6 +49,8 @@ def collect(study: dict, results: Results) -> dict:
         suite: tables_scores.suite_table(study, suite, cells, draws, references)
         for suite in study["evaluate"]["suites"]
     }
+    claims = tables_dialogue.suite_claims(comparison.data.to_dict("records"))
+    dialogue = tables_dialogue.dialogue_table(study, results, claims)
     return {
         "study": study,
         "cells": cells,
@@ -73,6 +76,8 @@ def collect(study: dict, results: Results) -> dict:
         "asked": asked_frame(study),
         "suites": {suite: report_sections(table) for suite, table in suites.items()},
         "comparison": dict(comparison.sections),
+        "dialogue": dict(dialogue.sections),
+        "broken": tables_dialogue.dialogue_flags(study, results),
         "verdicts": verdicts(study, comparison.data),
         "flags": [flag for item in training.items() for flag in training_flags(*item)],
         "problems": problems(cells),

@@ -6,7 +6,8 @@ in its place.
 
 from sftflow.core.layout import Results
 from sftflow.reporting.cells import extra_scores, load_cells, suite_draws
-from sftflow.reporting.comparison import comparison_table
+from sftflow.reporting.comparison import comparison_rows, comparison_table
+from sftflow.reporting.dialogue import dialogue_table, suite_claims
 from sftflow.reporting.records import (
     chat_table,
     data_table,
@@ -41,6 +42,9 @@ def build(study: dict, results: Results, references: dict, wanted: list[str]) ->
                     + ", ".join(extra[:20])
                     + (" …" if len(extra) > 20 else "")
                 )
+        elif name == "dialogue":
+            claims = suite_claims(comparison_rows(study, cells))
+            tables.append(dialogue_table(study, results, claims))
         elif name == "sweep":
             tables.append(sweep_table(study, results, cells))
         else:

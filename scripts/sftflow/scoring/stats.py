@@ -19,6 +19,7 @@ References
   Connor (1987) Biometrics 43:207. Sample size of the same.
   Graybill & Wang (1980) JASA 75:869; Zou & Donner (2008) Stat. Med. 27:1693. Interval of a sum from
       the intervals of its parts.
+  Cochran (1977) Sampling Techniques, 3rd ed. The ratio estimator of a cluster sample.
   Efron & Tibshirani (1993), chapter 13. Percentile bootstrap.
   Rao & Wu (1988), JASA 83:231-241. Bootstrap of strata, without bias where they are small.
 """
@@ -26,7 +27,7 @@ References
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from math import ceil, sqrt
+from math import ceil, inf, sqrt
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -39,6 +40,7 @@ Clusters = Sequence | NDArray | None  # (n,): what items are dependent on; None:
 MCNEMAR = "mid-p McNemar"
 SIGN_FLIP = "sign-flip permutation"
 RECIPE = "t over trainings and questions"
+PAIRED_T = "paired t over texts"
 POWER = 0.8
 
 
@@ -80,7 +82,8 @@ class Difference:
         if not self.parts:
             return None
         half = _agreeing(_half(self.parts, alpha), abs(self.difference), rejected)
-        return max(self.difference - half, -1.0), min(self.difference + half, 1.0)
+        most = inf if self.test == PAIRED_T else 1.0  # of shares, not of losses or lengths
+        return max(self.difference - half, -most), min(self.difference + half, most)
 
     @property
     def discordance(self) -> float:
@@ -361,14 +364,16 @@ def compare_recipe(
     """A recipe against the baseline: scores (n,) of two or more trainings, as a sample of all.
 
     The mean difference varies with the questions drawn and with the trainings drawn: its variance
-    is that of the questions' mean changes, and that between the trainings' differences less their
-    interaction, which both contain. p is the level at which the interval just reaches 0, and never
-    below that of the trainings taken as given: a few questions that all changed alike prove little.
+    is that of the questions' mean changes, plus that between the trainings' differences, less their
+    interaction, which both contain. The estimate may lie below the questions' own share: held at
+    it, it would be too large on average. p is the level at which the interval just reaches 0; where
+    all changes point one way, it is not below the sign-flip test's of the trainings as given: t is
+    too sure of a few questions that changed alike.
 
-    Coverage by simulation, three trainings, n = 40, 200, 1,000, spread between trainings 0 to 0.4
-    logit: 95 to 96.5 % (above 95 as a variance is never estimated below 0). Of a single t with
-    Satterthwaite's degrees of freedom: 91 to 96 %; of a test that takes the trainings as given: 58
-    to 95 %. With two trainings: 92 to 97 %.
+    Coverage by simulation, three or five trainings, n = 40, 200, 1,000, spread between trainings 0
+    to 0.4 logit: 94.7 to 96.0 %. Of a single t with Satterthwaite's degrees of freedom: 91 to 96 %;
+    of a test that takes the trainings as given: 58 to 95 %. Two trainings can't tell their spread
+    from the interaction (one degree of freedom), so all of it counts as spread: 96 to 99 %.
     """
     change = np.asarray(trainings, float) - np.asarray(baseline, float)  # (trainings, n)
     k, n = change.shape
@@ -384,11 +389,44 @@ def compare_recipe(
     per_question = spread.mean(axis=0)
     questions = float(per_question.var(ddof=1)) / count
     both = float(((spread - per_question) ** 2).sum()) / ((count - 1) * (k - 1)) / (count * k)
-    between = max(float(each.var(ddof=1)) / k - both, 0.0)
-    parts = (questions, count - 1), (between, k - 1)
-    as_given, _ = _sign_flip(_cluster_totals(together, clusters), seed)
-    p = max(_p_of(parts, abs(difference)), as_given)
+    between = float(each.var(ddof=1)) / k
+    parts: tuple[tuple[float, int], ...]
+    if k == 2:
+        parts = (max(questions - both, 0.0), count - 1), (between, 1)
+    elif between > both:
+        parts = (questions, count - 1), (between - both, k - 1)
+    else:  # the true variance holds the interaction, so it is never below that
+        parts = ((max(questions + between - both, both), count - 1),)
+    p = _p_of(parts, abs(difference))
+    totals = _cluster_totals(together, clusters)
+    if (totals >= 0).all() or (totals <= 0).all():
+        p = max(p, _sign_flip(totals, seed)[0])
     return Difference(n, difference, fixed, broken, p, None, RECIPE, parts)
+
+
+def compare_totals(baseline: ArrayLike, candidate: ArrayLike, sizes: ArrayLike) -> Difference:
+    """Difference of two means over units, from totals (n,) over texts of `sizes` (n,) units each.
+
+    A loss per token, where a text is what was drawn and its tokens hang together: the ratio
+    estimator of a cluster sample, with the jackknife's variance (Cochran 1977, chapter 6) and
+    Student's t with n - 1 degrees of freedom. Coverage by simulation, texts of very unequal length:
+    93.5 % of 12, 94 % of 40, 95 % of 160. `fixed` and `broken` count texts whose total rose and
+    fell.
+    """
+    change = np.asarray(candidate, float) - np.asarray(baseline, float)
+    sizes = np.asarray(sizes, float)
+    n = len(change)
+    rose, fell = int((change > 0).sum()), int((change < 0).sum())
+    if n == 0 or not sizes.sum():
+        return Difference(n, None, rose, fell, None, None, PAIRED_T)
+    difference = float(change.sum() / sizes.sum())
+    if (sizes > 0).sum() < 2:
+        return Difference(n, difference, rose, fell, None, None, PAIRED_T)
+    without = (change.sum() - change) / (sizes.sum() - sizes)  # each text in its turn
+    variance = float(((without - without.mean()) ** 2).sum()) * (n - 1) / n
+    parts = ((variance, n - 1),)
+    p = _p_of(parts, abs(difference))
+    return Difference(n, difference, rose, fell, p, None, PAIRED_T, parts)
 
 
 def _p_of(parts: Sequence[tuple[float, int]], difference: float) -> float:

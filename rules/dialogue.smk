@@ -1,0 +1,89 @@
+# In:   the weights of a subject, <results>/datasets/<dataset>/receipt.json with validation.jsonl beside it
+# Out:  <results>/dialogue/<subject>/likelihood.json: how likely held-out dialogues and neutral text are
+#       <results>/dialogue/<subject>/answers.json: what the subject answers in held-out dialogues
+#       <results>/dialogue/<subject>/behaviour.json: how its answers behave, to dialogues and to benchmarks
+#
+# Records of single texts and answers lie beside each, and are named in it with their digest.
+
+
+rule measure_likelihood:
+    input:
+        unpack(own_weights),
+        datasets=dialogues_of,
+        environment=paths.environment.format(env="swift"),
+    output:
+        paths.likelihood,
+    log:
+        "<logs>/measure_likelihood/{subject}.log",
+    benchmark:
+        "<logs>/measure_likelihood/{subject}.tsv"
+    conda:
+        "../envs/uv.yaml"
+    threads: ask("measure_likelihood", "threads", 4)
+    resources:
+        gpu=subject_gpus("measure_likelihood"),
+        mem_mb=ask("measure_likelihood", "mem_mb", 32000),
+        runtime=ask("measure_likelihood", "runtime", 120),
+    params:
+        **told("measure_likelihood", content=neutral_content),
+        weights=manifest_flags,
+    message:
+        "How likely {wildcards.subject} finds held-out dialogues, and neutral text"
+    shell:
+        '"$SFTFLOW" swift likelihood.py --settings {params.settings:q} {params.weights}'
+        " --datasets {input.datasets:q} --output {output:q} 2> {log:q}"
+
+
+rule answer_dialogues:
+    input:
+        unpack(served),
+        readiness=paths.readiness,
+        datasets=dialogues_of,
+        evalscope=paths.environment.format(env="evalscope"),
+    output:
+        paths.dialogue_answers,
+    log:
+        "<logs>/answer_dialogues/{subject}.log",
+        server="<logs>/answer_dialogues/{subject}.server.log",
+    benchmark:
+        "<logs>/answer_dialogues/{subject}.tsv"
+    conda:
+        "../envs/uv.yaml"
+    threads: ask("answer_dialogues", "threads", 4)
+    resources:
+        gpu=subject_gpus("answer_dialogues"),
+        mem_mb=ask("answer_dialogues", "mem_mb", 32000),
+        runtime=ask("answer_dialogues", "runtime", 240),
+    params:
+        **told("answer_dialogues"),
+        weights=weights_flags,
+    message:
+        "Letting {wildcards.subject} answer turns of held-out dialogues"
+    shell:
+        '"$SFTFLOW" evalscope answer_dialogues.py --settings {params.settings:q} {params.weights}'
+        " --readiness {input.readiness:q} --datasets {input.datasets:q} --threads {threads}"
+        " --server-log {log.server:q} --output {output:q} 2> {log[0]:q}"
+
+
+rule measure_behaviour:
+    input:
+        answers=paths.dialogue_answers,
+        evaluations=lambda wildcards: collect(
+            paths.evaluation, subject=wildcards.subject, suite=study["evaluate"]["suites"]
+        ),
+    output:
+        paths.behaviour,
+    log:
+        "<logs>/measure_behaviour/{subject}.log",
+    conda:
+        "../envs/uv.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+    params:
+        code=f"code: {code.digest('scripts/behaviour.py')[:12]}",
+    message:
+        "Looking at how the answers of {wildcards.subject} behave"
+    shell:
+        '"$SFTFLOW" workflow behaviour.py --answers {input.answers:q}'
+        " --evaluations {input.evaluations:q} --output {output:q} 2> {log:q}"

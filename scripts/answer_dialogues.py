@@ -1,0 +1,136 @@
+"""Let one subject answer turns of held-out dialogues (in evalscope's environment).
+
+in:   --datasets  <results>/datasets/<dataset>/receipt.json …; validation.jsonl lies beside each
+      --readiness the subject's marker, and the weights' flags, as evaluate.py has them
+      settings    {"subject", "form", "model"|"endpoint", "serving", "backend", "generation",
+                   "dialogue": {"limit" (dialogues of each dataset), "max_tokens"}}
+out:  --output    <results>/dialogue/<subject>/answers.json: {schema, subject, identity, parts,
+                  made_with, turns {dataset: n}, left_out {dataset: dialogues with tools},
+                  records (path below results/), records_sha256, provenance}
+      records     one answer a line: {dataset, id, turn: opening|next, messages, true (what the
+                  dialogue itself has there), answer, finish_reason, seconds}
+env:  envs/evalscope (openai).
+
+Every answer is kept as it comes, by its request, beside those to benchmarks; nothing is asked
+twice, and with nothing left to ask no server starts.
+"""
+
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from sftflow.core import cli, identity, layout, manifests, process
+from sftflow.core.jsonio import digest, file_digest, read_jsonl, write_jsonl, write_record
+from sftflow.core.progress import Progress
+from sftflow.dialogue.turns import Turn, turns
+from sftflow.evaluation.answers import AnswerStore, answer_store
+from sftflow.evaluation.session import Session, locks, provenance
+from sftflow.evaluation.subject import asked_backend, asked_weights
+from sftflow.serving import backends, server
+
+STORE = "@dialogue"  # no suite can be called so
+
+
+def request(turn: Turn, generation: dict) -> dict:
+    return {"messages": list(turn.messages), **generation}
+
+
+def ask_all(session: Session, store: AnswerStore, requests: list[dict], label: str) -> None:
+    """Ask what has no answer yet, each request once. ServerError when the server gives out."""
+    wanted = {digest(each): each for each in requests}
+    missing = [key for key in wanted if store.get(key, 0) is None]
+    if not missing:
+        cli.note(f"{label}  all answered before")
+        return
+    progress = Progress(label, len(wanted), "answers")
+    progress.update(done := len(wanted) - len(missing))
+    session.start()
+
+    def ask(key: str) -> None:
+        store.add(key, 0, *session.ask(wanted[key]))
+
+    with ThreadPoolExecutor(session.spec.serving.get("concurrency") or 32) as pool:
+        for number, _ in enumerate(pool.map(ask, missing), start=1):
+            progress.update(done + number)
+
+
+def main() -> None:
+    parser = cli.parser(__doc__)
+    server.add_arguments(parser)
+    parser.add_argument("--readiness", type=Path, required=True, help="the subject's marker")
+    parser.add_argument(
+        "--datasets", type=Path, nargs="+", required=True, metavar="RECEIPT",
+        help="datasets/<dataset>/receipt.json; validation.jsonl lies beside each",
+    )  # fmt: skip
+    parser.add_argument("--output", type=Path, required=True, help="answers.json")
+    args = parser.parse_args()
+    process.follow_snakemake()
+    os.environ.update(backends.without_proxy(dict(os.environ)))
+    settings, results = args.settings, args.output.parents[2]
+    subject, chosen = settings["subject"], settings["dialogue"]
+    weights, backend = asked_weights(args), asked_backend(args)
+    system = (settings.get("model") or {}).get("system")
+    asked: list[Turn] = []
+    counts, left_out = {}, {}
+    for path in args.datasets:
+        name = manifests.verified(path)["dataset"]
+        rows = read_jsonl(path.with_name("validation.jsonl"))
+        found, left_out[name] = turns(name, rows, chosen["limit"], system)
+        counts[name] = len(found)
+        asked += found
+    stated = settings["generation"] | {"max_tokens": chosen["max_tokens"]}
+    parts: dict[str, Any] = {
+        "weights": weights,
+        "data": digest([turn.key for turn in asked]),
+        "settings": {"system": system},
+        "generation": identity.generation(stated, backend["name"], settings.get("endpoint")),
+        "backend": backend,
+    }
+    key = identity.identity(parts)
+    requests = [request(turn, parts["generation"]) for turn in asked]
+    folder = results / layout.answers_folder(subject, identity.way(weights, backend))
+    records = f"dialogue/{subject}/{key[:16]}.jsonl"
+    with answer_store(folder / f"{STORE}.jsonl") as store, Session(args, settings) as session:
+        ask_all(session, store, requests, f"dialogue {subject}")
+        answers = [answer for each in requests if (answer := store.get(digest(each), 0))]
+        spans = store.spans((digest(each), 0) for each in requests)
+    write_jsonl(
+        results / records,
+        (record(turn, answer) for turn, answer in zip(asked, answers, strict=True)),
+    )
+    write_record(
+        args.output,
+        {
+            "schema": 1,
+            "subject": subject,
+            "identity": key,
+            "parts": parts,
+            "made_with": settings.get("made_with", {}),
+            "turns": counts,
+            "left_out": left_out,
+            "records": records,
+            "records_sha256": file_digest(results / records),
+            "provenance": provenance(("openai",), locks(args.environment), spans),
+        },
+    )
+    cli.note(f"dialogue {subject}: {len(asked)} turns answered")
+
+
+def record(turn: Turn, answer: dict) -> dict:
+    choice = answer["response"]["choices"][0]
+    return {
+        "dataset": turn.dataset,
+        "id": turn.id,
+        "turn": turn.turn,
+        "messages": list(turn.messages),
+        "true": turn.true,
+        "answer": choice["message"].get("content") or "",
+        "finish_reason": choice["finish_reason"],
+        "seconds": answer["seconds"],
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

@@ -1,0 +1,508 @@
+"""The table of dialogue: what changed from baseline to candidate in how they talk, text by text.
+
+Held-out dialogues and neutral text by their loss, answers by their behaviour; then what was
+forgotten, and the six questions that a reader asks first, each with its answer or "not measured".
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from math import exp, inf
+
+import numpy as np
+import pandas as pd
+from sftflow.config import jobs
+from sftflow.core.cli import UserError
+from sftflow.core.jsonio import file_digest, read_jsonl
+from sftflow.core.layout import PATHS, Results
+from sftflow.dialogue.behaviour import FAULTS, MEANS, SHARES, faults, measures
+from sftflow.reporting import stale
+from sftflow.reporting.flags import NEAR, Flag
+from sftflow.reporting.text import NONE, Table, confidence_text, label, number, percent, points
+from sftflow.scoring import stats
+
+NOT_MEASURED = "not measured"
+KEPT, LOST = "not worse", "worse"  # of a non-inferiority test; else stats.UNDECIDED
+ANY = "any fault"
+# There is nothing to forget: the baseline's loss is about that of a guess over the vocabulary.
+UNKNOWN = "says nothing: the baseline knew no more of it than a guess"
+
+# {(baseline, candidate): its suites' own claims, {suite, verdict, n, difference, interval}}
+Claims = dict[tuple[str, str], list[dict]]
+
+
+@dataclass(frozen=True)
+class Pair:
+    baseline: str
+    candidate: str
+
+    def names(self) -> dict[str, str]:
+        return {"baseline": self.baseline, "candidate": self.candidate}
+
+
+class Records:
+    """What lies below results/dialogue/, as far as it is of what the config asks for today."""
+
+    def __init__(self, study: dict, results: Results):
+        self.study, self.results = study, results
+        self.stale: dict[str, str] = {}  # what: why
+        self.likelihood = cache(lambda subject: self._read("measure_likelihood", subject))
+        self.behaviour = cache(lambda subject: self._read("answer_dialogues", subject))
+        self.losses = cache(self._losses)
+        self.answers = cache(self._answers)
+
+    def _read(self, rule: str, subject: str) -> dict | None:
+        path = PATHS.likelihood if rule == "measure_likelihood" else PATHS.behaviour
+        record = self.results.read(path, subject=subject)
+        if record is None or self.study["subjects"].get(subject) is None:
+            return None
+        read = cache(self.results.read)
+        changed = stale.training_changes(self.study, read, subject)
+        changed += stale.otherwise(record, jobs.JOBS[rule](self.study, subject)["made_with"])
+        weights = stale.current_weights(self.study, read, subject)
+        if weights and weights != record["parts"]["weights"]:
+            changed.append("weights")
+        if changed:
+            self.stale[path.format(subject=subject)] = "; ".join(changed)
+            return None
+        return record
+
+    def _lines(self, record: dict) -> Iterator[dict]:
+        file = self.results.folder / record["records"]
+        if not file.is_file():
+            raise UserError(f"{file} is missing: copy it along, or delete the record that names it")
+        if file_digest(file) != record["records_sha256"]:
+            raise UserError(f"{file} was changed after it had been written: delete it")
+        return read_jsonl(file)
+
+    def _losses(self, subject: str) -> dict[str, dict[str, tuple[int, float]]]:
+        """{text: {id: (tokens, nats)}}"""
+        found: dict[str, dict] = {}
+        if record := self.likelihood(subject):
+            for line in self._lines(record):
+                if line["nll"] is not None:  # else too long
+                    found.setdefault(line["text"], {})[line["id"]] = line["tokens"], line["nll"]
+        return found
+
+    def _answers(self, subject: str) -> dict[tuple[str, str], dict[str, dict]]:
+        """{(group, turn): {id: measures}}"""
+        found: dict[tuple[str, str], dict] = {}
+        if record := self.behaviour(subject):
+            for line in self._lines(record):
+                found.setdefault((line["group"], line["turn"]), {})[line["id"]] = line
+        return found
+
+
+def suite_claims(rows: list[dict]) -> Claims:
+    """Of the rows of the table of comparisons, those about whole suites of single subjects."""
+    found: Claims = {}
+    for row in rows:
+        if row["trainings"] == 1 and not row["benchmark"]:
+            known = {key: row.get(key) for key in ("suite", "verdict", "n", "difference")}
+            claim = known | {"interval": interval_of(row)}
+            found.setdefault((row["baseline"], row["candidate"]), []).append(claim)
+    return found
+
+
+def dialogue_table(study: dict, results: Results, claims: Claims) -> Table:
+    found = Records(study, results)
+    pairs = [Pair(pair["baseline"], pair["candidate"]) for pair in study["comparisons"]]
+    losses = [row for pair in pairs for row in loss_rows(study, found, pair)]
+    behaviours = [row for pair in pairs for row in behaviour_rows(study, found, pair)]
+    profile = [
+        row for pair in pairs for row in profile_rows(study, pair, losses, behaviours, claims)
+    ]
+    rows = [*losses, *behaviours]
+    questions = [question_row(study, pair, rows, profile, claims) for pair in pairs]
+    return Table(
+        "dialogue",
+        "Dialogue",
+        "What changed in how the subjects talk, text by text and answer by answer, with "
+        f"{confidence_text(study)} intervals. Losses in nats per token, shares in percent.",
+        [
+            ("Six questions", pd.DataFrame(questions)),
+            ("Likelihood", loss_frame(study, losses)),
+            ("Behaviour", behaviour_frame(study, behaviours)),
+            ("Forgetting", profile_frame(study, profile)),
+        ],
+        pd.DataFrame(rows).drop(columns="result", errors="ignore"),
+        notes(study, found, pairs),
+    )
+
+
+# --- how likely texts are ------------------------------------------------------------------------
+
+
+def loss_rows(study: dict, found: Records, pair: Pair) -> Iterator[dict]:
+    """A row for each text that both sides have: the paired difference of loss per token."""
+    alpha = 1 - study["statistics"]["confidence"]
+    before, after = found.losses(pair.baseline), found.losses(pair.candidate)
+    uniform = (found.likelihood(pair.baseline) or {}).get("uniform_loss")
+    for name in [name for name in before if name in after]:
+        row: dict = {**pair.names(), "what": "loss", "group": name, "turn": ""}
+        row["neutral"] = name not in study["datasets"]
+        both = [(before[name][key], after[name][key]) for key in before[name].keys() & after[name]]
+        if any(old[0] != new[0] for old, new in both):
+            yield row | {"problem": "the two have other tokenizers: losses per token differ"}
+            continue
+        sizes = [old[0] for old, _ in both]
+        result = stats.compare_totals([o[1] for o, _ in both], [n[1] for _, n in both], sizes)
+        if result.difference is None:
+            continue
+        old, new = (
+            sum(side[1] for side in sides) / sum(sizes) for sides in zip(*both, strict=True)
+        )
+        yield row | {
+            "n": result.n,
+            "tokens": sum(sizes),
+            "baseline_value": old,
+            "candidate_value": new,
+            "difference": result.difference,
+            **bounds(result.interval(alpha)),
+            "p": result.p,
+            **({"problem": UNKNOWN} if row["neutral"] and old > NEAR * (uniform or inf) else {}),
+        }
+
+
+def bounds(interval: stats.Interval | None) -> dict[str, float | None]:
+    low, high = interval or (None, None)
+    return {"ci_low": low, "ci_high": high}
+
+
+def interval_of(row: dict) -> stats.Interval | None:
+    return None if row.get("ci_low") is None else (row["ci_low"], row["ci_high"])
+
+
+def risen(interval: stats.Interval | None) -> stats.Interval | None:
+    """Of what is better when it is less, as if it were better when it is more."""
+    return interval and (-interval[1], -interval[0])
+
+
+def loss_frame(study: dict, rows: list[dict]) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "Baseline": label(study, "subjects", row["baseline"]),
+            "Candidate": label(study, "subjects", row["candidate"]),
+            "Text": row["group"],
+            "n": row.get("n", NONE),
+            "Tokens": number(row.get("tokens")),
+            "Loss before": number(row.get("baseline_value"), 4),
+            "Loss after": number(row.get("candidate_value"), 4),
+            "Difference": nats(row),
+            "Perplexity": NONE
+            if "baseline_value" not in row
+            else f"{number(exp(row['baseline_value']), 2)} → "
+            f"{number(exp(row['candidate_value']), 2)}",
+            "Verdict": row.get("problem")
+            or stats.verdict(risen(interval_of(row)), study["dialogue"]["margin"]),
+        }
+        for row in rows
+    )
+
+
+def nats(row: dict) -> str:
+    if row.get("difference") is None:
+        return NONE
+    interval = interval_of(row)
+    text = f"{row['difference']:+.4f}"
+    return text if interval is None else f"{text} [{interval[0]:+.4f}, {interval[1]:+.4f}]"
+
+
+# --- how answers behave --------------------------------------------------------------------------
+
+
+def behaviour_rows(study: dict, found: Records, pair: Pair) -> list[dict]:
+    """A row for each group of answers and measure; the shares of a pair are one family of tests."""
+    before, after = found.answers(pair.baseline), found.answers(pair.candidate)
+    rows: list[dict] = []
+    for group in [group for group in before if group in after]:
+        ids = [key for key in before[group] if key in after[group]]
+        sides = [[side[group][key] for key in ids] for side in (before, after)]
+        for measure in (ANY, *SHARES, *MEANS):
+            row: dict = {**pair.names(), "what": measure, "group": group[0], "turn": group[1]}
+            values = np.array([[value(one, measure) for one in side] for side in sides], float)
+            values = values[:, ~np.isnan(values).any(axis=0)]
+            if not values.size:
+                continue
+            share = measure not in MEANS
+            compare = stats.compare if share else stats.compare_totals
+            sizes = () if share else (np.ones(values.shape[1]),)
+            rows.append(
+                row
+                | {
+                    "n": values.shape[1],
+                    "baseline_value": float(values[0].mean()),
+                    "candidate_value": float(values[1].mean()),
+                    "result": compare(*values, *sizes),
+                }
+            )
+    alpha = 1 - study["statistics"]["confidence"]
+    family = [row for row in rows if row["what"] in SHARES]
+    for row, (adjusted, level) in zip(
+        family, stats.holm([row["result"].p for row in family], alpha), strict=True
+    ):
+        row |= {"p_holm": adjusted, "level": level}
+    for row in rows:
+        result = row["result"]
+        row |= {"difference": result.difference, "p": result.p}
+        row |= bounds(result.interval(row.get("level", alpha)))
+    return rows
+
+
+def value(measured: dict, measure: str) -> float:
+    found = bool(faults(measured)) if measure == ANY else measured[measure]
+    return np.nan if found is None else float(found)
+
+
+def worse(row: dict, margin: float) -> bool:
+    """A fault has become more frequent, by more than what does not matter."""
+    return row["what"] in FAULTS and (row["ci_low"] or 0) > 0 and (row["difference"] or 0) > margin
+
+
+def behaviour_frame(study: dict, rows: list[dict]) -> pd.DataFrame:
+    """A row for each pair and group of answers, a column for each measure: before → after."""
+    lines: dict[tuple, dict] = {}
+    for row in rows:
+        key = row["baseline"], row["candidate"], row["group"], row["turn"]
+        line = lines.setdefault(
+            key,
+            {
+                "Baseline": label(study, "subjects", row["baseline"]),
+                "Candidate": label(study, "subjects", row["candidate"]),
+                "Answers to": group_name(study, row),
+                "n": row["n"],
+            },
+        )
+        shown = percent if row["what"] not in ("characters",) else lambda x: number(x, 1)
+        sign = " *" if row.get("p_holm", 1) < 1 - study["statistics"]["confidence"] else ""
+        line[HEADINGS[row["what"]]] = (
+            f"{shown(row['baseline_value'])} → {shown(row['candidate_value'])}{sign}"
+        )
+    return pd.DataFrame(lines.values()).fillna(NONE)
+
+
+HEADINGS = {
+    ANY: "Any fault",
+    "empty": "Empty",
+    "endless": "Cut off",
+    "loops": "Loops",
+    "leaked": "Markers",
+    "switched": "Other language",
+    "refused": "Refusals",
+    "characters": "Characters",
+    "repeated": "Repeated 4-grams",
+    "distinct_1": "Distinct-1",
+    "distinct_2": "Distinct-2",
+}
+
+
+def group_name(study: dict, row: dict) -> str:
+    if row["turn"] == "benchmark":
+        known = row["group"] in study["benchmarks"]
+        return label(study, "benchmarks", row["group"]) if known else row["group"]
+    return f"{row['group']}: {row['turn']} turns"
+
+
+# --- what was forgotten, and the questions asked first -------------------------------------------
+
+
+def non_inferior(interval: stats.Interval | None, margin: float) -> str:
+    """Of a difference that is better when it is more: not worse by `margin` or more, or worse."""
+    if interval is None:
+        return stats.UNDECIDED
+    low, high = interval
+    if low > -margin:
+        return KEPT
+    return LOST if high < 0 else stats.UNDECIDED
+
+
+def profile_rows(
+    study: dict, pair: Pair, losses: list[dict], behaviours: list[dict], claims: Claims
+) -> Iterator[dict]:
+    """What a training may have cost, each against its margin."""
+    margin, alpha = study["statistics"]["margin"], 1 - study["statistics"]["confidence"]
+    for claim in claims.get((pair.baseline, pair.candidate), []):
+        interval = claim["interval"]
+        if claim["n"] is None:
+            continue
+        yield {
+            **pair.names(),
+            "kind": "Knowledge",
+            "of": f"suite {claim['suite']}",
+            "n": claim["n"],
+            "change": points(claim["difference"], interval),
+            "margin": f"{percent(margin)} points",
+            "verdict": non_inferior(interval, margin),
+        }
+    for row in losses:
+        if row["neutral"] and Pair(row["baseline"], row["candidate"]) == pair and "n" in row:
+            yield {
+                **pair.names(),
+                "kind": "Language",
+                "of": row["group"],
+                "n": row["n"],
+                "change": nats(row) + " nats",
+                "margin": f"{study['dialogue']['margin']:g} nats",
+                "verdict": row.get("problem")
+                or non_inferior(risen(interval_of(row)), study["dialogue"]["margin"]),
+            }
+    for row in behaviours:
+        mine = Pair(row["baseline"], row["candidate"]) == pair
+        if mine and row["what"] == ANY and row["turn"] != "benchmark":
+            interval = row["result"].interval(alpha)
+            yield {
+                **pair.names(),
+                "kind": "Behaviour",
+                "of": f"answers with a fault, {group_name(study, row)}",
+                "n": row["n"],
+                "change": points(row["difference"], interval),
+                "margin": f"{percent(margin)} points",
+                "verdict": non_inferior(risen(interval), margin),
+            }
+
+
+def profile_frame(study: dict, rows: list[dict]) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "Baseline": label(study, "subjects", row["baseline"]),
+            "Candidate": label(study, "subjects", row["candidate"]),
+            "What": row["kind"],
+            "Of": row["of"],
+            "n": row["n"],
+            "Change": row["change"],
+            "Margin": row["margin"],
+            "Verdict": row["verdict"],
+        }
+        for row in rows
+    )
+
+
+def question_row(
+    study: dict, pair: Pair, rows: list[dict], profile: list[dict], claims: Claims
+) -> dict:
+    """Knowledge, dialogue, preference, forgetting, safety, behaviour: one answer each."""
+    mine = [row for row in rows if Pair(row["baseline"], row["candidate"]) == pair]
+    held = [row for row in mine if row["what"] == "loss" and not row["neutral"] and "n" in row]
+    margin = study["dialogue"]["margin"]
+    lost = [row for row in profile if Pair(row["baseline"], row["candidate"]) == pair]
+    return {
+        "Baseline": label(study, "subjects", pair.baseline),
+        "Candidate": label(study, "subjects", pair.candidate),
+        "Knowledge": said(
+            f"{claim['suite']}: {claim['verdict']}"
+            for claim in claims.get((pair.baseline, pair.candidate), [])
+        ),
+        "Held-out dialogues": together(
+            stats.verdict(risen(interval_of(row)), margin) for row in held
+        ),
+        "Preference": NOT_MEASURED,
+        "Forgetting": together(row["verdict"] for row in lost if row["kind"] == "Language"),
+        "Safety": NOT_MEASURED,
+        "Behaviour": together(row["verdict"] for row in lost if row["kind"] == "Behaviour"),
+    }
+
+
+def said(texts: Iterator[str]) -> str:
+    return ", ".join(texts) or NOT_MEASURED
+
+
+def together(found: Iterator[str]) -> str:
+    """One verdict of several: the worst; nothing is good before all of it is."""
+    seen = set(found)
+    for verdict in (stats.WORSE, LOST, stats.UNDECIDED, stats.SAME, KEPT, stats.BETTER):
+        if verdict in seen:
+            return verdict
+    return NOT_MEASURED
+
+
+# --- flags, notes --------------------------------------------------------------------------------
+
+
+def dialogue_flags(study: dict, results: Results) -> list[Flag]:
+    """What a reader would call broken: fixed prompts first, then shares of answers, then losses."""
+    found = Records(study, results)
+    pairs = [Pair(pair["baseline"], pair["candidate"]) for pair in study["comparisons"]]
+    flags: list[Flag] = []
+    for pair in pairs:
+        flags += prompt_flags(results, pair)
+        flags += [
+            Flag(
+                "broken",
+                pair.candidate,
+                {
+                    "what": row["what"],
+                    "group": group_name(study, row),
+                    "before": percent(row["baseline_value"]),
+                    "after": percent(row["candidate_value"]),
+                    "n": str(row["n"]),
+                },
+            )
+            for row in behaviour_rows(study, found, pair)
+            if worse(row, study["statistics"]["margin"])
+        ]
+        flags += [
+            Flag(
+                "forgotten",
+                pair.candidate,
+                {
+                    "text": row["group"],
+                    "before": number(row["baseline_value"], 3),
+                    "after": number(row["candidate_value"], 3),
+                    "margin": f"{study['dialogue']['margin']:g}",
+                },
+            )
+            for row in loss_rows(study, found, pair)
+            if row["neutral"]
+            and "problem" not in row
+            and (row.get("ci_low") or 0) > study["dialogue"]["margin"]
+        ]
+    return flags
+
+
+def prompt_flags(results: Results, pair: Pair) -> Iterator[Flag]:
+    """Fixed prompts whose answer is broken now, and was not."""
+    sides = []
+    for subject in (pair.baseline, pair.candidate):
+        record = results.read(PATHS.chat, subject=subject) or {}
+        sides.append({one["prompt"]: one for one in record.get("answers", [])})
+    for prompt, after in sides[1].items():
+        if prompt not in sides[0]:
+            continue
+        old, new = (
+            set(faults(measures(one["answer"], one["finish_reason"], prompt)))
+            for one in (sides[0][prompt], after)
+        )
+        if added := [name for name in FAULTS if name in new - old]:
+            short = prompt if len(prompt) <= 40 else prompt[:39] + "…"
+            yield Flag("prompt", pair.candidate, {"prompt": short, "faults": ", ".join(added)})
+
+
+def notes(study: dict, found: Records, pairs: list[Pair]) -> list[str]:
+    said = [
+        "Loss: negative log-likelihood per token, of what an assistant says in held-out dialogues "
+        "(masked as in training), or of a whole passage of neutral text. Paired by text: the ratio "
+        "estimator, jackknifed over texts, Student's t (Cochran 1977). Less is better. Practically "
+        "the same: "
+        f"all of the interval within ± {study['dialogue']['margin']:g} nats (dialogue.margin).",
+        "Behaviour, before → after: share of answers without text, cut off at max_tokens, in loops "
+        "(at least half of the 4-grams were there before; Welleck et al. 2020), with markers of a "
+        "chat template, in another script than the question, that begin with a refusal; any fault "
+        "is any of the first five. Distinct-n: unique n-grams / all (Li et al. 2016), a mean over "
+        "answers. *: the share changed, mid-p McNemar test, Holm over all shares of the pair.",
+        "Opening turns: the first answer of a held-out dialogue. Next turns: the last one, given "
+        "the true history. At the study's temperature.",
+        "Forgetting: not worse, when the interval stays above minus the margin; worse, when all of "
+        "it is below 0 and it does not; else undecided. Each line by itself, unadjusted.",
+        "Preference needs a judge, safety a check of its own: not measured here.",
+    ]
+    for pair in pairs:
+        for subject in (pair.baseline, pair.candidate):
+            if record := found.likelihood(subject):
+                said += [
+                    f"{subject}, {text['name']}: {text['left_out']} longer than "
+                    f"{study['dialogue']['max_length']} tokens, left out."
+                    for text in record["texts"]
+                    if text["left_out"]
+                ]
+    said += [f"Stale, left out: {what} ({why})." for what, why in sorted(found.stale.items())]
+    return list(dict.fromkeys(said))
