@@ -66,9 +66,10 @@ def told(args: argparse.Namespace, study: dict, name: str, program: str) -> dict
     entry = study["subjects"][name]
     form = entry["form"]
     if args.adapter and entry["kind"] == "run" and form != "adapter":
-        if not (args.results / PATHS.adapter_weights.format(run=name)).exists() and (
-            args.results / PATHS.merged.format(run=name)
-        ).exists():
+        if (
+            not (args.results / PATHS.adapter_weights.format(run=name)).exists()
+            and (args.results / PATHS.merged.format(run=name)).exists()
+        ):
             raise UserError(f"{name} was trained in full and has no adapter: leave out --adapter")
         form = "adapter"
     results = Results(args.results)

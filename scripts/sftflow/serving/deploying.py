@@ -37,12 +37,12 @@ def deploy(settings: dict) -> None:
     spec, lines = proven.subject(told)
     cli.note("\n".join(lines))
     name = told["settings"]["subject"]
-    spec = replace(spec, address=Address(host, settings["port"], name, key))
+    address = Address(host, settings["port"], name, key)
     log = Path(told["log"])
     cli.note(f"{'server':<14}starting; its words are in {log}")
     try:
-        with server.serve(spec, log) as running:
-            cli.note("\n".join(about(running, spec.address, settings["key_env"], told)))
+        with server.serve(replace(spec, address=address), log) as running:
+            cli.note("\n".join(about(running, address, settings["key_env"], told)))
             while True:
                 running.check()
                 time.sleep(WATCH)
@@ -77,15 +77,14 @@ def about(running: Server, address: Address, key_env: str | None, told: dict) ->
         f"{'ready':<14}after {running.seconds['ready']:.1f} s: it answered {running.probe!r}",
         f"{'url':<14}{running.url}{where}",
         f"{'model':<14}{running.model}",
-        f"{'key':<14}" + ("printed once, below, and kept nowhere" if not key_env else f"${key_env}"),
+        f"{'key':<14}"
+        + ("printed once, below, and kept nowhere" if not key_env else f"${key_env}"),
         "",
         *([] if key_env else [f"export {KEY_ENV}={shlex.quote(running.key)}"]),
         f"{curl} -i {root}/health",
-        f"{curl} {running.url}/models -H \"Authorization: Bearer ${variable}\"",
-        f"{curl} {running.url}/chat/completions -H \"Authorization: Bearer ${variable}\" \\",
+        f'{curl} {running.url}/models -H "Authorization: Bearer ${variable}"',
+        f'{curl} {running.url}/chat/completions -H "Authorization: Bearer ${variable}" \\',
         f"  -H 'Content-Type: application/json' -d {shlex.quote(text)}",
         "",
         "It stays up until Ctrl-C or TERM.",
     ]
-
-

@@ -1,4 +1,4 @@
-"""A subject that a person starts: its weights compared with their manifests, and what is said so."""
+"""A subject that a person starts: its weights held against their manifests, and what is said."""
 
 import argparse
 from pathlib import Path

@@ -113,7 +113,7 @@ def refuse_taken(host: str, port: int) -> None:
 
 
 def _unusable(host: str, port: int) -> OSError | None:
-    """Why nobody can listen there; connections that are only waiting to be forgotten don't count."""
+    """Why nobody can listen there; connections that are closed already don't count."""
     with socket.socket() as tried:
         tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -30,7 +30,6 @@ from pathlib import Path  # noqa: E402
 
 import torch  # noqa: E402
 import uvicorn  # noqa: E402
-from fastapi.responses import JSONResponse  # noqa: E402
 from swift.pipelines.infer.deploy import SwiftDeploy  # noqa: E402
 from transformers import GenerationConfig  # noqa: E402
 
@@ -73,7 +72,7 @@ class Deploy(SwiftDeploy):
         self.app.get("/v1/session")(self.session)
 
     @staticmethod
-    def create_error_response(status_code: int | str, message: str) -> JSONResponse:
+    def create_error_response(status_code, message):
         status = 401 if message == "API key error" else status_code
         return SwiftDeploy.create_error_response(status, message)
 

@@ -41,7 +41,9 @@ class Answer:
 
     def __init__(self, partner: Partner, said: str, stated: dict, max_tokens: int):
         self.partner, self.said, self.text = partner, said, ""
-        self.ended, self.error, self.reason = False, None, None
+        self.ended = False
+        self.error: str | None = None
+        self.reason: str | None = None
         self._stop = threading.Event()
         question = partner.running.question(partner.messages(said), max_tokens) | stated
         threading.Thread(target=self._listen, args=(question,), daemon=True).start()
@@ -222,7 +224,7 @@ def commanded(partners: list[Partner], text: str) -> str:
         partner.history.clear()
         if command == "/system":
             partner.system = rest.strip() or None
-    return f"(anew, system prompt: {partners[0].system or 'none'})" if command == "/system" else "(anew)"
+    return f"(anew; system prompt: {partners[0].system or 'none'})" if rest else "(anew)"
 
 
 def ask(
