@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def study_of(args: argparse.Namespace) -> dict:
-    """The study in the results folder, or that of the config files. UserError where there is none."""
+    """The study in the results folder, or of the config files. UserError where there is none."""
     if args.configfile:
         maps, errors = read_all(args.configfile)
         return load(functools.reduce(merge, maps), errors)

@@ -93,7 +93,7 @@ def read_all(paths: Iterable[str | Path]) -> tuple[list[dict], list[str]]:
 
 
 def merge(below: dict, above: dict) -> dict:
-    """Configs laid on top of each other, as Snakemake does it: maps key by key, everything else as a whole."""
+    """Configs laid on top of each other, as Snakemake does: maps key by key, else as a whole."""
     merged = dict(below)
     for key, value in above.items():
         old = below.get(key)

@@ -9,14 +9,14 @@ DIM, PLAIN = "\x1b[2m", "\x1b[0m"
 GAP = " │ "
 NARROWEST = 30  # cells of a column that can still be read
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
-_THOUGHT = re.compile(r"<think>(.*?)(?:</think>\s*|$)", re.S)
-_OPENING = "<think>", "</think>"
+_THOUGHT = re.compile(r"<think>(.*?)(?:</think>\s*|\Z)", re.S)
+_TAGS = "<think>", "</think>"
 
 Line = tuple[bool, str]  # whether it was thought, and the text
 
 
 def cells(text: str) -> int:
-    """How many cells of a terminal a text takes: two for a Chinese character, none for an accent."""
+    """Cells of a terminal that a text takes: two for a Chinese character, none for an accent."""
     return sum(map(_cells, text))
 
 
@@ -33,7 +33,7 @@ def shown(text: str) -> str:
 
 def parted(text: str) -> list[Line]:
     """An answer as parts, (whether it was thought, text). Begun tags at its end are held back."""
-    held = max((n for tag in _OPENING for n in range(1, len(tag)) if text.endswith(tag[:n])),
+    held = max((n for tag in _TAGS for n in range(1, len(tag)) if text.endswith(tag[:n])),
                default=0)  # fmt: skip
     text = text[: len(text) - held]
     parts, last = [], 0
@@ -69,9 +69,7 @@ def _folded(line: str, width: int) -> list[str]:
                 continue
         if char == " " or _cells(char) == 2:
             blank = len(now)
-            now += char
-        else:
-            now += char
+        now += char
         used += _cells(char)
     return [*pieces, now]
 
