@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(str(workflow.current_basedir)).parent / "scripts"))
 from sftflow.config import jobs, resolve
 from sftflow.config.commandline import asked_for, submits, unknown_targets
 from sftflow.config.reading import read_all
-from sftflow.core import code, handover, provenance
+from sftflow.core import code, handover, layout, provenance
 from sftflow.core.cli import UserError
 from sftflow.core.identity import BACKENDS
 from sftflow.core.jsonio import digest, file_digest
@@ -146,18 +146,10 @@ def of_run(wildcards) -> dict[str, str]:
 
 def weights_of(subject: str, form: str) -> dict[str, str]:
     """What a subject's weights are in this form; nothing for an endpoint, whose weights are elsewhere."""
-    entry = study["subjects"][subject]
-    if form == "endpoint":
-        return {}
-    if form == "merged":
-        folder = ancient(paths.merged_weights.format(run=entry["run"]))
-        return {"weights": paths.merged.format(run=entry["run"]), "weights_folder": folder}
-    base = base_model(entry["model"])
-    weights = {"weights": base["model"], "weights_folder": base["model_weights"]}
-    if form == "adapter":
-        folder = ancient(paths.adapter_weights.format(run=entry["run"]))
-        weights |= {"adapter": paths.adapter.format(run=entry["run"]), "adapter_folder": folder}
-    return weights
+    found = layout.weights_of(study["subjects"][subject], form, paths)
+    return {
+        name: ancient(path) if name.endswith("_folder") else path for name, path in found.items()
+    }
 
 
 def served(wildcards) -> dict[str, str]:

@@ -1,47 +1,44 @@
-"""A quick look at a base model with an adapter on it, before anything is merged: chat.json.
+"""Talk to a subject, or to two side by side: a base model, a run, or somebody else's endpoint.
 
-    envs/evalscope/.venv/bin/python scripts/chat.py --settings settings.json --weights BASE
-        --adapter ADAPTER --python envs/swift/.venv/bin/python --server-log chat.log
-        --output chat.json
+    uv run python scripts/chat.py tiny-sft
+    uv run python scripts/chat.py tiny tiny-sft
+    uv run python scripts/chat.py tiny-sft --adapter      # before anything is merged
+    echo 你好 | uv run python scripts/chat.py tiny-sft    # one line, one turn
 
-Settings, and the environment that it runs in, are those of serve.py. Answers also go to the
-terminal. Nothing is measured, and the weights are not compared with their manifests.
+in:   what the study has made below --results; its weights are compared with their manifests first
+out:  the terminal; the servers' words in logs/chat/<subject>.log; nothing is written into results/
+env:  the workflow's own; by_hand.py, which it becomes, has evalscope's
+
+Commands: /reset begins anew, /system TEXT sets a system prompt and begins anew, /exit ends, as the
+end of input does. Ctrl-C stops an answer, twice it ends the program.
 """
 
-import argparse
 import sys
-from pathlib import Path
 
-from sftflow.core import cli, process
-from sftflow.core.jsonio import write_record
-from sftflow.serving import backends, server
-from sftflow.serving.measure import chat
-
-
-def arguments() -> argparse.Namespace:
-    parser = cli.parser(__doc__)
-    parser.add_argument("--settings", type=cli.settings, required=True, help="file with JSON")
-    parser.add_argument("--weights", type=Path, help="folder of the base model")
-    parser.add_argument("--adapter", type=Path, help="adapter to put on it")
-    parser.add_argument("--python", help="interpreter of the backend's environment")
-    parser.add_argument("--server-log", type=Path, required=True, help="what the server says")
-    parser.add_argument("--threads", type=int, help="CPU threads of the server")
-    parser.add_argument("--output", type=Path, required=True, help="chat.json")
-    return parser.parse_args()
+from sftflow.config import byhand
+from sftflow.core import cli
+from sftflow.core.cli import UserError
 
 
 def main() -> None:
-    args = arguments()
-    process.follow_snakemake()
-    settings = args.settings
-    args.environment = None
-    spec = backends.Spec.of(settings, args)
-    with server.serve(spec, args.server_log) as running:
-        answers = chat(running, settings)
-    for answer in answers:
-        cli.note(f"> {answer['prompt']}\n{answer['answer']}\n")
-    about = {"schema": 1, "subject": settings["subject"], "form": settings["form"]}
-    write_record(args.output, {**about, "answers": answers})
+    parser = cli.parser(__doc__)
+    parser.add_argument("subjects", nargs="+", metavar="SUBJECT", help="one or two of them")
+    parser.add_argument("--temperature", type=float, default=0.0, help="default: 0")
+    parser.add_argument("--max-tokens", type=int, help="of an answer (default: 256)")
+    byhand.add_arguments(parser)
+    args = parser.parse_args()
+    names = args.subjects
+    if len(names) > 2 or len(set(names)) < len(names):
+        raise UserError("one subject, or two different ones, can be talked to")
+    if args.temperature < 0 or (args.max_tokens or 1) < 1:
+        raise UserError("--temperature is 0 or more, --max-tokens 1 or more")
+    study = byhand.study_of(args)
+    settings = {
+        "subjects": [byhand.told(args, study, name, "chat") for name in names],
+        "temperature": args.temperature,
+        "max_tokens": args.max_tokens,
+    }
+    byhand.start(study, "chat", settings=settings)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 import yaml
-from sftflow.config.reading import read_all
+from sftflow.config.reading import merge, read_all
 from sftflow.config.resolve import load, warnings
 from sftflow.core import cli
 
@@ -36,17 +36,6 @@ def setting(text: str) -> dict:
         return {key: yaml.load(value, Loader=yaml.BaseLoader) if value else None}
     except yaml.YAMLError:
         return {key: value}
-
-
-def merge(below: dict, above: dict) -> dict:
-    """Maps laid on top of each other: maps key by key, everything else as a whole."""
-    merged = dict(below)
-    for key, value in above.items():
-        old = below.get(key)
-        if isinstance(value, dict) and isinstance(old, dict):
-            value = merge(old, value)
-        merged[key] = value
-    return merged
 
 
 def size(study: dict) -> str:

@@ -40,7 +40,7 @@ CORE_LIBRARIES = {"sftflow.core.gpu": {"filelock", "pynvml"}}
 
 # What no rule starts, and what does not run in the workflow's own environment.
 STARTED_ELSEWHERE = {
-    "chat": "evalscope",
+    "by_hand": "evalscope",
     "dev.demo.pretrain": "swift",
     "dev.swift_names": "swift",
     "sftflow.serving.swift_deploy": "swift",

@@ -92,6 +92,17 @@ def read_all(paths: Iterable[str | Path]) -> tuple[list[dict], list[str]]:
     return maps, not_meant
 
 
+def merge(below: dict, above: dict) -> dict:
+    """Configs laid on top of each other, as Snakemake does: maps key by key, else as a whole."""
+    merged = dict(below)
+    for key, value in above.items():
+        old = below.get(key)
+        if isinstance(value, dict) and isinstance(old, dict):
+            value = merge(old, value)
+        merged[key] = value
+    return merged
+
+
 def nearest_path(path: Path) -> str:
     """A hint to append to "does not exist": the nearest name where the path leaves what exists."""
     whole = path.absolute()

@@ -70,6 +70,28 @@ def every(template: str) -> str:
     return re.sub(r"\{\w+\}", "*", template)
 
 
+def weights_of(subject: dict, form: str, paths: Paths = PATHS) -> dict[str, str]:
+    """What a subject's weights are in this form: manifests, and the folders that they list.
+
+    {weights, weights_folder} and, of an adapter on its base, {adapter, adapter_folder}; {} for an
+    endpoint, whose weights are elsewhere. `subject` is an entry of the study's `subjects`.
+    """
+    run, model = subject["run"], subject["model"]
+    if form == "endpoint":
+        return {}
+    if form == "merged":
+        manifest, folder = paths.merged, paths.merged_weights
+        return {"weights": manifest.format(run=run), "weights_folder": folder.format(run=run)}
+    found = {
+        "weights": paths.model.format(model=model),
+        "weights_folder": paths.weights.format(model=model),
+    }
+    if form == "adapter":
+        found["adapter"] = paths.adapter.format(run=run)
+        found["adapter_folder"] = paths.adapter_weights.format(run=run)
+    return found
+
+
 def evaluation_folder(subject: str, benchmark: str, identity: str) -> str:
     """Of one evaluated benchmark: samples.jsonl, entry.json and evalscope/."""
     return f"evaluations/{subject}/{benchmark}/{identity[:16]}"

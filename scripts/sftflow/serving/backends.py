@@ -15,6 +15,16 @@ from sftflow.serving.client import LOCAL, Manner, Server, ServerError
 
 
 @dataclass(frozen=True)
+class Address:
+    """Where a server is found, by which name, and what opens it. host: of this machine, IPv4."""
+
+    host: str
+    port: int
+    model: str
+    key: str = field(repr=False)
+
+
+@dataclass(frozen=True)
 class Spec:
     """What to serve.
 
@@ -22,7 +32,8 @@ class Spec:
         max_model_len, extra (the backend's own flags)}; model: {model_type, template, thinking};
     endpoint: {url, model, key_env, headers, omit, rename, extra_body, timeout, deadline, retries};
     stated: generation settings of the requests that prove and measure it; python: the interpreter
-    of the backend's environment, and record: environments/<env>.json of it.
+    of the backend's environment, and record: environments/<env>.json of it; address: where others
+    find it, if they are to; cards: UUIDs of GPUs that the caller holds for it.
     """
 
     serving: dict
@@ -34,6 +45,8 @@ class Spec:
     python: str | None = None
     record: Path | None = None
     threads: int | None = None
+    address: Address | None = None
+    cards: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, settings: dict, args: argparse.Namespace) -> "Spec":
@@ -66,6 +79,11 @@ class Spec:
         return self.serving["backend"]
 
     @property
+    def host(self) -> str:
+        """The address that it listens on."""
+        return self.address.host if self.address else LOOPBACK
+
+    @property
     def manner(self) -> Manner:
         """How our own servers are asked: whether to think goes with each request."""
         thinking = self.model.get("thinking")
@@ -93,6 +111,8 @@ def environment(spec: Spec) -> dict[str, str]:
     }
     if spec.threads:
         env["OMP_NUM_THREADS"] = str(spec.threads)
+    if spec.cards:
+        env["CUDA_VISIBLE_DEVICES"] = ",".join(spec.cards)
     if spec.serving.get("device") == "cpu":
         env["CUDA_VISIBLE_DEVICES"] = ""
     return env
@@ -128,6 +148,7 @@ def _swift(spec: Spec, running: Server, port: int) -> tuple[list[str], dict[str,
     env = {
         "SFTFLOW_KEY": running.key,
         "SFTFLOW_PORT": str(port),
+        "SFTFLOW_HOST": spec.host,
         # the cache of keys and values grows with each token; without this, by new allocations
         "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
     }
@@ -145,7 +166,7 @@ def _vllm(spec: Spec, running: Server, port: int) -> tuple[list[str], dict[str, 
             flags[name] = value
     flags |= {  # after `extra`: of a flag given twice the later one counts
         "model": weights,
-        "host": "127.0.0.1",
+        "host": spec.host,
         "port": port,
         "dtype": _dtype(spec),
         "max-model-len": spec.serving.get("max_model_len"),
@@ -177,6 +198,7 @@ def vllm_seconds(log: Path) -> dict[str, float]:
 COMMANDS = {"transformers": _swift, "vllm": _vllm}
 # By which option a server shares the port that is held for it, whose socket never listens.
 SHARED_BY = {"transformers": socket.SO_REUSEPORT, "vllm": socket.SO_REUSEADDR}
+LOOPBACK, ANYWHERE = "127.0.0.1", "0.0.0.0"
 THINKING = ("enable_thinking", "thinking")  # what chat templates call it: Qwen3's, DeepSeek's
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has kernels for
 

@@ -140,7 +140,8 @@ class Server:
 
     @cached_property
     def local(self) -> bool:
-        return urlsplit(self.url).hostname in LOCAL.split(",")
+        ours = self.process is not None
+        return ours or urlsplit(self.url).hostname in LOCAL.split(",")
 
     @cached_property
     def client(self) -> Any:
@@ -236,8 +237,14 @@ class Server:
         return answer, seconds
 
     def _answered(self, attempt: Callable[[float], Any], deadline: float | None) -> Any:
-        try:
+        with self._explained():
             return self._attempts(attempt, deadline)
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """The end of a server of ours explains more than the question that it left unanswered."""
+        try:
+            yield
         except (NotReached, Refused) as error:
             if isinstance(error, NotReached) or error.status >= 500:
                 self.check(ENDING)
@@ -271,21 +278,30 @@ class Server:
         """
 
         def attempt(timeout: float) -> list[tuple[float, dict]]:
-            begun, lines = time.monotonic(), []
-            streamed = {"stream": True, "stream_options": {"include_usage": True}}
-            create = self.client.chat.completions.with_streaming_response.create
-            body = self._body(request | streamed)
-            with self._sending("/chat/completions"):
-                with create(**body, timeout=_timeout(timeout)) as response:
-                    for line in response.iter_lines():
-                        lines.append((time.monotonic() - begun, line))
-            found = [(at, piece) for at, text in lines for piece in completions.chunks([text])]
-            if not found:  # one that does not stream
-                whole = completions.parsed(self.clean("\n".join(line for _, line in lines)))
-                found = [(time.monotonic() - begun, whole)]
-            return found
+            begun = time.monotonic()
+            return [(time.monotonic() - begun, p) for p in self._pieces(request, timeout)]
 
         return self._answered(attempt, None)
+
+    def pieces(self, request: dict) -> Iterator[dict]:
+        """The pieces of a streamed answer as they come, asked for once; ServerError as of `ask`."""
+        with self._explained():
+            yield from self._pieces(request, self.manner.timeout)
+
+    def _pieces(self, request: dict, timeout: float) -> Iterator[dict]:
+        streamed = {"stream": True, "stream_options": {"include_usage": True}}
+        create = self.client.chat.completions.with_streaming_response.create
+        body = self._body(request | streamed)
+        lines, streams = [], False
+        with self._sending("/chat/completions"):
+            with create(**body, timeout=_timeout(timeout)) as response:
+                for line in response.iter_lines():
+                    lines.append(line)
+                    for piece in completions.chunks([line]):
+                        streams = True
+                        yield piece
+        if not streams:  # it came whole
+            yield completions.parsed(self.clean("\n".join(lines)))
 
     def clean(self, text: str) -> str:
         """A text without what this server must not see repeated: its key, secret headers."""

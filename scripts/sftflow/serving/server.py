@@ -6,11 +6,12 @@
 `spec` says what to serve (see `Spec`); backends are ms-swift's own server on transformers, vLLM,
 and `endpoint`, a server that somebody else runs. A server of ours listens on 127.0.0.1 on a port
 that stays ours from its choice to its end, under a random model name and behind a random key, so an
-answer can come from nobody else and nobody else can ask.
+answer can come from nobody else and nobody else can ask; unless `spec.address` says otherwise.
 """
 
 import argparse
 import contextlib
+import errno
 import os
 import secrets
 import socket
@@ -22,7 +23,15 @@ from typing import Any
 
 from sftflow.core import cli, gpu, process
 from sftflow.core.jsonio import read_record
-from sftflow.serving.backends import COMMANDS, SHARED_BY, Spec, environment
+from sftflow.serving.backends import (
+    ANYWHERE,
+    COMMANDS,
+    LOOPBACK,
+    SHARED_BY,
+    Address,
+    Spec,
+    environment,
+)
 from sftflow.serving.client import (
     POLL,
     Manner,
@@ -63,14 +72,19 @@ def serve(spec: Spec, log: Path) -> Iterator[Server]:
         return
     log.parent.mkdir(parents=True, exist_ok=True)
     log.write_bytes(b"")
+    address = spec.address or Address(
+        LOOPBACK, 0, f"sftflow-{secrets.token_hex(8)}", secrets.token_urlsafe(32)
+    )
     with _gpus(spec), socket.socket() as held:
+        if address.port:
+            refuse_taken(address.host, address.port)
         held.setsockopt(socket.SOL_SOCKET, SHARED_BY[spec.backend], 1)
-        held.bind(("127.0.0.1", 0))
+        held.bind((address.host, address.port))
         port = held.getsockname()[1]  # ours: bound, never listening, shared with our server only
         running = Server(
-            url=f"http://127.0.0.1:{port}/v1",
-            model=f"sftflow-{secrets.token_hex(8)}",
-            key=secrets.token_urlsafe(32),
+            url=f"http://{LOOPBACK if address.host == ANYWHERE else address.host}:{port}/v1",
+            model=address.model,
+            key=address.key,
             log=log,
             stated=spec.stated,
             manner=spec.manner,
@@ -86,10 +100,36 @@ def serve(spec: Spec, log: Path) -> Iterator[Server]:
             process.stop(running.process)
 
 
+def refuse_taken(host: str, port: int) -> None:
+    """UserError where nobody can listen on this address now; it names the next free port."""
+    reason = _unusable(host, port)
+    if reason is None:
+        return
+    if reason.errno != errno.EADDRINUSE:
+        raise cli.UserError(f"nobody can listen on {host}, port {port}: {reason.strerror}")
+    free = next((p for p in range(port + 1, 65536) if _unusable(host, p) is None), None)
+    named = f": {free} is free (--port {free})" if free else ""
+    raise cli.UserError(f"port {port} of {host} is taken{named}")
+
+
+def _unusable(host: str, port: int) -> OSError | None:
+    """Why nobody can listen there; connections that are closed already don't count."""
+    with socket.socket() as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            tried.bind((host, port))
+        except OSError as error:
+            return error
+    return None
+
+
 @contextlib.contextmanager
 def _gpus(spec: Spec) -> Iterator[None]:
     """Hold the GPUs that the server needs, if this machine has any."""
-    wanted = 0 if spec.serving.get("device") == "cpu" else spec.serving.get("gpus") or 1
+    if spec.cards:
+        yield
+        return
+    wanted = gpus_of(spec)
     with contextlib.ExitStack() as stack:
         try:
             claimed = stack.enter_context(gpu.claim(wanted))
@@ -105,6 +145,12 @@ def _gpus(spec: Spec) -> Iterator[None]:
                 "vLLM is one for CPUs)"
             )
         yield
+
+
+def gpus_of(spec: Spec) -> int:
+    """How many GPUs a server asks for, where this machine has any."""
+    local = spec.backend != "endpoint" and spec.serving.get("device") != "cpu"
+    return (spec.serving.get("gpus") or 1) if local else 0
 
 
 def connect(spec: Spec) -> Server:

@@ -4,7 +4,8 @@
 
 It is ms-swift's own SwiftDeploy, with these differences: it shares the port that is held for it,
 where `swift deploy` moves to another one silently when the port is taken; the API key comes from
-the environment, where `swift deploy` wants it as an argument and prints it; GET /v1/session tells
+the environment, where `swift deploy` wants it as an argument and prints it, and a wrong one is
+refused as OpenAI's API does (HTTP 401); GET /v1/session tells
 what only this process knows (seconds, memory, versions, patches); batches are full (`full_batches`
 in training/patches.py, which holds every change to ms-swift); of the model's generation_config.json
 only the token ids are used; and attention is not cuDNN's, which plans anew for every length of the
@@ -19,6 +20,7 @@ import time
 BEGUN = time.monotonic()
 KEY = os.environ.pop("SFTFLOW_KEY")
 PORT = int(os.environ.pop("SFTFLOW_PORT"))
+HOST = os.environ.pop("SFTFLOW_HOST")
 
 import resource  # noqa: E402
 import socket  # noqa: E402
@@ -59,7 +61,7 @@ def plain_generation(engine) -> dict:
 
 
 class Deploy(SwiftDeploy):
-    """SwiftDeploy on 127.0.0.1:PORT, opened only by KEY."""
+    """SwiftDeploy on HOST:PORT, opened only by KEY."""
 
     def _install_auth_middleware(self) -> None:
         self.loaded = time.monotonic()
@@ -68,6 +70,11 @@ class Deploy(SwiftDeploy):
         self.set_aside = plain_generation(self.infer_engine)
         _, self.batches = patches.apply(patches.full_batches, self.infer_engine)
         self.app.get("/v1/session")(self.session)
+
+    @staticmethod
+    def create_error_response(status_code, message):
+        status = 401 if message == "API key error" else status_code
+        return SwiftDeploy.create_error_response(status, message)
 
     async def session(self) -> dict:
         """{import_seconds, load_seconds, memory and gpu_memory (bytes; null: no GPU), …}.
@@ -95,7 +102,9 @@ class Deploy(SwiftDeploy):
         self.jsonl_writer = None  # nothing that was asked or answered is written down here
         with socket.socket() as listening:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            listening.bind(("127.0.0.1", PORT))
+            # connections that a server before this one closed do not keep the port taken
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind((HOST, PORT))
             uvicorn.run(self.app, fd=listening.fileno(), log_level="warning", access_log=False)
 
 
