@@ -2,8 +2,8 @@
 
 in:   settings  the benchmark with its preset: {"dataset" (evalscope's name), "source", "hub",
                 "revision", "config", "subset_field", "eval_split", "few_shot_split", "shots",
-                "fields", "form" (of a published one), "subsets" [asked] | {published: count} | null, "multiple_correct"};
-                other keys are not read
+                "fields", "form" (of a published one), "subsets" [asked] | {published: count} |
+                null, "multiple_correct"}; other keys are not read
 out:  --output  <results>/benchmarks/<benchmark>/manifest.json: {schema, benchmark, dataset, source,
                 hub, revision (the commit that was taken), made_with, subsets {name: n}, shots,
                 files [{path, size, sha256}], digest, notes [what was assumed], if any}; beside it
