@@ -1,10 +1,11 @@
 """Published forms that become questions of general_mcq, on made-up data."""
 
+import json
 from pathlib import Path
 
 import fetch_benchmark
 import pytest
-from published_forms import MADE, write
+from published_forms import MADE, exam, write
 from sftflow.config import resolve
 from sftflow.config.schema import preset_schema, presets
 from sftflow.core.cli import UserError
@@ -34,9 +35,12 @@ def test_questions_with_one_right_option_and_with_several_are_told_apart(tmp_pat
     assert rows["KG"][0]["answer"] == ["A", "C"] and rows["CA"][0]["answer"] == ["A", "B"]
 
 
-def test_answers_that_are_not_published_are_one_error(tmp_path):
-    with pytest.raises(UserError, match=r"CA-林-单项选择题\.json: the answers are not published"):
-        fetched(tmp_path, "cpsyexam", eval_split="test")
+def test_answers_that_are_missing_are_one_error():
+    row = exam(None)
+    tree = {"dev/CA-林-单项选择题.json": lambda: json.dumps([row]).encode()}
+    (_, read) = converted.FORMS["cpsyexam"](tree, {"eval_split": "val"})["CA"]["val"]
+    with pytest.raises(UserError, match=r"CA-林-单项选择题\.json: the answers are missing"):
+        read()
 
 
 def test_each_thing_asked_of_a_scenario_is_a_question_in_its_language(tmp_path):

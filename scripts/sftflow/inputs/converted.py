@@ -73,14 +73,18 @@ def _cpsyexam(tree: trees.Tree, settings: dict) -> dict[str, dict[str, Found]]:
 
     The keys of the test split are not published.
     """
-    split = settings["eval_split"]
     kind = TYPES[bool(settings.get("multiple_correct"))]
-    files = _only(tree, rf"{split}/(.+-{kind})\.json", f"{split}/<KG or CA>-<subject>-{kind}.json")
+    files = _only(tree, rf"dev/(.+-{kind})\.json", f"dev/<KG or CA>-<subject>-{kind}.json")
     by_area: dict[str, list[str]] = {}
     for name, path in files.items():
         by_area.setdefault(name.partition("-")[0], []).append(path)
     return {
-        area: {split: (f"{area}-…-{kind}", partial(_exam, tree, paths, settings, area))}
+        area: {
+            settings["eval_split"]: (
+                f"{area}-…-{kind}",
+                partial(_exam, tree, paths, settings, area),
+            )
+        }
         for area, paths in by_area.items()
     }
 
@@ -92,7 +96,7 @@ def _exam(tree: trees.Tree, paths: list[str], settings: dict, area: str) -> Tabl
             if not {"question", "options"} <= row.keys() or not isinstance(row["options"], dict):
                 raise UserError(f"{path}: no question with options; there are {', '.join(row)}")
             if "answer" not in row:
-                raise UserError(f"{path}: the answers are not published; ask another split")
+                raise UserError(f"{path}: the answers are missing, as in the split test")
             made.append({"question": row["question"], **row["options"], "answer": row["answer"]})
     return _scorable(made, settings, area)
 
@@ -148,11 +152,10 @@ def _scenarios(tree: trees.Tree, path: str, part: str, language: str, settings: 
 
 def _safety_bench(tree: trees.Tree, settings: dict) -> dict[str, dict[str, Found]]:
     """data/<zh, en or zh_subset>/test.parquet with keys; of it the questions on mental health."""
-    split = settings["eval_split"]
-    named = rf"data/(zh|en|zh_subset)/{split}\.(?:parquet|jsonl)"
-    files = _only(tree, named, f"data/<zh, en or zh_subset>/{split}.parquet (.jsonl)")
+    named = r"data/(zh|en|zh_subset)/test\.(?:parquet|jsonl)"
+    files = _only(tree, named, "data/<zh, en or zh_subset>/test.parquet (.jsonl)")
     return {
-        name: {split: (path, partial(_mental_health, tree, path, settings))}
+        name: {settings["eval_split"]: (path, partial(_mental_health, tree, path, settings))}
         for name, path in files.items()
     }
 
