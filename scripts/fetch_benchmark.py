@@ -2,8 +2,8 @@
 
 in:   settings  the benchmark with its preset: {"dataset" (evalscope's name), "source", "hub",
                 "revision", "config", "subset_field", "eval_split", "few_shot_split", "shots",
-                "fields", "subsets" [asked] | {published: count} | null, "multiple_correct"};
-                other keys are not read
+                "fields", "form" (of a published one), "subsets" [asked] | {published: count} |
+                null, "multiple_correct"}; other keys are not read
 out:  --output  <results>/benchmarks/<benchmark>/manifest.json: {schema, benchmark, dataset, source,
                 hub, revision (the commit that was taken), made_with, subsets {name: n}, shots,
                 files [{path, size, sha256}], digest, notes [what was assumed], if any}; beside it
@@ -32,7 +32,7 @@ from pathlib import Path, PurePosixPath
 
 from sftflow.core import cli, jsonio
 from sftflow.core.cli import UserError
-from sftflow.inputs import authors, benchmarks, hubs, own, tables, trees
+from sftflow.inputs import authors, benchmarks, converted, hubs, own, tables, trees
 from sftflow.inputs.benchmarks import PER_SUBSET, asked_subsets, check_counts, checked
 
 
@@ -172,7 +172,8 @@ def copy_own(source: Path, data: Path, settings: dict) -> tuple[dict[str, int], 
     Gives {subset: questions}, and what was assumed in reading the files.
     """
     asked = settings["eval_split"]
-    found, notes = own.tables_of(trees.tree(source), settings), []
+    read_form = converted.FORMS[settings["form"]] if settings.get("form") else own.tables_of
+    found, notes = read_form(trees.tree(source), settings), []
     available = [name for name in found if asked in found[name]]
     if not available:
         files = ", ".join(where for splits in found.values() for where, _ in splits.values())

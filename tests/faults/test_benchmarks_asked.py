@@ -10,6 +10,7 @@ from pathlib import Path
 
 import fetch_benchmark
 import pytest
+from published_forms import write
 from sftflow.config.schema import presets
 from sftflow.evaluation.samples import thinking
 from sftflow.scoring import scores
@@ -47,13 +48,14 @@ def row(dataset: str, number: int) -> dict:
         "cmmlu": {"choices": [f"({x}) {word}" for x, word in four.items()], "answer": "b",
                   "category": "anatomy"},
         "general_mcq": {**four, "answer": "Ｂ"},
+        "iquiz": {"choices": WORDS, "answer": "b", "level": 1},
         "general_qa": {"query": question["question"], "response": "An oak."},
     }[dataset]  # fmt: skip
 
 
 SUBSETS = {
     "gsm8k": "main", "mmlu_pro": "law", "super_gpqa": "Law", "ceval": "law",
-    "general_mcq": "own", "general_qa": "own",
+    "iquiz": "EQ", "general_mcq": "own", "general_qa": "own",
 }  # fmt: skip
 
 
@@ -64,7 +66,7 @@ class Made:
         self.kept = rows
 
     def configs(self) -> list[str]:
-        return ["anatomy", "law"]
+        return ["anatomy", "law", "EQ"]
 
     def rows(self, config: str, split: str) -> list[dict]:
         return self.kept
@@ -103,6 +105,16 @@ class Cases:
         assert done.returncode == 0, done.stderr
         self.case(name, dataset, subset, output.with_name("data"), answers, **changes)
 
+    def add_form(self, name, subset, answers) -> None:
+        """A preset asked as general_mcq, from made-up data in its published form."""
+        preset = presets()[name]
+        settings = preset | preset.get("defaults", {}) | {"subsets": [subset]}
+        data = self.folder / "data" / name
+        data.mkdir(parents=True)
+        source = write(self.folder / "source" / name, preset["form"])
+        fetch_benchmark.copy_own(source, data, settings)
+        self.case(name, "general_mcq", subset, data, answers, **preset.get("defaults", {}))
+
     def case(
         self, name, dataset, subset, data, answers, generation=None, shots=0, **changes
     ) -> None:
@@ -121,7 +133,7 @@ class Cases:
         return json.loads(done.stdout.splitlines()[-1])
 
 
-PROMPTED = sorted(name for name, preset in presets().items() if preset["prompt"] is True)
+PROMPTED = sorted(n for n, p in presets().items() if p["prompt"] is True and p["dataset"] == n)
 FIXED = ("super_gpqa", "shown")  # its examples are built into evalscope, and speak of its prompt
 SHOWN = {"gsm8k": 2, "mmlu": 2, "mmlu_pro": 2, "super_gpqa": 5, "general_mcq": 2}
 SEVERAL = [row("general_mcq", number) | {"answer": "CA"} for number in range(4)]
@@ -187,6 +199,12 @@ OWN = {
 if EVALSCOPE.exists():  # once it is synced with it
     if subprocess.run([str(EVALSCOPE), "-c", "import openpyxl"], capture_output=True).returncode:
         del OWN["xlsx"]
+FORMS = {
+    "cpsyexam": ("KG", "答案：B"),
+    "cpsyexam_multi": ("KG", "答案：A、C"),
+    "emobench": ("EU_cause_zh", "答案：C"),
+    "safety_bench": ("zh_subset", "答案：B"),
+}
 SPOKEN = "心 情"  # a subset's name, with a space
 HEAD = ["question", "A", "B", "C", "D", "answer"]
 ONE = ["哪种树？", *WORDS, "B"]
@@ -245,6 +263,9 @@ def came(tmp_path_factory) -> dict:
         said = ["2", "3"] if dataset == "gsm8k" else ["ANSWER: B", "ANSWER: A"]
         said = ["答案：B", "答案：A"] if dataset in ("ceval", "cmmlu") else said
         cases.add_file(f"archive {dataset}", dataset, subset, authors(cases.folder, dataset), said)
+    cases.add("iquiz", "iquiz", ["想一想，不是A。\n答案：B", "不是B。\n答案：A"])
+    for name, (subset, said) in FORMS.items():
+        cases.add_form(name, subset, [said])
     return cases.run()
 
 
@@ -305,6 +326,23 @@ def test_the_key_is_right_from_every_kind_of_file(came, name):
     assert {record["target"] for record in records} == {"2" if "gsm8k" in name else "B"}
     if name.startswith("own"):
         assert {record["subset"] for record in records} == {SPOKEN}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_a_published_form_is_asked_and_its_right_answer_scores(came, name):
+    (record,) = came[name]["records"]
+    assert (record["score"], record["right"]) == (1, True)
+    assert ("多项" in prompts(came[name])[0]) == (name == "cpsyexam_multi")
+
+
+def test_iquiz_scores_what_our_reading_does(came):
+    records = came["iquiz"]["records"]
+    assert [(r["stated"], r["extracted"], r["score"], r["right"]) for r in records] == [
+        ("B", "B", 1, True),
+        ("A", "A", 0, False),
+    ]
+    made = scores.summary(scores.group_items(records), None, 0.95)
+    assert made["score"] == came["iquiz"]["figures"]["score"] == 0.5
 
 
 def test_own_open_questions_from_a_table(came):

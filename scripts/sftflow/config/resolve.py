@@ -41,6 +41,7 @@ FACTS = (
     "answer",
     "options",
     "language",
+    "form",
 )
 
 
@@ -166,10 +167,11 @@ def _benchmarks(stated: dict, generation: dict) -> dict:
 def _benchmark(name: str, stated: dict, generation: dict, suite: str | None) -> dict:
     preset_name = stated.get("preset", name)
     preset = presets()[preset_name]
+    stated = preset.get("defaults", {}) | stated
     subsets = stated.get("subsets", list(preset["subsets"] or ["default"]))
     published = preset["subsets"] and {subset: preset["subsets"][subset] for subset in subsets}
     return {
-        **{key: preset[key] for key in FACTS},
+        **{key: preset[key] for key in FACTS if key in preset},
         **_entry("benchmarks", name, stated),
         **located(stated, preset["sources"]),
         "preset": preset_name,

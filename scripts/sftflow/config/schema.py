@@ -45,9 +45,11 @@ def presets() -> dict:
 
 
 def preset_hub(stated: dict, sources: dict) -> str:
-    """The stated hub, else the one that pins the preset, so that a study asks the same again."""
-    pinned = (hub for hub, kept in sources.items() if kept and kept["revision"])
-    return stated.get("hub") or next(pinned, "modelscope")
+    """The stated hub, else the one that pins the preset, so that a study asks the same again, else
+    one that has it."""
+    pinned = [hub for hub, kept in sources.items() if kept and kept["revision"]]
+    having = [hub for hub, kept in sources.items() if kept]
+    return stated.get("hub") or next(iter(pinned + having), "modelscope")
 
 
 @cache

@@ -247,4 +247,5 @@ CHECKS: dict[str, Callable[[dict, bool], dict]] = {
     "ceval": _four,
     "cmmlu": _bracketed,
     "mmlu_redux": _corrected,
+    "iquiz": _listed("choices", "answer"),
 }
