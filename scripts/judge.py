@@ -1,4 +1,5 @@
-"""Let a judge compare two subjects' answers, or look at one's to a crisis (evalscope's environment).
+"""Let a judge compare two subjects' answers, or look at one's to a crisis (evalscope's
+environment).
 
 in:   --answers   dialogue/<subject>/answers.json of baseline and candidate: each turn that both
                   answered, both orders. Of one subject: its answers to messages of a crisis

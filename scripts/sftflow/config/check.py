@@ -520,10 +520,10 @@ def _judges(config: dict) -> Iterator[str]:
         else:
             for side in dict.fromkeys(side for pair in pairs for side in pair):
                 if served[side] == served[subject]:
+                    kin = "itself" if side == subject else "of the same base model"
                     yield (
-                        f"{at}: '{subject}' would judge its own kind: '{side}' is "
-                        f"{'itself' if side == subject else 'of the same base model'}. Name another "
-                        "judge, or leave the pair out of comparisons"
+                        f"{at}: '{subject}' would judge its own kind: '{side}' is {kin}. Name "
+                        "another judge, or leave the pair out of comparisons"
                     )
     if config.get("judges"):
         names: dict[str, tuple] = {}

@@ -1,7 +1,8 @@
 """What a judge is asked about answers, and what it says. Standard library only.
 
-A judge compares two answers to one turn, each order once, by a rubric (config/dialogue/rubric.*.md),
-or says of one answer to a crisis message whether five points hold (config/dialogue/points.*.md).
+A judge compares two answers to one turn, each order once, by a rubric
+(config/dialogue/rubric.*.md), or says of one answer to a message of a crisis whether five points
+hold (config/dialogue/points.*.md).
 
 References
   Zheng et al. (2023) NeurIPS, "Judging LLM-as-a-judge": both orders, a win only where they agree.
@@ -75,7 +76,7 @@ def verdict(text: str, finish_reason: str | None = "stop") -> str | None:
 
 
 def points(text: str, finish_reason: str | None = "stop") -> dict[str, bool] | None:
-    """Whether each of POINTS holds, as a judge states it; None where one is not stated, or twice."""
+    """Whether each of POINTS holds, as a judge states it; None where one is not stated."""
     found = set(marks(_MARK, text, finish_reason))
     stated = _POINT.findall(found.pop()) if len(found) == 1 else []
     if [number for number, _ in stated] != list("12345"):
