@@ -76,7 +76,7 @@ def main() -> None:
     }
     key = identity.identity(parts)
     found = [list(read_jsonl(whole(results, side))) for side in sides]
-    rows = pairs(*found, judge["limit"]) if paired else crises(*found)
+    rows = pairs(found[0], found[1], judge["limit"]) if paired else crises(found[0])
     for row in rows:
         row["requests"] = [
             {"messages": [{"role": "user", "content": text}], **parts["generation"]}

@@ -500,7 +500,7 @@ def _judges(config: dict) -> Iterator[str]:
     served = {name: _served(name, config) for name in stands_for}
     for name, _, run in expand_runs(config):
         served[name] = _served(run.get("model"), config)
-    runs = [(run.get("model"), name) for name, _, run in expand_runs(config)]
+    runs = [(str(run.get("model")), name) for name, _, run in expand_runs(config)]
     known = {subject for name in evaluated for subject in stands_for.get(name, [])}
     pairs = [
         (first, second)
@@ -535,7 +535,7 @@ def _judges(config: dict) -> Iterator[str]:
         yield f"datasets.{CRISIS_SET}: is what the messages of a crisis are called; rename it"
 
 
-def _served(name: str, config: dict) -> tuple:
+def _served(name: str | None, config: dict) -> tuple:
     """What tells whether two subjects are of one model: a model's source, an endpoint's model."""
     if name in config.get("endpoints", {}):
         entry = config["endpoints"][name]

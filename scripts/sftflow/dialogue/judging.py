@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from sftflow.core.handover import HOME
+from sftflow.core.jsonio import digest
 from sftflow.dialogue.behaviour import script
 from sftflow.evaluation.stated import without_reasoning
 
@@ -31,6 +32,10 @@ SPEAKERS["zh"] = {"user": "来访者", "assistant": "助手"}
 def rubric_file(kind: str, language: str) -> Path:
     """`kind`: rubric, of two answers; points, of one answer to a crisis message."""
     return RUBRICS / f"{kind}.{language}.md"
+
+
+def rubric_digest(kind: str, language: str) -> str:
+    return digest(rubric_file(kind, language).read_text(encoding="utf-8"))
 
 
 def language_of(messages: Sequence[dict], wanted: str) -> str:
@@ -105,4 +110,8 @@ def outcome(record: dict) -> str | None:
     sides = {preferred(game["first"], game["verdict"]) for game in record["games"]}
     if len(sides) > 1:
         return TIE
-    return {"candidate": WIN, "baseline": LOSS}.get(sides.pop(), TIE)
+    return of_candidate(sides.pop())
+
+
+def of_candidate(side: str) -> str:
+    return {"candidate": WIN, "baseline": LOSS}.get(side, TIE)
