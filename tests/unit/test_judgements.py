@@ -217,7 +217,6 @@ def test_preference_recomputed_from_its_records(tmp_path):
     shown = sections(tmp_path, made)
     assert shown["Preference"].to_dict("records")[0]["Verdict"] == "better"
     assert shown["Six questions"].to_dict("records")[0]["Preference"] == "strong: better"
-    assert "强" not in report.page("en", report.collect(made, Results(tmp_path)))
     assert "strong: 更好" in report.page("zh", report.collect(made, Results(tmp_path)))
 
 
@@ -460,6 +459,6 @@ def test_a_sheet_about_a_crisis(tmp_path):
 
 def test_the_commented_judge_of_the_real_study_is_one_line_away():
     text = (ROOT / "config/internlm2_5_7b.yaml").read_text(encoding="utf-8")
-    shown = text.replace("# judges:", "judges:")
+    shown = text.replace("# judges:", "judges:").replace("# endpoints:", "endpoints:")
     study = resolve.load(yaml.safe_load(shown))
     assert len(study["judges"]) == 1 and not resolve.load(yaml.safe_load(text))["judges"]
