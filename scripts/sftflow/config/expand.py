@@ -65,8 +65,10 @@ def evaluated_names(config: dict) -> list[str]:
     """Names of what is evaluated, as `evaluate.subjects` has them: by default everything but who
     only judges."""
     judging = {judge.get("subject") for judge in config.get("judges", {}).values()}
-    everything = [name for name in members(config) if name not in judging]
-    return config.get("evaluate", {}).get("subjects", everything)
+    runs = (name for name, _, _ in expand_runs(config))
+    everything = [*config.get("models", {}), *runs, *config.get("endpoints", {})]
+    default = [name for name in everything if name not in judging]
+    return config.get("evaluate", {}).get("subjects", default)
 
 
 def plain(value: Any) -> str:
