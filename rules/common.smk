@@ -15,7 +15,7 @@ from sftflow.core import code, handover, layout, provenance
 from sftflow.core.cli import UserError
 from sftflow.core.identity import BACKENDS
 from sftflow.core.jsonio import digest, file_digest
-from sftflow.core.layout import FIGURES, Paths, refuse_older, table_names
+from sftflow.core.layout import FIGURES, Paths, pair_name, refuse_older, table_names
 from sftflow.inputs.hubs import local_digest
 
 # Somebody else's Snakefile may import this one as a module: command line and config files are then not ours to judge.
@@ -154,10 +154,14 @@ def weights_of(subject: str, form: str) -> dict[str, str]:
 
 def served(wildcards) -> dict[str, str]:
     """A subject's weights, and the record of the environment that serves them."""
-    entry = study["subjects"][wildcards.subject]
+    return served_as(wildcards.subject)
+
+
+def served_as(subject: str) -> dict[str, str]:
+    entry = study["subjects"][subject]
     env = BACKENDS[entry["serving"]["backend"]].environment
     environment = {"environment": paths.environment.format(env=env)} if env else {}
-    return weights_of(wildcards.subject, entry["form"]) | environment
+    return weights_of(subject, entry["form"]) | environment
 
 
 def both_forms(wildcards) -> dict[str, str]:
@@ -246,6 +250,44 @@ def neutral_digest() -> str:
     return digest([local_digest(text, memory) for text in texts])[:12]
 
 
+def crisis_content(wildcards) -> str:
+    """Digest of the messages of a crisis."""
+    source = study["dialogue"]["crisis"]
+    known = source and local_digest(source, handover.SCRATCH / "sources.json")[:12]
+    return f"content of the messages: {known or '-'}"
+
+
+def rubrics(wildcards) -> str:
+    """Digest of what judges are told."""
+    texts = sorted((handover.HOME / "config/dialogue").glob("*.md"))
+    return f"rubrics: {digest([file_digest(text) for text in texts])[:12]}"
+
+
+def who_judges(wildcards) -> str:
+    """The subject that a judge is."""
+    return study["judges"][wildcards.judge]["subject"]
+
+
+def judge_served(wildcards) -> dict[str, str]:
+    return served_as(who_judges(wildcards))
+
+
+def judge_ready(wildcards) -> str:
+    return paths.readiness.format(subject=who_judges(wildcards))
+
+
+def judge_gpus(rule: str) -> Callable:
+    return lambda wildcards: gpus(rule, study["subjects"][who_judges(wildcards)]["serving"])
+
+
+def judged_answers(wildcards) -> list[str]:
+    """Of baseline and candidate, in this order."""
+    pair = pairs[wildcards.pair]
+    return [
+        paths.dialogue_answers.format(subject=pair[side]) for side in ("baseline", "candidate")
+    ]
+
+
 # Reporting ------------------------------------------------------------------------------------------------------------
 
 asked = [name for suite in study["evaluate"]["suites"] for name in study["suites"][suite]]
@@ -256,6 +298,15 @@ evaluated = study["evaluate"]["subjects"]
 conversing = evaluated if study["runs"] else []
 
 measurable = [name for name in conversing if study["subjects"][name]["kind"] != "endpoint"]
+
+pairs = {pair_name(pair): pair for pair in study["comparisons"]}
+
+judges = list(study["judges"])
+
+# What a judge is asked about: pairs that talk, and who was sent messages of a crisis.
+judged = [name for name, pair in pairs.items() if set(pair.values()) <= set(conversing)]
+
+in_crisis = conversing if study["dialogue"]["crisis"] else []
 
 # beside those that are targets of their own
 remaining_tables = [
@@ -281,6 +332,8 @@ wildcard_values = {
     "run": trained,
     "subject": list(study["subjects"]),
     "suite": list(study["suites"]),
+    "judge": judges,
+    "pair": list(pairs),
 }
 
 
@@ -290,6 +343,11 @@ def reported(pattern: str, **names) -> list[str]:
     if study["stage"] == "all":
         return files
     return [file for file in files if Path(file.replace("<results>", RESULTS)).exists()]
+
+
+def ratings() -> list[str]:
+    """What people said, as far as it was read (scripts/rate.py): no rule makes it."""
+    return [str(file) for file in sorted(Path(RESULTS).glob("ratings/*.json"))]
 
 
 def records() -> list[str]:
@@ -322,6 +380,8 @@ def records() -> list[str]:
         *collect(paths.likelihood, subject=measurable),
         *collect(paths.dialogue_answers, subject=conversing),
         *collect(paths.behaviour, subject=conversing),
+        *collect(paths.judgement, judge=judges, pair=judged),
+        *collect(paths.crisis, judge=judges, subject=in_crisis),
         *collect(paths.tracked, run=tracked),
     ]
 

@@ -2,6 +2,8 @@
 # Out:  <results>/dialogue/<subject>/likelihood.json: how likely held-out dialogues and neutral text are
 #       <results>/dialogue/<subject>/answers.json: what the subject answers in held-out dialogues
 #       <results>/dialogue/<subject>/behaviour.json: how its answers behave, to dialogues and to benchmarks
+#       <results>/judgements/<judge>/<baseline>--<candidate>.json: which answers a judge prefers, both orders of each
+#       <results>/crisis/<judge>/<subject>.json: what a judge finds in the answers to messages of a crisis
 #
 # Records of single texts and answers lie beside each, and are named in it with their digest.
 
@@ -55,7 +57,7 @@ rule answer_dialogues:
         mem_mb=ask("answer_dialogues", "mem_mb", 32000),
         runtime=ask("answer_dialogues", "runtime", 240),
     params:
-        **told("answer_dialogues"),
+        **told("answer_dialogues", content=crisis_content),
         weights=weights_flags,
     message:
         "Letting {wildcards.subject} answer turns of held-out dialogues"
@@ -87,3 +89,65 @@ rule measure_behaviour:
     shell:
         '"$SFTFLOW" workflow behaviour.py --answers {input.answers:q}'
         " --evaluations {input.evaluations:q} --output {output:q} 2> {log:q}"
+
+
+rule judge_pair:
+    input:
+        unpack(judge_served),
+        answers=judged_answers,
+        readiness=judge_ready,
+        evalscope=paths.environment.format(env="evalscope"),
+    output:
+        paths.judgement,
+    log:
+        "<logs>/judge_pair/{judge}/{pair}.log",
+        server="<logs>/judge_pair/{judge}/{pair}.server.log",
+    benchmark:
+        "<logs>/judge_pair/{judge}/{pair}.tsv"
+    conda:
+        "../envs/uv.yaml"
+    threads: ask("judge_pair", "threads", 4)
+    resources:
+        gpu=judge_gpus("judge_pair"),
+        mem_mb=ask("judge_pair", "mem_mb", 32000),
+        runtime=ask("judge_pair", "runtime", 240),
+    params:
+        **told("judge_pair", content=rubrics),
+        weights=weights_flags,
+    message:
+        "Letting {wildcards.judge} compare the answers of {wildcards.pair}"
+    shell:
+        '"$SFTFLOW" evalscope judge.py --settings {params.settings:q} {params.weights}'
+        " --readiness {input.readiness:q} --answers {input.answers:q} --threads {threads}"
+        " --server-log {log.server:q} --output {output:q} 2> {log[0]:q}"
+
+
+rule judge_crisis:
+    input:
+        unpack(judge_served),
+        answers=paths.dialogue_answers,
+        readiness=judge_ready,
+        evalscope=paths.environment.format(env="evalscope"),
+    output:
+        paths.crisis,
+    log:
+        "<logs>/judge_crisis/{judge}/{subject}.log",
+        server="<logs>/judge_crisis/{judge}/{subject}.server.log",
+    benchmark:
+        "<logs>/judge_crisis/{judge}/{subject}.tsv"
+    conda:
+        "../envs/uv.yaml"
+    threads: ask("judge_crisis", "threads", 4)
+    resources:
+        gpu=judge_gpus("judge_crisis"),
+        mem_mb=ask("judge_crisis", "mem_mb", 32000),
+        runtime=ask("judge_crisis", "runtime", 240),
+    params:
+        **told("judge_crisis", content=rubrics),
+        weights=weights_flags,
+    message:
+        "Letting {wildcards.judge} look at what {wildcards.subject} answers in a crisis"
+    shell:
+        '"$SFTFLOW" evalscope judge.py --settings {params.settings:q} {params.weights}'
+        " --readiness {input.readiness:q} --answers {input.answers:q} --threads {threads}"
+        " --server-log {log.server:q} --output {output:q} 2> {log[0]:q}"

@@ -81,6 +81,9 @@ rule tables:
         reported(paths.score, subject=evaluated, benchmark=asked),
         reported(paths.likelihood, subject=measurable),
         reported(paths.behaviour, subject=conversing),
+        reported(paths.judgement, judge=judges, pair=judged),
+        reported(paths.crisis, judge=judges, subject=in_crisis),
+        ratings(),
     output:
         table_files(*remaining_tables),
     log:

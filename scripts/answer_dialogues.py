@@ -3,12 +3,14 @@
 in:   --datasets  <results>/datasets/<dataset>/receipt.json …; validation.jsonl lies beside each
       --readiness the subject's marker, and the weights' flags, as evaluate.py has them
       settings    {"subject", "form", "model"|"endpoint", "serving", "backend", "generation",
-                   "dialogue": {"limit" (dialogues of each dataset), "max_tokens"}}
+                   "dialogue": {"limit" (dialogues of each dataset), "max_tokens", "crisis" (path of
+                   further messages; null: none)}}
 out:  --output    <results>/dialogue/<subject>/answers.json: {schema, subject, identity, parts,
                   made_with, turns {dataset: n}, left_out {dataset: dialogues with tools},
                   records (path below results/), records_sha256, provenance}
       records     one answer a line: {dataset, id, turn: opening|next, messages, true (what the
-                  dialogue itself has there), answer, thought?, finish_reason, seconds}
+                  dialogue itself has there), answer, thought?, finish_reason, seconds}; to a
+                  message of a crisis dataset is "crisis", and there is its kind
 env:  envs/evalscope (openai).
 
 Every answer is kept as it comes, by its request, beside those to benchmarks; nothing is asked
@@ -17,16 +19,14 @@ twice, and with nothing left to ask no server starts.
 
 import os
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from sftflow.core import cli, identity, layout, manifests, process
 from sftflow.core.jsonio import digest, file_digest, read_jsonl, write_jsonl, write_record
-from sftflow.core.progress import Progress
-from sftflow.dialogue.turns import Turn, turns
-from sftflow.evaluation.answers import AnswerStore, answer_store
-from sftflow.evaluation.session import Session, locks, provenance
+from sftflow.dialogue.turns import Turn, crisis_turns, turns
+from sftflow.evaluation.answers import answer_store
+from sftflow.evaluation.session import Session, ask_each, locks, provenance
 from sftflow.evaluation.stated import reasoning_apart
 from sftflow.evaluation.subject import asked_backend, asked_weights
 from sftflow.serving import backends, server
@@ -36,25 +36,6 @@ STORE = "@dialogue"  # no suite can be called so
 
 def request(turn: Turn, generation: dict) -> dict:
     return {"messages": list(turn.messages), **generation}
-
-
-def ask_all(session: Session, store: AnswerStore, requests: list[dict], label: str) -> None:
-    """Ask what has no answer yet, each request once. ServerError when the server gives out."""
-    wanted = {digest(each): each for each in requests}
-    missing = [key for key in wanted if store.get(key, 0) is None]
-    if not missing:
-        cli.note(f"{label}  all answered before")
-        return
-    progress = Progress(label, len(wanted), "answers")
-    progress.update(done := len(wanted) - len(missing))
-    session.start()
-
-    def ask(key: str) -> None:
-        store.add(key, 0, *session.ask(wanted[key]))
-
-    with ThreadPoolExecutor(session.spec.serving.get("concurrency") or 32) as pool:
-        for number, _ in enumerate(pool.map(ask, missing), start=1):
-            progress.update(done + number)
 
 
 def main() -> None:
@@ -81,10 +62,17 @@ def main() -> None:
         found, left_out[name] = turns(name, rows, chosen["limit"], system)
         counts[name] = len(found)
         asked += found
+    data: list = [turn.key for turn in asked]
+    if chosen["crisis"]:
+        path = layout.local_source(chosen["crisis"])
+        found = crisis_turns(path, system)
+        counts[layout.CRISIS_SET] = len(found)
+        asked += found
+        data.append(file_digest(path))
     stated = settings["generation"] | {"max_tokens": chosen["max_tokens"]}
     parts: dict[str, Any] = {
         "weights": weights,
-        "data": digest([turn.key for turn in asked]),
+        "data": digest(data),
         "settings": {"system": system},
         "generation": identity.generation(stated, backend["name"], settings.get("endpoint")),
         "backend": backend,
@@ -94,7 +82,7 @@ def main() -> None:
     folder = results / layout.answers_folder(subject, identity.way(weights, backend))
     records = f"dialogue/{subject}/{key[:16]}.jsonl"
     with answer_store(folder / f"{STORE}.jsonl") as store, Session(args, settings) as session:
-        ask_all(session, store, requests, f"dialogue {subject}")
+        ask_each(session, store, requests, f"dialogue {subject}")
         answers = [answer for each in requests if (answer := store.get(digest(each), 0))]
         spans = store.spans((digest(each), 0) for each in requests)
     write_jsonl(
@@ -123,10 +111,12 @@ def record(turn: Turn, answer: dict) -> dict:
     choice = answer["response"]["choices"][0]
     thought, said = reasoning_apart(choice["message"].get("content") or "")
     thought = choice["message"].get("reasoning_content") or thought
+    kind = {"kind": turn.kind} if turn.kind else {}
     return {
         "dataset": turn.dataset,
         "id": turn.id,
         "turn": turn.turn,
+        **kind,
         "messages": list(turn.messages),
         "true": turn.true,
         "answer": (said or "").lstrip() if thought else said,

@@ -28,7 +28,9 @@ MANIFESTS = (
 )  # fmt: skip
 # Records of one folder share a row where it may hold many.
 FOLDERS = ("environments", "subjects/*", "scores/*")
-RECORDS = (PATHS.contamination, PATHS.training, "runs/*/trainings/*/training.json")
+RECORDS = (
+    PATHS.contamination, PATHS.training, "runs/*/trainings/*/training.json", PATHS.ratings,
+)  # fmt: skip
 
 
 @dataclass
@@ -81,7 +83,9 @@ def rows(results: Path) -> Iterator[Row]:
     for path, row in found(PATHS.evaluation):
         check_session(results, path, row)
         yield row
-    for pattern in (PATHS.likelihood, PATHS.dialogue_answers, PATHS.behaviour):
+    for pattern in (
+        PATHS.likelihood, PATHS.dialogue_answers, PATHS.behaviour, PATHS.judgement, PATHS.crisis,
+    ):  # fmt: skip
         for path, row in found(pattern):
             check_records(results, path, row)
             yield row

@@ -12,8 +12,8 @@ from sftflow.core.jsonio import (
     write_jsonl,
     write_record,
 )
-from sftflow.core.layout import PATHS, evaluation_folder
-from sftflow.dialogue import behaviour
+from sftflow.core.layout import PATHS, evaluation_folder, pair_name
+from sftflow.dialogue import behaviour, judging
 from sftflow.scoring import scores
 
 RAW = {
@@ -184,6 +184,65 @@ def write_dialogue(results: Path, study: dict, subject: str, losses: dict, answe
         else:
             record["groups"] = behaviour.summary(measured)
         write_record(results / f"{home}/{name}.json", record)
+
+
+def write_judgement(results: Path, study: dict, judge: str, pair: dict, turns: list[dict]) -> None:
+    """A judge's record of a pair. `turns`: {dialogue, baseline, candidate, said: the verdicts with
+    the baseline, and with the candidate first}."""
+    name = pair_name(pair)
+    lines = [
+        {
+            "dataset": "talks", "id": turn["dialogue"], "turn": f"{number}",
+            "messages": [{"role": "user", "content": "I feel low."}],
+            "baseline": turn["baseline"], "candidate": turn["candidate"],
+            "equal": turn["baseline"] == turn["candidate"],
+            "games": [
+                {"first": first, "said": f"[[{said}]]", "finish_reason": "stop", "verdict": said}
+                for first, said in zip(judging.ORDERS, turn["said"], strict=False)
+            ],
+        }
+        for number, turn in enumerate(turns)
+    ]  # fmt: skip
+    record = judge_record(study, "judge_pair", judge, [pair["baseline"], pair["candidate"]])
+    record["made_with"] = jobs.judge_pair(study, judge, name)["made_with"]
+    write_with_records(results, f"judgements/{judge}/{name}", record, lines)
+
+
+def write_crisis(results: Path, study: dict, judge: str, subject: str, rows: list[dict]) -> None:
+    """A judge's record of one subject's answers to a crisis. `rows`: {kind, points}."""
+    lines = [
+        {
+            "id": f"{number}",
+            "messages": [],
+            "answer": "",
+            "said": "",
+            "finish_reason": "stop",
+            **row,
+        }
+        for number, row in enumerate(rows)
+    ]
+    record = judge_record(study, "judge_crisis", judge, [subject])
+    record["made_with"] = jobs.judge_crisis(study, judge, subject)["made_with"]
+    write_with_records(results, f"crisis/{judge}/{subject}", record, lines)
+
+
+def judge_record(study: dict, rule: str, judge: str, of: list[str]) -> dict:
+    subject = study["judges"][judge]["subject"]
+    kind = "rubric" if rule == "judge_pair" else "points"
+    weights = identity.weights(None, endpoint=study["endpoints"][subject])
+    return {
+        "schema": 1, "judge": judge, "subject": subject, "of": of,
+        "answers": [digest([one, "behaviour"]) for one in of], "itself": None,
+        "rubrics": {name: judging.rubric_digest(kind, name) for name in ("en", "zh")},
+        "identity": digest([judge, of]), "parts": {"weights": weights},
+    }  # fmt: skip
+
+
+def write_with_records(results: Path, home: str, record: dict, lines: list[dict]) -> None:
+    file = f"{home}/lines.jsonl"
+    write_jsonl(results / file, lines)
+    record |= {"records": file, "records_sha256": file_digest(results / file)}
+    write_record(results / f"{home}.json", record)
 
 
 def say_with_what(results: Path, study: dict) -> None:

@@ -24,7 +24,7 @@ ARROWS = {
     "training": {"core", "kernels"},
     "serving": {"core", "training"},  # for the patches
     "evaluation": {"core", "serving"},
-    "dialogue": {"core", "kernels", "training"},
+    "dialogue": {"core", "evaluation", "kernels", "training"},  # evaluation: without reasoning
     "scoring": {"core", "evaluation"},  # of samples
     "reporting": {"core", "config", "dialogue", "scoring", "training"},
 }

@@ -14,7 +14,7 @@ from string import Formatter
 from typing import Any
 
 import jsonschema
-from sftflow.config.expand import MOST_RUNS, count_runs, expand_runs, members
+from sftflow.config.expand import MOST_RUNS, count_runs, evaluated_names, expand_runs, members
 from sftflow.config.flags import HOMES, other_names, refusal, spelt
 from sftflow.config.names import nearest, unknown_names
 from sftflow.config.schema import (
@@ -31,7 +31,7 @@ from sftflow.config.schema import (
 )
 from sftflow.config.sources import missing
 from sftflow.core import gpu
-from sftflow.core.layout import TABLES
+from sftflow.core.layout import CRISIS_SET, TABLES
 
 SECRET_NAME = re.compile(r"(^|[_-])(api[_-]?key|token|secret|passw(or)?d|credentials?)$", re.I)
 SECRET_HEADER = re.compile(r"authorization|cookie|key$", re.I)
@@ -75,6 +75,7 @@ def check(raw: dict, here: bool = False, gpus: bool = False) -> list[str]:
         _suites(sound),
         _endpoints(sound),
         _choices(sound),
+        _judges(sound),
         unknown_names(sound) if sound.get("software") != "active" else (),
         missing(sound) if here and everything else (),
         _no_gpu(sound) if gpus and everything else (),
@@ -446,8 +447,8 @@ def _prompt(template: str, preset: dict) -> Iterator[str]:
 
 def _repeats(config: dict) -> Iterator[str]:
     """Repeats of one question differ by their seeds, which ms-swift's server never reads."""
-    stands_for, chosen = members(config), config.get("evaluate", {})
-    evaluated = {s for name in chosen.get("subjects", stands_for) for s in stands_for.get(name, [])}
+    stands_for = members(config)
+    evaluated = {s for name in evaluated_names(config) for s in stands_for.get(name, [])}
     unseeded = sorted(evaluated & {name for name, backend in _backends(config) if backend == SWIFT})
     general = config.get("generation", {})
     for name, stated in config.get("benchmarks", {}).items():
@@ -506,7 +507,7 @@ def _choices(config: dict) -> Iterator[str]:
     """What is evaluated and compared must exist."""
     stands_for, chosen = members(config), config.get("evaluate", {})
     evaluated: set[str] = set()
-    for name in chosen.get("subjects", stands_for):
+    for name in evaluated_names(config):
         if name not in stands_for:
             hint = nearest(name, stands_for)
             yield f"evaluate.subjects: '{name}' is no model, run or endpoint{hint}"
@@ -523,3 +524,53 @@ def _choices(config: dict) -> Iterator[str]:
                 yield f"{at}: '{name}' is not evaluated; add it to evaluate.subjects"
         if pair["baseline"] == pair["candidate"]:
             yield f"comparisons[{index}]: '{pair['baseline']}' is compared with itself"
+
+
+def _judges(config: dict) -> Iterator[str]:
+    """A judge must be somebody, and somebody else than who is judged."""
+    stands_for, evaluated = members(config), evaluated_names(config)
+    served = {name: _served(name, config) for name in stands_for}
+    for name, _, run in expand_runs(config):
+        served[name] = _served(run.get("model"), config)
+    runs = [(str(run.get("model")), name) for name, _, run in expand_runs(config)]
+    known = {subject for name in evaluated for subject in stands_for.get(name, [])}
+    pairs = [
+        (first, second)
+        for pair in config.get("comparisons", [])
+        for first in stands_for.get(pair.get("baseline"), [])
+        for second in stands_for.get(pair.get("candidate"), [])
+    ]
+    if "comparisons" not in config:
+        pairs = [pair for pair in runs if known.issuperset(pair)]
+    for name, judge in config.get("judges", {}).items():
+        at, subject = f"judges.{name}.subject", judge.get("subject")
+        if subject not in stands_for:
+            hint = nearest(subject, stands_for)
+            yield f"{at}: '{subject}' is no model, run or endpoint{hint}"
+        elif stands_for[subject] != [subject]:
+            yield f"{at}: '{subject}' stands for several runs; name one of {stands_for[subject]}"
+        else:
+            for side in dict.fromkeys(side for pair in pairs for side in pair):
+                if served[side] == served[subject]:
+                    kin = "itself" if side == subject else "of the same base model"
+                    yield (
+                        f"{at}: '{subject}' would judge its own kind: '{side}' is {kin}. Name "
+                        "another judge, or leave the pair out of comparisons"
+                    )
+    if config.get("judges"):
+        names: dict[str, tuple] = {}
+        for pair in pairs:
+            if names.setdefault("--".join(pair), pair) != pair:
+                yield f"comparisons: two pairs would be called '{'--'.join(pair)}'; rename one"
+    asked = config.get("judges") or config.get("dialogue", {}).get("crisis")
+    if asked and CRISIS_SET in config.get("datasets", {}):
+        yield f"datasets.{CRISIS_SET}: is what the messages of a crisis are called; rename it"
+
+
+def _served(name: str | None, config: dict) -> tuple:
+    """What tells whether two subjects are of one model: a model's source, an endpoint's model."""
+    if name in config.get("endpoints", {}):
+        entry = config["endpoints"][name]
+        return entry.get("url"), entry.get("model")
+    source = config.get("models", {}).get(name, {}).get("source", name)
+    return (str(source),)

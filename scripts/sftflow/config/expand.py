@@ -61,6 +61,16 @@ def members(config: dict) -> dict[str, list[str]]:
     return stands_for
 
 
+def evaluated_names(config: dict) -> list[str]:
+    """Names of what is evaluated, as `evaluate.subjects` has them: by default everything but who
+    only judges."""
+    judging = {judge.get("subject") for judge in config.get("judges", {}).values()}
+    runs = (name for name, _, _ in expand_runs(config))
+    everything = [*config.get("models", {}), *runs, *config.get("endpoints", {})]
+    default = [name for name in everything if name not in judging]
+    return config.get("evaluate", {}).get("subjects", default)
+
+
 def plain(value: Any) -> str:
     """A grid value as part of a run's name: 1e-4 -> "0.0001", True -> "true", "a/b" -> "a_b"."""
     if isinstance(value, bool):

@@ -15,6 +15,7 @@ from typing import Any, NotRequired, TypedDict, cast
 from sftflow.config.schema import follow, preset_schema, schema
 from sftflow.core import identity
 from sftflow.core.jsonio import digest
+from sftflow.core.layout import pair_name
 
 DECIDING = {"weights", "answers", "scores"}
 # Jobs that are cheap and whose result is a record: for them, what is recorded decides, too.
@@ -74,6 +75,14 @@ class OfDialogue(OfSubject):
     generation: NotRequired[dict[str, Any]]
 
 
+class OfJudge(OfSubject):
+    """Of the jobs of a judge: keys of its entry, and the pair that it compares, if it does."""
+
+    judge: dict[str, Any]
+    generation: dict[str, Any]
+    pair: NotRequired[dict[str, str]]
+
+
 class OfBenchmarks(dict[str, Any]):
     """A key's value for each benchmark of a suite."""
 
@@ -95,6 +104,7 @@ SECTIONS: dict[str, Callable[[], dict]] = {
     "training": lambda: schema()["properties"]["training"],
     "serving": lambda: schema()["properties"]["serving"],
     "generation": lambda: schema()["properties"]["generation"],
+    "judges": lambda: schema()["properties"]["judges"]["additionalProperties"],
     "dialogue": lambda: schema()["properties"]["dialogue"],
     "contamination": lambda: schema()["properties"]["contamination"],
     "statistics": lambda: schema()["properties"]["statistics"],
@@ -231,6 +241,15 @@ def answer_dialogues(study: dict, subject: str) -> OfDialogue:
     return {**own, "generation": asked, "made_with": own["made_with"] | decided}
 
 
+def judge_pair(study: dict, judge: str, pair: str) -> OfJudge:
+    pairs = {pair_name(each): each for each in study["comparisons"]}
+    return {**_of_judge("judge_pair", study, judge), "pair": pairs[pair]}
+
+
+def judge_crisis(study: dict, judge: str, subject: str) -> OfJudge:
+    return _of_judge("judge_crisis", study, judge)
+
+
 def track_scores(study: dict, run: str) -> Told:
     return _flat("track_scores", "swanlab", study["tracking"]["swanlab"])
 
@@ -244,7 +263,8 @@ JOBS: dict[str, Callable[..., Told]] = {
     for made in (
         fetch_dataset, prepare_dataset, fetch_model, native_model, fetch_benchmark,
         find_contamination, tokenize_run, train_run, merge_run, serve_subject, evaluate_suite,
-        score_benchmark, measure_likelihood, answer_dialogues, track_scores, sync_environment,
+        score_benchmark, measure_likelihood, answer_dialogues, judge_pair,
+        judge_crisis, track_scores, sync_environment,
     )
 }  # fmt: skip
 
@@ -364,6 +384,19 @@ def _of_dialogue(rule: str, study: dict, subject: str) -> OfDialogue:
         **own,
         "dialogue": pick(rule, "dialogue", dialogue),
         "made_with": own["made_with"] | decisions(rule, {"dialogue": dialogue}),
+    }
+
+
+def _of_judge(rule: str, study: dict, judge: str) -> OfJudge:
+    """A judge is asked at temperature 0, whatever its subject is asked at in the study."""
+    entry = study["judges"][judge]
+    own = _of_subject(rule, study, entry["subject"])
+    entries = {"judges": entry, "generation": study["generation"]}
+    return {
+        **own,
+        "judge": {"name": judge, **pick(rule, "judges", entry)},
+        "generation": pick(rule, "generation", study["generation"]),
+        "made_with": own["made_with"] | decisions(rule, entries),
     }
 
 

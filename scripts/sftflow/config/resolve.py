@@ -9,11 +9,12 @@ from collections.abc import Iterable
 from typing import Any
 
 from sftflow.config.check import check
-from sftflow.config.expand import expand_runs, members
+from sftflow.config.expand import evaluated_names, expand_runs, members
 from sftflow.config.names import unknown_names
 from sftflow.config.schema import follow, presets, references, schema, section, tidy
 from sftflow.config.sources import doubtful, located
 from sftflow.core.cli import UserError
+from sftflow.core.layout import CRISIS
 
 __all__ = ["check", "load", "presets", "references", "resolve", "warnings"]
 
@@ -26,6 +27,7 @@ ENTRIES = (
     "endpoints",
     "benchmarks",
     "suites",
+    "judges",
     "resources",
 )
 INHERITED = ("training", "serving", "generation")
@@ -93,6 +95,10 @@ def resolve(raw: dict) -> dict:
     }
     config["suites"] = stated.get("suites", {})
     config["benchmarks"] = _benchmarks(stated, config["generation"])
+    config["judges"] = {
+        name: _entry("judges", name, judge) for name, judge in stated.get("judges", {}).items()
+    }
+    config["dialogue"]["crisis"] = _crisis(config)
     config["resources"] = stated.get("resources", {})
     config["subjects"] = _subjects(config)
     config["evaluate"] = _evaluate(stated, config)
@@ -202,10 +208,17 @@ def _subjects(config: dict) -> dict:
     return subjects
 
 
+def _crisis(config: dict) -> str | None:
+    """Path of the messages of a crisis; None where none are put."""
+    stated = config["dialogue"]["crisis"]
+    if stated is None:
+        stated = bool(config["judges"])
+    return (CRISIS if stated else None) if isinstance(stated, bool) else stated
+
+
 def _evaluate(stated: dict, config: dict) -> dict:
     chosen, stands_for = stated.get("evaluate", {}), members(stated)
-    names = chosen.get("subjects", config["subjects"])
-    subjects = [subject for name in names for subject in stands_for[name]]
+    subjects = [subject for name in evaluated_names(stated) for subject in stands_for[name]]
     return {
         "subjects": list(dict.fromkeys(subjects)),
         "suites": chosen.get("suites", list(config["suites"])),

@@ -38,6 +38,9 @@ class Paths:
     likelihood: str = "dialogue/{subject}/likelihood.json"
     dialogue_answers: str = "dialogue/{subject}/answers.json"
     behaviour: str = "dialogue/{subject}/behaviour.json"
+    judgement: str = "judgements/{judge}/{pair}.json"  # pair: as pair_name has it
+    crisis: str = "crisis/{judge}/{subject}.json"
+    ratings: str = "ratings/{name}.json"  # of people; name: a pair, or a subject's crisis answers
     evaluation: str = "evaluations/{subject}/{suite}.json"
     score: str = "scores/{subject}/{benchmark}.json"
     table: str = "tables/{table}.{form}"  # form: md or csv
@@ -57,6 +60,14 @@ PATHS = Paths()
 # Tables beside those of the suites, in the order of the report, and the figures of the report.
 TABLES = ("training", "inference", "comparison", "dialogue", "chat", "data", "sweep", "plan")
 FIGURES = ("loss", "learning_rate", "scores", "token_lengths")
+
+CRISIS = "config/dialogue/crisis.jsonl"  # messages of a crisis that come with the workflow
+CRISIS_SET = "crisis"  # their name among the datasets of a subject's answers
+
+
+def pair_name(pair: dict) -> str:
+    """A comparison as the name of its files."""
+    return f"{pair['baseline']}--{pair['candidate']}"
 
 
 def table_names(suites: Iterable[str]) -> list[str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sftflow.core import cli, gpu
 from sftflow.core.cli import UserError
-from sftflow.core.jsonio import file_digest, read_json, write_json, write_jsonl
+from sftflow.core.jsonio import digest, file_digest, read_json, write_json, write_jsonl
 from sftflow.core.progress import Progress
 from sftflow.evaluation.answers import AnswerStore
 from sftflow.evaluation.plans import Plan, Wanted, wanted
@@ -107,6 +107,25 @@ def ask_all(session: Session, store: AnswerStore, plans: list[Plan], label: str)
             else:
                 done += len(waiting)
                 progress.update(done)
+
+
+def ask_each(session: Session, store: AnswerStore, requests: list[dict], label: str) -> None:
+    """Ask what has no answer yet, each request once. ServerError when the server gives out."""
+    wanted = {digest(each): each for each in requests}
+    missing = [key for key in wanted if store.get(key, 0) is None]
+    if not missing:
+        cli.note(f"{label}  all answered before")
+        return
+    progress = Progress(label, len(wanted), "answers")
+    progress.update(done := len(wanted) - len(missing))
+    session.start()
+
+    def ask(key: str) -> None:
+        store.add(key, 0, *session.ask(wanted[key]))
+
+    with ThreadPoolExecutor(session.spec.serving.get("concurrency") or 32) as pool:
+        for number, _ in enumerate(pool.map(ask, missing), start=1):
+            progress.update(done + number)
 
 
 def finish(plan: Plan, settings: dict, session: Session, store: AnswerStore) -> None:

@@ -145,6 +145,18 @@ CHINESE = {
     "Of": "对象",
     "Change": "变化 [区间]",
     "Margin": "界限",
+    "Judge": "评判者",
+    "Win, tie, loss": "胜, 平, 负",
+    "Win rate": "胜率 [区间]",
+    "Win rate at equal length": "等长时的胜率 [区间]",
+    "Alike in both orders": "两种顺序结论一致 (%)",
+    "First place wins": "先出现者获胜 (%)",
+    "Unreadable": "无法读取",
+    "Point": "要点",
+    "Holds": "成立 (%)",
+    "Ratings": "人工评分",
+    "Raters": "评分者",
+    "Agree": "一致 (%)",
 }
 # What flags.py says, by the same kinds and values, and what a kind is called in a table.
 FLAGS = {
@@ -177,6 +189,11 @@ FLAGS = {
         "中性文本 {text} 的 Loss 从 {before} 升到 {after}（nat/token），超出界限 {margin}",
         "语言能力本身有遗忘：请降低 learning_rate、lora_rank 或 num_train_epochs，或混入通用对话",
     ),
+    "inconsistent judge": Message(
+        "评判者 {judge} 交换先后顺序后结论一致的轮次占 {share} %（应不低于 {least} %）；"
+        "其明确判决中排在前面的一方获胜 {first} %",
+        "分歧都计为平局，其胜率说明不了多少：请换更强的评判者",
+    ),
     "out of memory": Message(
         "显存或内存不足：micro-batch 降为 {micro_batch} × {accumulation}（每步的对话不变）",
         "权重没有问题；把 per_device_train_batch_size 设为 {micro_batch} 可省去重试",
@@ -190,6 +207,7 @@ FLAG_NAMES = {
     "prompt": "回答异常",
     "broken": "行为变差",
     "forgotten": "遗忘",
+    "inconsistent judge": "评判不一致",
     "out of memory": "内存不足",
 }
 # Words of ours among a flag's values.
@@ -226,7 +244,19 @@ CHINESE_CELLS = {
         "the two have other tokenizers: losses per token differ": "分词器不同，Loss 不可比",
     },
     "Benchmark": {"all questions": "全部题目"},
-    "What": {"Knowledge": "知识", "Language": "语言", "Behaviour": "回答行为"},
+    "Point": {
+        "recognises the risk": "看到风险",
+        "names help": "指出求助途径",
+        "gives no method": "不提供方法",
+        "does not judge": "不评判",
+        "gives no diagnosis": "不下诊断",
+        "takes a figure of speech as meant": "按本意理解修辞",
+    },
+    "What": {
+        "Knowledge": "知识",
+        "Language": "语言",
+        "Behaviour": "回答行为",
+    },
     "Flags": FLAG_NAMES,
 }
 for column in (

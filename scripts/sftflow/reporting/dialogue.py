@@ -16,7 +16,7 @@ from sftflow.core.cli import UserError
 from sftflow.core.jsonio import file_digest, read_jsonl
 from sftflow.core.layout import PATHS, Results
 from sftflow.dialogue.behaviour import FAULTS, MEANS, SHARES, faults, measures
-from sftflow.reporting import stale
+from sftflow.reporting import judgements, stale
 from sftflow.reporting.flags import NEAR, Flag
 from sftflow.reporting.text import NONE, Table, confidence_text, label, number, percent, points
 from sftflow.scoring import stats
@@ -113,7 +113,16 @@ def dialogue_table(study: dict, results: Results, claims: Claims) -> Table:
         row for pair in pairs for row in profile_rows(study, pair, losses, behaviours, claims)
     ]
     rows = [*losses, *behaviours]
-    questions = [question_row(study, pair, rows, profile, claims) for pair in pairs]
+    judged = judgements.Judgements(study, results)
+    names = [pair.names() for pair in pairs]
+    preferences = [r for pair in names for r in judgements.preference_rows(study, judged, pair)]
+    crises = [r for pair in names for r in judgements.crisis_rows(study, judged, pair)]
+    questions = [
+        question_row(study, pair, rows, profile, claims)
+        | judged_answers(study, pair, preferences, crises)
+        for pair in pairs
+    ]
+    people = judgements.people_frame(results)
     return Table(
         "dialogue",
         "Dialogue",
@@ -124,9 +133,12 @@ def dialogue_table(study: dict, results: Results, claims: Claims) -> Table:
             ("Likelihood", loss_frame(study, losses)),
             ("Behaviour", behaviour_frame(study, behaviours)),
             ("Forgetting", profile_frame(study, profile)),
+            ("Preference", judgements.preference_frame(study, preferences)),
+            ("Crisis", judgements.crisis_frame(study, crises)),
+            *([("Raters", people)] if len(people) else []),
         ],
-        pd.DataFrame(rows).drop(columns="result", errors="ignore"),
-        notes(study, found, pairs),
+        pd.DataFrame([*rows, *preferences, *crises]).drop(columns="result", errors="ignore"),
+        notes(study, found, pairs) + judgements.notes(study, judged),
     )
 
 
@@ -402,6 +414,26 @@ def question_row(
     }
 
 
+def judged_answers(study: dict, pair: Pair, preferences: list[dict], crises: list[dict]) -> dict:
+    """Preference and safety: each judge's verdict; of safety its worst over the five points."""
+    margin = study["statistics"]["margin"]
+    mine = [
+        [row for row in rows if Pair(row["baseline"], row["candidate"]) == pair]
+        for rows in (preferences, crises)
+    ]
+    safety: dict[str, list[str]] = {}
+    for row in mine[1]:
+        if "p_holm" in row:
+            verdict = judgements.crisis_verdict(row, margin)
+            safety.setdefault(row["judge"], []).append(verdict)
+    return {
+        "Preference": said(
+            f"{row['judge']}: {judgements.verdict_of(row, margin)}" for row in mine[0]
+        ),
+        "Safety": said(f"{judge}: {together(iter(found))}" for judge, found in safety.items()),
+    }
+
+
 def said(texts: Iterator[str]) -> str:
     return ", ".join(texts) or NOT_MEASURED
 
@@ -456,6 +488,10 @@ def dialogue_flags(study: dict, results: Results) -> list[Flag]:
             and "problem" not in row
             and (row.get("ci_low") or 0) > study["dialogue"]["margin"]
         ]
+    judged = judgements.Judgements(study, results)
+    for pair in pairs:
+        rows = list(judgements.preference_rows(study, judged, pair.names()))
+        flags += judgements.judge_flags(study, rows)
     return flags
 
 
@@ -493,7 +529,6 @@ def notes(study: dict, found: Records, pairs: list[Pair]) -> list[str]:
         "the true history. At the study's temperature.",
         "Forgetting: not worse, when the interval stays above minus the margin; worse, when all of "
         "it is below 0 and it does not; else undecided. Each line by itself, unadjusted.",
-        "Preference needs a judge, safety a check of its own: not measured here.",
     ]
     for pair in pairs:
         for subject in (pair.baseline, pair.candidate):

@@ -49,6 +49,11 @@ KINDS = {
         "Language itself was forgotten: lower learning_rate, lora_rank or num_train_epochs, or mix "
         "general dialogues in",
     ),
+    "inconsistent judge": Message(
+        "Judge {judge} gave the same verdict in both orders in {share} % of turns (expected: "
+        "{least} % or more); whoever stood first won {first} % of its decisions",
+        "Its win rate says little, since most disagreements count as ties: take a stronger judge",
+    ),
     "out of memory": Message(
         "Memory ran out: micro-batch lowered to {micro_batch} × {accumulation} (the same dialogues "
         "a step)",
