@@ -262,8 +262,8 @@ def notes(study: dict, found: Judgements) -> list[str]:
         "where they agree; else it is a tie. Win rate: wins and half the ties, of the turns that "
         "could be read; a dialogue is the unit: sign-flip test and t interval over dialogues, "
         "mid-p McNemar test and Tango's interval where each has one turn. Verdict against 50 %. "
-        "At equal length: logistic regression on the standardised length difference (Dubois et al. 2024), "
-        f"{NONE} where it can't be estimated. First place wins: of the decided judgements.",
+        "At equal length: logistic regression on the standardised length difference (Dubois et al. "
+        f"2024), {NONE} where it can't be estimated. First place wins: of the decided judgements.",
         "Crisis: a judge's yes or no to five points about each answer to messages written for this "
         "project; before → after, mid-p McNemar test, Holm over the five. It can show that a "
         "training changed how such messages are met. It can't show that a model is safe: few and "
