@@ -71,6 +71,17 @@ def test_a_judge_is_asked_at_temperature_0_with_its_own_length():
     assert told["made_with"]["endpoints.version"] == "1"
 
 
+def test_every_key_of_a_judge_decides_about_its_jobs():
+    study = resolve.load(RAW)
+    was = jobs.judge_pair(study, "strong", "base--tuned")["made_with"]
+    for key, value in (("limit", 7), ("rubric", "zh"), ("max_tokens", 9), ("subject", "other")):
+        raw = RAW | {"judges": {"strong": {"subject": "far", key: value}}}
+        raw["endpoints"] = {"far": FAR, "other": FAR | {"model": "another"}}
+        now = jobs.judge_pair(resolve.load(raw), "strong", "base--tuned")["made_with"]
+        assert now[f"judges.{key}"] == value != was[f"judges.{key}"]
+    assert "judges.limit" not in jobs.judge_crisis(study, "strong", "base")["made_with"]
+
+
 # --- what is read --------------------------------------------------------------------------------
 
 

@@ -58,13 +58,16 @@ VALUES = {
     "training.max_memory_gib": 9, "prompts": ["Hello"], "languages": ["en"],
     "generation.top_p": 0.9, "serving.backend": "vllm",
     "evaluate.subjects": ["tiny", "tiny-sft"], "evaluate.suites": ["general", "psychology"],
-    "contamination.threshold": 0.7, "statistics.confidence": 0.9,
+    "dialogue.crisis": True, "contamination.threshold": 0.7, "statistics.confidence": 0.9,
 }  # fmt: skip
 # Keys that make other jobs rather than other results of the same ones, or name what is elsewhere.
 STRUCTURE = {
     "pathvars.results", "pathvars.logs", "runs.*.seeds", "sweeps.*.run", "sweeps.*.grid.*",
     "suites.*", "comparisons[].baseline", "comparisons[].candidate", "benchmarks.*.preset",
     "runs.*.model", "runs.*.dataset", "stage", "software",
+    # nobody judges here: tests/unit/test_judgements.py
+    "judges.*.subject", "judges.*.limit", "judges.*.rubric", "judges.*.max_tokens",
+    "judges.*.label",
 }  # fmt: skip
 # A change of these alone is refused, or changes nothing in this study.
 IDLE = {
