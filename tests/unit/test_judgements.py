@@ -1,4 +1,4 @@
-"""Judges: who may judge, what is read of them, what tables make of it; sheets for people."""
+"""Judges: who may judge, what is read of them, what the tables make of it; sheets for people."""
 
 import csv
 import io

@@ -39,6 +39,7 @@ ENTRY = {
 # Where any other value would not do: {key: the value it gets}.
 VALUES = {
     "stage": "report", "software": "active",
+    "dialogue.crisis": True,
     "models.*.source": "config/demo/copy", "models.*.hub": "huggingface",
     "models.*.revision": "v1", "models.*.model_type": "qwen2", "models.*.template": "internlm2",
     "models.*.native_form": "none", "models.*.reference": "internlm2_5-7b-chat",
@@ -58,7 +59,7 @@ VALUES = {
     "training.max_memory_gib": 9, "prompts": ["Hello"], "languages": ["en"],
     "generation.top_p": 0.9, "serving.backend": "vllm",
     "evaluate.subjects": ["tiny", "tiny-sft"], "evaluate.suites": ["general", "psychology"],
-    "dialogue.crisis": True, "contamination.threshold": 0.7, "statistics.confidence": 0.9,
+    "contamination.threshold": 0.7, "statistics.confidence": 0.9,
 }  # fmt: skip
 # Keys that make other jobs rather than other results of the same ones, or name what is elsewhere.
 STRUCTURE = {
