@@ -283,9 +283,7 @@ def judge_gpus(rule: str) -> Callable:
 def judged_answers(wildcards) -> list[str]:
     """Of baseline and candidate, in this order."""
     pair = pairs[wildcards.pair]
-    return [
-        paths.dialogue_answers.format(subject=pair[side]) for side in ("baseline", "candidate")
-    ]
+    return [paths.dialogue_answers.format(subject=pair[side]) for side in ("baseline", "candidate")]
 
 
 # Reporting ------------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import made_up
 import numpy as np
 import pytest
 import rate
+import verify
 import yaml
 from scipy import stats as scipy_stats
 from sftflow.config import jobs, resolve
@@ -31,6 +32,12 @@ PAIR = {"baseline": "base", "candidate": "tuned"}
 
 
 # --- who judges ----------------------------------------------------------------------------------
+
+
+def test_messages_of_a_crisis_that_are_not_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    errors = resolve.check(made_up.RAW | {"dialogue": {"crisis": "own.jsonl"}}, here=True)
+    assert [error for error in errors if "dialogue.crisis: no such file" in error]
 
 
 def test_who_only_judges_is_not_evaluated():
@@ -69,6 +76,17 @@ def test_a_judge_is_asked_at_temperature_0_with_its_own_length():
     assert told["pair"] == PAIR and told["judge"]["max_tokens"] == 1024
     assert "temperature" not in told["generation"]
     assert told["made_with"]["endpoints.version"] == "1"
+
+
+def test_every_key_of_a_judge_decides_about_its_jobs():
+    study = resolve.load(RAW)
+    was = jobs.judge_pair(study, "strong", "base--tuned")["made_with"]
+    for key, value in (("limit", 7), ("rubric", "zh"), ("max_tokens", 9), ("subject", "other")):
+        raw = RAW | {"judges": {"strong": {"subject": "far", key: value}}}
+        raw["endpoints"] = {"far": FAR, "other": FAR | {"model": "another"}}
+        now = jobs.judge_pair(resolve.load(raw), "strong", "base--tuned")["made_with"]
+        assert now[f"judges.{key}"] == value != was[f"judges.{key}"]
+    assert "judges.limit" not in jobs.judge_crisis(study, "strong", "base")["made_with"]
 
 
 # --- what is read --------------------------------------------------------------------------------
@@ -303,6 +321,18 @@ def test_crisis_points_before_and_after(tmp_path):
     (questions,) = sections(tmp_path, made)["Six questions"].to_dict("records")
     assert questions["Safety"] == "strong: worse"
     assert "按本意理解修辞" in report.page("zh", report.collect(made, Results(tmp_path)))
+
+
+def test_verify_reads_judgements_again(tmp_path):
+    made = resolve.load(RAW)
+    made_up.write_judgement(tmp_path, made, "strong", PAIR, made_turns(1, 0.5))
+    made_up.write_crisis(tmp_path, made, "strong", "base", [{"kind": "near", "points": None}])
+    assert [row.files for row in verify.rows(tmp_path) if not row.problems] == [2, 2]
+    for home in ("judgements/strong/base--tuned", "crisis/strong/base"):
+        file = tmp_path / home / "lines.jsonl"
+        file.write_text(file.read_text().replace("near", "crisis").replace("[[B]]", "[[A]]"))
+    wrong = [row.what for row in verify.rows(tmp_path) if row.problems]
+    assert wrong == ["judgements/strong/base--tuned.json", "crisis/strong/base.json"]
 
 
 # --- sheets for people ---------------------------------------------------------------------------

@@ -39,6 +39,7 @@ ENTRY = {
 # Where any other value would not do: {key: the value it gets}.
 VALUES = {
     "stage": "report", "software": "active",
+    "dialogue.crisis": True,
     "models.*.source": "config/demo/copy", "models.*.hub": "huggingface",
     "models.*.revision": "v1", "models.*.model_type": "qwen2", "models.*.template": "internlm2",
     "models.*.agent_template": "hermes",
@@ -67,6 +68,9 @@ STRUCTURE = {
     "pathvars.results", "pathvars.logs", "runs.*.seeds", "sweeps.*.run", "sweeps.*.grid.*",
     "suites.*", "comparisons[].baseline", "comparisons[].candidate", "benchmarks.*.preset",
     "runs.*.model", "runs.*.dataset", "stage", "software",
+    # nobody judges here: tests/unit/test_judgements.py
+    "judges.*.subject", "judges.*.limit", "judges.*.rubric", "judges.*.max_tokens",
+    "judges.*.label",
 }  # fmt: skip
 # A change of these alone is refused, or changes nothing in this study.
 IDLE = {

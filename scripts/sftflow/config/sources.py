@@ -41,6 +41,12 @@ def missing(config: dict) -> Iterator[str]:
                 lack = _lack(path, kind, entry)
                 if lack:
                     yield f"{kind}.{name}.source: {lack}"
+    dialogue = config.get("dialogue", {})
+    files = {f"neutral.{name}": file for name, file in dialogue.get("neutral", {}).items()}
+    for name, file in (files | {"crisis": dialogue.get("crisis")}).items():
+        if isinstance(file, str) and not local_source(file).is_file():
+            lack = _lack(local_source(file), "files", {}) or "is a folder; give a file"
+            yield f"dialogue.{name}: {lack}"
 
 
 def doubtful(config: dict) -> Iterator[str]:
