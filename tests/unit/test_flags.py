@@ -104,6 +104,10 @@ DIALOGUE = [
         "broken", "r",
         {"what": "loops", "group": "talks", "before": "0.0", "after": "75.0", "n": "40"},
     ),
+    Flag(
+        "inconsistent judge", "r",
+        {"judge": "strong", "share": "40.0", "least": "60.0", "first": "80.0"},
+    ),
     Flag("forgotten", "r", {"text": "zh", "before": "2.0", "after": "2.3", "margin": "0.05"}),
 ]  # fmt: skip
 

@@ -39,7 +39,10 @@ ENTRY = {
 # Where any other value would not do: {key: the value it gets}.
 VALUES = {
     "stage": "report", "software": "active",
-    "dialogue.crisis": True,
+    "dialogue.crisis": True, "dialogue.neutral": {"zh": "config/neutral/en.txt"},
+    "endpoints.*.extra_body": {"reasoning_effort": "low"}, "endpoints.*.omit": ["seed"],
+    "endpoints.*.headers": {"X-Team": "$TEAM"},
+    "endpoints.*.rename": {"max_tokens": "max_completion_tokens"},
     "models.*.source": "config/demo/copy", "models.*.hub": "huggingface",
     "models.*.revision": "v1", "models.*.model_type": "qwen2", "models.*.template": "internlm2",
     "models.*.agent_template": "hermes",
@@ -259,9 +262,12 @@ def test_identities_follow_the_annotation(study, monkeypatch):
 def test_what_a_job_is_told_is_what_its_keys_say():
     """No key reaches a job that the schema does not name, and each that it names arrives."""
     raw = yaml.safe_load((ROOT / "config/config.yaml").read_text(encoding="utf-8"))
+    raw["endpoints"] = {"far": {"url": "http://far/v1", "model": "m", "version": "1"}}
+    raw["judges"] = {"strong": {"subject": "far"}}
     study = resolve.resolve(raw)
     names = {"dataset": "psychology", "model": "tiny", "run": "tiny-sft", "benchmark": "mmlu",
-             "subject": "tiny-sft", "suite": "psychology", "env": "swift"}  # fmt: skip
+             "subject": "tiny-sft", "suite": "psychology", "env": "swift", "judge": "strong",
+             "pair": "tiny--tiny-sft", "baseline": "tiny", "candidate": "tiny-sft"}  # fmt: skip
     for rule in told.JOBS:
         settings = told.settings(study, rule, *(names[name] for name in told.wildcards(rule)))
         text = json.dumps(settings)
