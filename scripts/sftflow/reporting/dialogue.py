@@ -153,7 +153,8 @@ def loss_rows(study: dict, found: Records, pair: Pair) -> Iterator[dict]:
     for name in [name for name in before if name in after]:
         row: dict = {**pair.names(), "what": "loss", "group": name, "turn": ""}
         row["neutral"] = name not in study["datasets"]
-        both = [(before[name][key], after[name][key]) for key in before[name].keys() & after[name]]
+        ids = [key for key in before[name] if key in after[name]]  # in order: sums depend on it
+        both = [(before[name][key], after[name][key]) for key in ids]
         if any(old[0] != new[0] for old, new in both):
             yield row | {"problem": "the two have other tokenizers: losses per token differ"}
             continue
