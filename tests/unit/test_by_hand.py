@@ -1,9 +1,12 @@
 """Talking to subjects and keeping them up: what can be known without a server."""
 
+import argparse
 import re
 import socket
 
+import made_up
 import pytest
+from sftflow.config import byhand, resolve
 from sftflow.core.cli import UserError
 from sftflow.serving import columns, completions, deploying, server, talking
 
@@ -144,3 +147,24 @@ def test_a_key_of_the_users_own_is_no_weak_one(monkeypatch):
     monkeypatch.setenv("MINE", "long enough".replace(" ", "-"))
     assert deploying.the_key("MINE") == "long-enough"
     assert deploying.the_key(None) != deploying.the_key(None)
+
+
+def test_a_run_is_found_merged_or_as_its_adapter(tmp_path):
+    """What is missing is named with the command that makes it; what is there is offered."""
+    study = resolve.load(made_up.RAW)
+    run = next(iter(study["runs"]))
+    args = argparse.Namespace(results=tmp_path, configfile=None, adapter=False)
+    made = ["environments/swift.json", "models/base/manifest.json", f"runs/{run}/adapter.json"]
+    for name in made:
+        (tmp_path / name.replace("base", study["runs"][run]["model"])).parent.mkdir(parents=True)
+        (tmp_path / name.replace("base", study["runs"][run]["model"])).touch()
+    with pytest.raises(UserError, match=rf"snakemake \S*runs/{run}/merged.json .*--adapter serves"):
+        byhand.told(args, study, run, "chat")
+    args.adapter = True
+    told = byhand.told(args, study, run, "chat")
+    assert told["settings"]["form"] == "adapter" and told["log"] == f"logs/chat/{run}.log"
+    assert told["adapter_folder"] == str(tmp_path / f"runs/{run}/adapter")
+    assert told["weights_folder"].endswith("weights")
+    study["runs"][run]["training"]["tuner_type"] = "full"
+    with pytest.raises(UserError, match="has no adapter"):
+        byhand.told(args, study, run, "chat")

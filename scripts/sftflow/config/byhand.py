@@ -4,6 +4,7 @@ import argparse
 import functools
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import NoReturn
 
@@ -65,12 +66,9 @@ def told(args: argparse.Namespace, study: dict, name: str, program: str) -> dict
         raise UserError(f"there is no subject '{name}'{nearest(name, study['subjects'])}")
     entry = study["subjects"][name]
     form = entry["form"]
-    if args.adapter and entry["kind"] == "run" and form != "adapter":
-        if (
-            not (args.results / PATHS.adapter_weights.format(run=name)).exists()
-            and (args.results / PATHS.merged.format(run=name)).exists()
-        ):
-            raise UserError(f"{name} was trained in full and has no adapter: leave out --adapter")
+    if args.adapter and entry["kind"] == "run":
+        if study["runs"][name]["training"]["tuner_type"] == "full":
+            raise UserError(f"{name} is trained in full and has no adapter: leave out --adapter")
         form = "adapter"
     results = Results(args.results)
     files = {kind: results.folder / path for kind, path in weights_of(entry, form).items()}
@@ -105,10 +103,8 @@ def _refuse_missing(args: argparse.Namespace, entry: dict, form: str, files: dic
     missing = [str(path) for path in records if not path.exists()]
     if not missing:
         return
-    configs = "".join(f" {path}" for path in args.configfile or ())
-    command = f"uv run snakemake {' '.join(missing)} --cores all" + (
-        f" --configfile{configs}" if configs else ""
-    )
+    configs = ["--configfile", *map(str, args.configfile)] if args.configfile else []
+    command = shlex.join(["uv", "run", "snakemake", *missing, "--cores", "all", *configs])
     adapter = args.results / PATHS.adapter.format(run=entry["run"])
     instead = ""
     if form == "merged" and adapter.exists():
