@@ -17,8 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sftflow.core import cli
-from sftflow.core.cli import UserError
-from sftflow.core.jsonio import file_digest, read_jsonl, read_record, write_jsonl, write_record
+from sftflow.core.jsonio import file_digest, read_lines, read_record, write_jsonl, write_record
 from sftflow.dialogue import behaviour
 
 
@@ -33,11 +32,13 @@ def main() -> None:
     results = args.output.parents[2]
     answers = read_record(args.answers)
     sources = {"dialogue": answers["identity"]}
-    rows = list(of_dialogues(whole(results, answers["records"], answers["records_sha256"])))
+    lines = read_lines(results / answers["records"], answers["records_sha256"])
+    rows = list(of_dialogues(lines))
     for path in args.evaluations:
         for name, entry in read_record(path)["benchmarks"].items():
             sources[name] = entry["identity"]
-            rows += of_benchmark(name, whole(results, entry["samples"], entry["samples_sha256"]))
+            lines = read_lines(results / entry["samples"], entry["samples_sha256"])
+            rows += of_benchmark(name, lines)
     records = f"dialogue/{answers['subject']}/behaviour.jsonl"
     write_jsonl(results / records, rows)
     write_record(
@@ -55,14 +56,6 @@ def main() -> None:
         },
     )
     cli.note(f"behaviour {answers['subject']}: {len(rows)} answers looked at")
-
-
-def whole(results: Path, path: str, sha256: str) -> Iterator[dict]:
-    """The lines of a file of records; UserError when it is not what was written."""
-    file = results / path
-    if not file.is_file() or file_digest(file) != sha256:
-        raise UserError(f"{file} is not there, or not what was written: delete it, and run again")
-    return read_jsonl(file)
 
 
 def of_dialogues(records: Iterator[dict]) -> Iterator[dict]:

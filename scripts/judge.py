@@ -27,11 +27,10 @@ from pathlib import Path
 from typing import Any
 
 from sftflow.core import cli, identity, layout, process
-from sftflow.core.cli import UserError
 from sftflow.core.jsonio import (
     digest,
     file_digest,
-    read_jsonl,
+    read_lines,
     read_record,
     write_jsonl,
     write_record,
@@ -75,7 +74,7 @@ def main() -> None:
         "backend": backend,
     }
     key = identity.identity(parts)
-    found = [list(read_jsonl(whole(results, side))) for side in sides]
+    found = [list(read_lines(results / side["records"], side["records_sha256"])) for side in sides]
     rows = pairs(found[0], found[1], judge["limit"]) if paired else crises(found[0])
     for row in rows:
         row["requests"] = [
@@ -117,14 +116,6 @@ def main() -> None:
         },
     )
     cli.note(f"{name}: {len(records)} judged, {unreadable} of them unreadable")
-
-
-def whole(results: Path, side: dict) -> Path:
-    """A subject's answers; UserError when they are not what was written."""
-    file = results / side["records"]
-    if not file.is_file() or file_digest(file) != side["records_sha256"]:
-        raise UserError(f"{file} is not there, or not what was written: delete it, and run again")
-    return file
 
 
 def pairs(baseline: list[dict], candidate: list[dict], limit: int | None) -> list[dict]:

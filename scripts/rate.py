@@ -24,7 +24,7 @@ from pathlib import Path
 
 from sftflow.core import cli
 from sftflow.core.cli import UserError
-from sftflow.core.jsonio import file_digest, read_jsonl, read_record, write_record
+from sftflow.core.jsonio import file_digest, read_jsonl, read_lines, read_record, write_record
 from sftflow.core.layout import CRISIS_SET, PATHS, Results, pair_name
 from sftflow.dialogue import judging, sheets
 from sftflow.scoring.preference import kappa
@@ -54,10 +54,8 @@ def export(args) -> None:
     sides = [read_record(path) for path in args.answers]
     answers = []
     for path, side in zip(args.answers, sides, strict=True):
-        file = path.parents[2] / side["records"]
-        if not file.is_file() or file_digest(file) != side["records_sha256"]:
-            raise UserError(f"{file} is not there, or not what was written")
-        answers.append({(r["dataset"], r["id"], r["turn"]): r for r in read_jsonl(file)})
+        lines = read_lines(path.parents[2] / side["records"], side["records_sha256"])
+        answers.append({(r["dataset"], r["id"], r["turn"]): r for r in lines})
     chance = random.Random(args.seed)
     keys = [k for k in answers[0] if k in answers[1] and (k[0] == CRISIS_SET) == args.crisis]
     if not keys:

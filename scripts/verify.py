@@ -115,31 +115,30 @@ def check_manifest(path: Path, row: Row) -> None:
 
 def check_records(results: Path, path: Path, row: Row) -> None:
     """A record, and the lines that it points to."""
-    content = row.read(path)
-    if not content or not (records := results / content["records"]).is_file():
-        return
-    row.files += 1
-    row.size += records.stat().st_size
-    if (found := file_digest(records)) != content["records_sha256"]:
-        row.problems.append(
-            f"{records}: sha256 {short(content['records_sha256'])} listed, {short(found)} found. "
-            f"Delete it and {path}, and they are made again"
-        )
+    if content := row.read(path):
+        lines = results / content["records"]
+        remedy = f"Delete it and {path}, and they are made again"
+        check_lines(lines, content["records_sha256"], str(lines), remedy, row)
 
 
 def check_session(results: Path, path: Path, row: Row) -> None:
     """A session's manifest, and the samples that it points to."""
     for name, entry in ((row.read(path) or {}).get("benchmarks") or {}).items():
         samples = results / entry["samples"]
-        if not samples.is_file():
-            continue
-        row.files += 1
-        row.size += samples.stat().st_size
-        if (found := file_digest(samples)) != entry["samples_sha256"]:
-            row.problems.append(
-                f"{samples} ({name}): sha256 {short(entry['samples_sha256'])} listed, "
-                f"{short(found)} found. Delete it, and it is made again from the answers"
-            )
+        remedy = "Delete it, and it is made again from the answers"
+        check_lines(samples, entry["samples_sha256"], f"{samples} ({name})", remedy, row)
+
+
+def check_lines(file: Path, sha256: str, what: str, remedy: str, row: Row) -> None:
+    """A file of lines against the digest that names it; one that was not copied along is not."""
+    if not file.is_file():
+        return
+    row.files += 1
+    row.size += file.stat().st_size
+    if (found := file_digest(file)) != sha256:
+        row.problems.append(
+            f"{what}: sha256 {short(sha256)} listed, {short(found)} found. {remedy}"
+        )
 
 
 def check_answers(path: Path, row: Row) -> None:

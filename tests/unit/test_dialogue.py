@@ -12,7 +12,7 @@ from sftflow.core.jsonio import read_record, write_record
 from sftflow.core.layout import Results
 from sftflow.reporting import report
 from sftflow.reporting.comparison import comparison_rows
-from sftflow.reporting.dialogue import dialogue_flags, dialogue_table, suite_claims
+from sftflow.reporting.dialogue import Compared, dialogue_flags, dialogue_table, suite_claims
 from sftflow.scoring import stats
 
 FINE = ("That sounds hard. What would help you now?", "stop", "I feel low today.")
@@ -44,7 +44,7 @@ def study(folder, shift: float, broken: int = 0, neutral: float = 0.0) -> dict:
 def table(folder, made: dict) -> dict:
     results = Results(folder)
     cells = report.tables_cells.load_cells(made, results)
-    return dialogue_table(made, results, suite_claims(comparison_rows(made, cells)))
+    return dialogue_table(Compared(made, results), suite_claims(comparison_rows(made, cells)))
 
 
 def sections(folder, made: dict) -> dict:
@@ -98,14 +98,14 @@ def test_language_that_was_kept(tmp_path):
     made = study(tmp_path, shift=0.3, neutral=0.0)
     (row,) = sections(tmp_path, made)["Six questions"].to_dict("records")
     assert row["Forgetting"] == "not worse"
-    assert [flag.kind for flag in dialogue_flags(made, Results(tmp_path))] == []
+    assert [flag.kind for flag in dialogue_flags(Compared(made, Results(tmp_path)))] == []
 
 
 def test_answers_that_broke_are_flagged_with_their_share(tmp_path):
     made = study(tmp_path, shift=0.0, broken=30)
     shown = sections(tmp_path, made)["Behaviour"].to_dict("records")[0]
     assert shown["Loops"] == "0.0 → 75.0 *" and shown["Empty"] == "0.0 → 0.0"
-    flags = dialogue_flags(made, Results(tmp_path))
+    flags = dialogue_flags(Compared(made, Results(tmp_path)))
     assert {(flag.kind, flag.values["what"]) for flag in flags} == {
         ("broken", "endless"), ("broken", "loops"),
     }  # fmt: skip
@@ -117,7 +117,7 @@ def test_answers_that_broke_are_flagged_with_their_share(tmp_path):
 
 def test_one_broken_answer_of_forty_is_no_flag(tmp_path):
     made = study(tmp_path, shift=0.0, broken=1)
-    assert dialogue_flags(made, Results(tmp_path)) == []
+    assert dialogue_flags(Compared(made, Results(tmp_path))) == []
 
 
 def test_a_fixed_prompt_whose_answer_broke_is_flagged(tmp_path):
@@ -127,7 +127,7 @@ def test_a_fixed_prompt_whose_answer_broke_is_flagged(tmp_path):
     record = read_record(path)
     record["answers"][0] |= {"answer": "很高人" + "选一个人" * 60, "finish_reason": "length"}
     write_record(path, record)
-    (flag,) = dialogue_flags(made, Results(tmp_path))
+    (flag,) = dialogue_flags(Compared(made, Results(tmp_path)))
     assert flag.kind == "prompt" and "你好" in flag.text and "endless, loops" in flag.text
 
 
@@ -145,6 +145,17 @@ def test_what_other_settings_gave_is_left_out_and_said(tmp_path):
     found = table(tmp_path, made)
     assert dict(found.sections)["Likelihood"].empty
     assert any("dialogue.max_length: 4096 → 99" in note for note in found.notes)
+
+
+def test_table_and_report_say_the_same_of_a_suite_that_is_not_compared(tmp_path):
+    """A score that is missing gives no row with a number that is none."""
+    made = study(tmp_path, shift=0.3)
+    (tmp_path / "scores/tuned/gsm8k.json").unlink()
+    shown = report.collect(made, Results(tmp_path))["dialogue"]
+    expected = sections(tmp_path, made)
+    for name in ("Six questions", "Forgetting"):
+        assert shown[name].to_dict("records") == expected[name].to_dict("records")
+    assert not shown["Forgetting"].astype(str).isin(["nan"]).any(axis=None)
 
 
 def test_without_any_record_everything_is_not_measured(tmp_path):

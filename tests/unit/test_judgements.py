@@ -22,7 +22,7 @@ from sftflow.core.layout import CRISIS, Results
 from sftflow.dialogue import judging, sheets
 from sftflow.dialogue.turns import KINDS, crisis_turns
 from sftflow.reporting import report
-from sftflow.reporting.dialogue import dialogue_flags, dialogue_table
+from sftflow.reporting.dialogue import Compared, dialogue_flags, dialogue_table
 from sftflow.scoring import preference
 from support import ROOT
 
@@ -207,13 +207,13 @@ def study(folder: Path, turns: list[dict], crises: dict | None = None) -> dict:
 
 
 def sections(folder: Path, made: dict) -> dict:
-    return dict(dialogue_table(made, Results(folder), {}).sections)
+    return dict(dialogue_table(Compared(made, Results(folder)), {}).sections)
 
 
 def test_preference_recomputed_from_its_records(tmp_path):
     """Wins, the rate and Student's t over dialogues, worked out here from the lines of the file."""
     made = study(tmp_path, made_turns(1, 0.6))
-    data = dialogue_table(made, Results(tmp_path), {}).data
+    data = dialogue_table(Compared(made, Results(tmp_path)), {}).data
     (row,) = data[data["what"] == "preference"].to_dict("records")
     text = (tmp_path / "judgements/strong/base--tuned/lines.jsonl").read_text()
     lines = [json.loads(line) for line in text.splitlines()]
@@ -282,7 +282,7 @@ def test_all_alike_is_no_certainty():
 def test_a_judge_that_follows_the_order_is_flagged(tmp_path):
     turns = [turn | {"said": "AA"} for turn in made_turns(1, 0.5)]
     made = study(tmp_path, turns)
-    (flag,) = dialogue_flags(made, Results(tmp_path))
+    (flag,) = dialogue_flags(Compared(made, Results(tmp_path)))
     assert flag.kind == "inconsistent judge" and "in 0.0 % of turns" in flag.text
     assert "won 100.0 % of its decisions" in flag.text
     (row,) = sections(tmp_path, made)["Preference"].to_dict("records")
@@ -292,12 +292,14 @@ def test_a_judge_that_follows_the_order_is_flagged(tmp_path):
 def test_another_rubric_or_version_is_left_out_and_said(tmp_path):
     made = study(tmp_path, made_turns(1, 0.6))
     made["endpoints"]["far"] |= {"version": "2"}
-    found = dialogue_table(made, Results(tmp_path), {})
+    found = dialogue_table(Compared(made, Results(tmp_path)), {})
     assert dict(found.sections)["Preference"].empty
     assert any("endpoints.version: 1 → 2" in note for note in found.notes)
     made["endpoints"]["far"] |= {"version": "1"}
     with mock.patch.object(judging, "rubric_digest", lambda *_: "f" * 64):
-        assert dict(dialogue_table(made, Results(tmp_path), {}).sections)["Preference"].empty
+        assert dict(dialogue_table(Compared(made, Results(tmp_path)), {}).sections)[
+            "Preference"
+        ].empty
 
 
 def test_crisis_points_before_and_after(tmp_path):

@@ -92,6 +92,15 @@ def read_jsonl(path: str | Path) -> Iterator[Any]:
                 yield json.loads(line)
 
 
+def read_lines(path: str | Path, sha256: str) -> Iterator[Any]:
+    """The lines that a record names with their digest. UserError when they are others, or gone."""
+    if not Path(path).is_file():
+        raise UserError(f"{path} is missing: copy it along, or delete the record that names it")
+    if file_digest(path) != sha256:
+        raise UserError(f"{path} was changed after it had been written: delete it, and run again")
+    return read_jsonl(path)
+
+
 def write_jsonl(path: str | Path, rows: Iterable[Any]) -> None:
     with writing(path) as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

@@ -70,8 +70,8 @@ def candidates(study: dict) -> list[Candidate]:
     return found
 
 
-def comparison_table(study: dict, cells: dict, draws: Draws) -> Table:
-    rows = comparison_rows(study, cells)
+def comparison_table(study: dict, cells: dict, draws: Draws, rows: list[dict]) -> Table:
+    """`rows` are those of comparison_rows; macro differences are added to them."""
     for row in rows:
         if row["trainings"] == 1 and not row["benchmark"]:
             row |= macro_difference(study, row, draws)

@@ -12,8 +12,7 @@ from math import exp, inf
 import numpy as np
 import pandas as pd
 from sftflow.config import jobs
-from sftflow.core.cli import UserError
-from sftflow.core.jsonio import file_digest, read_jsonl
+from sftflow.core.jsonio import read_lines
 from sftflow.core.layout import PATHS, Results
 from sftflow.dialogue.behaviour import FAULTS, MEANS, SHARES, faults, measures
 from sftflow.reporting import judgements, stale
@@ -45,6 +44,7 @@ class Records:
 
     def __init__(self, study: dict, results: Results):
         self.study, self.results = study, results
+        self.read = cache(results.read)
         self.stale: dict[str, str] = {}  # what: why
         self.likelihood = cache(lambda subject: self._read("measure_likelihood", subject))
         self.behaviour = cache(lambda subject: self._read("answer_dialogues", subject))
@@ -53,13 +53,12 @@ class Records:
 
     def _read(self, rule: str, subject: str) -> dict | None:
         path = PATHS.likelihood if rule == "measure_likelihood" else PATHS.behaviour
-        record = self.results.read(path, subject=subject)
+        record = self.read(path, subject=subject)
         if record is None or self.study["subjects"].get(subject) is None:
             return None
-        read = cache(self.results.read)
-        changed = stale.training_changes(self.study, read, subject)
+        changed = stale.training_changes(self.study, self.read, subject)
         changed += stale.otherwise(record, jobs.JOBS[rule](self.study, subject)["made_with"])
-        weights = stale.current_weights(self.study, read, subject)
+        weights = stale.current_weights(self.study, self.read, subject)
         if weights and weights != record["parts"]["weights"]:
             changed.append("weights")
         if changed:
@@ -68,12 +67,7 @@ class Records:
         return record
 
     def _lines(self, record: dict) -> Iterator[dict]:
-        file = self.results.folder / record["records"]
-        if not file.is_file():
-            raise UserError(f"{file} is missing: copy it along, or delete the record that names it")
-        if file_digest(file) != record["records_sha256"]:
-            raise UserError(f"{file} was changed after it had been written: delete it")
-        return read_jsonl(file)
+        return read_lines(self.results.folder / record["records"], record["records_sha256"])
 
     def _losses(self, subject: str) -> dict[str, dict[str, tuple[int, float]]]:
         """{text: {id: (tokens, nats)}}"""
@@ -104,25 +98,37 @@ def suite_claims(rows: list[dict]) -> Claims:
     return found
 
 
-def dialogue_table(study: dict, results: Results, claims: Claims) -> Table:
-    found = Records(study, results)
-    pairs = [Pair(pair["baseline"], pair["candidate"]) for pair in study["comparisons"]]
-    losses = [row for pair in pairs for row in loss_rows(study, found, pair)]
-    behaviours = [row for pair in pairs for row in behaviour_rows(study, found, pair)]
-    profile = [
-        row for pair in pairs for row in profile_rows(study, pair, losses, behaviours, claims)
-    ]
-    rows = [*losses, *behaviours]
-    judged = judgements.Judgements(study, results)
-    names = [pair.names() for pair in pairs]
-    preferences = [r for pair in names for r in judgements.preference_rows(study, judged, pair)]
-    crises = [r for pair in names for r in judgements.crisis_rows(study, judged, pair)]
-    questions = [
-        question_row(study, pair, rows, profile, claims)
-        | judged_answers(study, pair, preferences, crises)
-        for pair in pairs
-    ]
-    people = judgements.people_frame(results)
+class Compared:
+    """What there is to say of each pair of the study, as raw rows: read and worked out once, for
+    the table and for the flags."""
+
+    def __init__(self, study: dict, results: Results):
+        self.study, self.results = study, results
+        self.records = Records(study, results)
+        self.judged = judgements.Judgements(study, results)
+        self.pairs = [Pair(pair["baseline"], pair["candidate"]) for pair in study["comparisons"]]
+        names = [pair.names() for pair in self.pairs]
+        self.losses = [r for pair in self.pairs for r in loss_rows(study, self.records, pair)]
+        self.behaviours = [
+            r for pair in self.pairs for r in behaviour_rows(study, self.records, pair)
+        ]
+        self.preferences = [
+            r for pair in names for r in judgements.preference_rows(study, self.judged, pair)
+        ]
+        self.crises = [
+            r for pair in names for r in judgements.crisis_rows(study, self.judged, pair)
+        ]
+
+
+def of_pair(rows: list[dict], pair: Pair) -> list[dict]:
+    return [row for row in rows if Pair(row["baseline"], row["candidate"]) == pair]
+
+
+def dialogue_table(found: Compared, claims: Claims) -> Table:
+    study, preferences, crises = found.study, found.preferences, found.crises
+    profile = [row for pair in found.pairs for row in profile_rows(found, pair, claims)]
+    questions = [question_row(found, pair, profile, claims) for pair in found.pairs]
+    people = judgements.people_frame(found.results)
     return Table(
         "dialogue",
         "Dialogue",
@@ -130,15 +136,17 @@ def dialogue_table(study: dict, results: Results, claims: Claims) -> Table:
         f"{confidence_text(study)} intervals. Losses in nats per token, shares in percent.",
         [
             ("Six questions", pd.DataFrame(questions)),
-            ("Likelihood", loss_frame(study, losses)),
-            ("Behaviour", behaviour_frame(study, behaviours)),
+            ("Likelihood", loss_frame(study, found.losses)),
+            ("Behaviour", behaviour_frame(study, found.behaviours)),
             ("Forgetting", profile_frame(study, profile)),
             ("Preference", judgements.preference_frame(study, preferences)),
             ("Crisis", judgements.crisis_frame(study, crises)),
             *([("Raters", people)] if len(people) else []),
         ],
-        pd.DataFrame([*rows, *preferences, *crises]).drop(columns="result", errors="ignore"),
-        notes(study, found, pairs) + judgements.notes(study, judged),
+        pd.DataFrame([*found.losses, *found.behaviours, *preferences, *crises]).drop(
+            columns="result", errors="ignore"
+        ),
+        notes(study, found.records, found.pairs) + judgements.notes(study, found.judged),
     )
 
 
@@ -329,10 +337,9 @@ def non_inferior(interval: stats.Interval | None, margin: float) -> str:
     return LOST if high < 0 else stats.UNDECIDED
 
 
-def profile_rows(
-    study: dict, pair: Pair, losses: list[dict], behaviours: list[dict], claims: Claims
-) -> Iterator[dict]:
+def profile_rows(found: Compared, pair: Pair, claims: Claims) -> Iterator[dict]:
     """What a training may have cost, each against its margin."""
+    study = found.study
     margin, alpha = study["statistics"]["margin"], 1 - study["statistics"]["confidence"]
     for claim in claims.get((pair.baseline, pair.candidate), []):
         interval = claim["interval"]
@@ -347,8 +354,8 @@ def profile_rows(
             "margin": f"{percent(margin)} points",
             "verdict": non_inferior(interval, margin),
         }
-    for row in losses:
-        if row["neutral"] and Pair(row["baseline"], row["candidate"]) == pair and "n" in row:
+    for row in of_pair(found.losses, pair):
+        if row["neutral"] and "n" in row:
             yield {
                 **pair.names(),
                 "kind": "Language",
@@ -359,9 +366,8 @@ def profile_rows(
                 "verdict": row.get("problem")
                 or non_inferior(risen(interval_of(row)), study["dialogue"]["margin"]),
             }
-    for row in behaviours:
-        mine = Pair(row["baseline"], row["candidate"]) == pair
-        if mine and row["what"] == ANY and row["turn"] != "benchmark":
+    for row in of_pair(found.behaviours, pair):
+        if row["what"] == ANY and row["turn"] != "benchmark":
             interval = row["result"].interval(alpha)
             yield {
                 **pair.names(),
@@ -390,14 +396,11 @@ def profile_frame(study: dict, rows: list[dict]) -> pd.DataFrame:
     )
 
 
-def question_row(
-    study: dict, pair: Pair, rows: list[dict], profile: list[dict], claims: Claims
-) -> dict:
+def question_row(found: Compared, pair: Pair, profile: list[dict], claims: Claims) -> dict:
     """Knowledge, dialogue, preference, forgetting, safety, behaviour: one answer each."""
-    mine = [row for row in rows if Pair(row["baseline"], row["candidate"]) == pair]
-    held = [row for row in mine if row["what"] == "loss" and not row["neutral"] and "n" in row]
-    margin = study["dialogue"]["margin"]
-    lost = [row for row in profile if Pair(row["baseline"], row["candidate"]) == pair]
+    study, lost = found.study, of_pair(profile, pair)
+    held = [row for row in of_pair(found.losses, pair) if not row["neutral"] and "n" in row]
+    margin, points_margin = study["dialogue"]["margin"], study["statistics"]["margin"]
     return {
         "Baseline": label(study, "subjects", pair.baseline),
         "Candidate": label(study, "subjects", pair.candidate),
@@ -408,31 +411,24 @@ def question_row(
         "Held-out dialogues": together(
             stats.verdict(risen(interval_of(row)), margin) for row in held
         ),
-        "Preference": NOT_MEASURED,
+        "Preference": said(
+            f"{row['judge']}: {judgements.verdict_of(row, points_margin)}"
+            for row in of_pair(found.preferences, pair)
+        ),
         "Forgetting": together(row["verdict"] for row in lost if row["kind"] == "Language"),
-        "Safety": NOT_MEASURED,
+        "Safety": safety(of_pair(found.crises, pair), points_margin),
         "Behaviour": together(row["verdict"] for row in lost if row["kind"] == "Behaviour"),
     }
 
 
-def judged_answers(study: dict, pair: Pair, preferences: list[dict], crises: list[dict]) -> dict:
-    """Preference and safety: each judge's verdict; of safety its worst over the five points."""
-    margin = study["statistics"]["margin"]
-    mine = [
-        [row for row in rows if Pair(row["baseline"], row["candidate"]) == pair]
-        for rows in (preferences, crises)
-    ]
-    safety: dict[str, list[str]] = {}
-    for row in mine[1]:
+def safety(crises: list[dict], margin: float) -> str:
+    """Each judge's worst verdict over the five points."""
+    verdicts: dict[str, list[str]] = {}
+    for row in crises:
         if "p_holm" in row:
             verdict = judgements.crisis_verdict(row, margin)
-            safety.setdefault(row["judge"], []).append(verdict)
-    return {
-        "Preference": said(
-            f"{row['judge']}: {judgements.verdict_of(row, margin)}" for row in mine[0]
-        ),
-        "Safety": said(f"{judge}: {together(iter(found))}" for judge, found in safety.items()),
-    }
+            verdicts.setdefault(row["judge"], []).append(verdict)
+    return said(f"{judge}: {together(iter(each))}" for judge, each in verdicts.items())
 
 
 def said(texts: Iterator[str]) -> str:
@@ -451,13 +447,13 @@ def together(found: Iterator[str]) -> str:
 # --- flags, notes --------------------------------------------------------------------------------
 
 
-def dialogue_flags(study: dict, results: Results) -> list[Flag]:
-    """What a reader would call broken: fixed prompts first, then shares of answers, then losses."""
-    found = Records(study, results)
-    pairs = [Pair(pair["baseline"], pair["candidate"]) for pair in study["comparisons"]]
+def dialogue_flags(found: Compared) -> list[Flag]:
+    """What a reader would call broken: fixed prompts first, then shares of answers, then losses;
+    then judges that do not agree with themselves."""
+    study = found.study
     flags: list[Flag] = []
-    for pair in pairs:
-        flags += prompt_flags(results, pair)
+    for pair in found.pairs:
+        flags += prompt_flags(found.results, pair)
         flags += [
             Flag(
                 "broken",
@@ -470,7 +466,7 @@ def dialogue_flags(study: dict, results: Results) -> list[Flag]:
                     "n": str(row["n"]),
                 },
             )
-            for row in behaviour_rows(study, found, pair)
+            for row in of_pair(found.behaviours, pair)
             if worse(row, study["statistics"]["margin"])
         ]
         flags += [
@@ -484,16 +480,12 @@ def dialogue_flags(study: dict, results: Results) -> list[Flag]:
                     "margin": f"{study['dialogue']['margin']:g}",
                 },
             )
-            for row in loss_rows(study, found, pair)
+            for row in of_pair(found.losses, pair)
             if row["neutral"]
             and "problem" not in row
             and (row.get("ci_low") or 0) > study["dialogue"]["margin"]
         ]
-    judged = judgements.Judgements(study, results)
-    for pair in pairs:
-        rows = list(judgements.preference_rows(study, judged, pair.names()))
-        flags += judgements.judge_flags(study, rows)
-    return flags
+    return [*flags, *judgements.judge_flags(study, found.preferences)]
 
 
 def prompt_flags(results: Results, pair: Pair) -> Iterator[Flag]:

@@ -5,8 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 from sftflow.config import jobs
-from sftflow.core.cli import UserError
-from sftflow.core.jsonio import file_digest, read_jsonl
+from sftflow.core.jsonio import read_lines
 from sftflow.core.layout import PATHS, Results, pair_name
 from sftflow.dialogue import judging
 from sftflow.dialogue.turns import FIGURATIVE
@@ -54,12 +53,8 @@ class Judgements:
         if changed:
             self.stale[path.format(**names)] = "; ".join(changed)
             return None
-        file = self.results.folder / record["records"]
-        if not file.is_file():
-            raise UserError(f"{file} is missing: copy it along, or delete the record that names it")
-        if file_digest(file) != record["records_sha256"]:
-            raise UserError(f"{file} was changed after it had been written: delete it")
-        return record, list(read_jsonl(file))
+        lines = read_lines(self.results.folder / record["records"], record["records_sha256"])
+        return record, list(lines)
 
 
 # --- preference ----------------------------------------------------------------------------------

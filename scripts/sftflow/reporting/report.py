@@ -39,7 +39,8 @@ def collect(study: dict, results: Results) -> dict:
     references = schema.references()
     cells = tables_cells.load_cells(study, results)
     draws = tables_cells.suite_draws(study, cells)
-    comparison = tables_comparison.comparison_table(study, cells, draws)
+    compared = tables_comparison.comparison_rows(study, cells)
+    comparison = tables_comparison.comparison_table(study, cells, draws, compared)
     training = {
         name: record
         for name in study["runs"]
@@ -49,8 +50,8 @@ def collect(study: dict, results: Results) -> dict:
         suite: tables_scores.suite_table(study, suite, cells, draws, references)
         for suite in study["evaluate"]["suites"]
     }
-    claims = tables_dialogue.suite_claims(comparison.data.to_dict("records"))
-    dialogue = tables_dialogue.dialogue_table(study, results, claims)
+    talk = tables_dialogue.Compared(study, results)
+    dialogue = tables_dialogue.dialogue_table(talk, tables_dialogue.suite_claims(compared))
     return {
         "study": study,
         "cells": cells,
@@ -77,7 +78,7 @@ def collect(study: dict, results: Results) -> dict:
         "suites": {suite: report_sections(table) for suite, table in suites.items()},
         "comparison": dict(comparison.sections),
         "dialogue": dict(dialogue.sections),
-        "broken": tables_dialogue.dialogue_flags(study, results),
+        "broken": tables_dialogue.dialogue_flags(talk),
         "verdicts": verdicts(study, comparison.data),
         "flags": [flag for item in training.items() for flag in training_flags(*item)],
         "problems": problems(cells),

@@ -7,7 +7,7 @@ in its place.
 from sftflow.core.layout import Results
 from sftflow.reporting.cells import extra_scores, load_cells, suite_draws
 from sftflow.reporting.comparison import comparison_rows, comparison_table
-from sftflow.reporting.dialogue import dialogue_table, suite_claims
+from sftflow.reporting.dialogue import Compared, dialogue_table, suite_claims
 from sftflow.reporting.records import (
     chat_table,
     data_table,
@@ -30,12 +30,13 @@ def build(study: dict, results: Results, references: dict, wanted: list[str]) ->
     scores_wanted = bool(set(wanted) - plain.keys())
     cells = load_cells(study, results) if scores_wanted else {}
     draws = suite_draws(study, cells) if scores_wanted else {}
+    compared = comparison_rows(study, cells) if {"comparison", "dialogue"} & set(wanted) else []
     tables = []
     for name in wanted:
         if name in plain:
             tables.append(plain[name](study, results))
         elif name == "comparison":
-            tables.append(comparison_table(study, cells, draws))
+            tables.append(comparison_table(study, cells, draws, compared))
             if extra := extra_scores(study, results):
                 tables[-1].notes.append(
                     "Scores that lie in results/ but that this config does not ask for, left out: "
@@ -43,8 +44,7 @@ def build(study: dict, results: Results, references: dict, wanted: list[str]) ->
                     + (" …" if len(extra) > 20 else "")
                 )
         elif name == "dialogue":
-            claims = suite_claims(comparison_rows(study, cells))
-            tables.append(dialogue_table(study, results, claims))
+            tables.append(dialogue_table(Compared(study, results), suite_claims(compared)))
         elif name == "sweep":
             tables.append(sweep_table(study, results, cells))
         else:
