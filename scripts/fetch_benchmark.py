@@ -10,7 +10,8 @@ out:  --output  <results>/benchmarks/<benchmark>/manifest.json: {schema, benchma
                 data/ (evalscope's local_path) and source/
 env:  envs/evalscope (datasets, the hub clients, pyarrow, openpyxl). Local JSON, CSV and the
       authors' own archives need no library. What is accepted: docs/accepted/benchmarks.md.
-net:  only for hub sources. No later step of a benchmark needs the network.
+net:  for hub sources, and for what scores IFEval's answers. No later step of a benchmark needs the
+      network.
 
 Questions keep the published order, and `limit` is not applied here: evalscope asks the first
 `limit` of each subset, so the same data and limit always give the same questions, and a limited and
@@ -32,7 +33,7 @@ from pathlib import Path, PurePosixPath
 
 from sftflow.core import cli, jsonio
 from sftflow.core.cli import UserError
-from sftflow.inputs import authors, benchmarks, converted, hubs, own, tables, trees
+from sftflow.inputs import authors, benchmarks, converted, hubs, own, punkt, tables, trees
 from sftflow.inputs.benchmarks import PER_SUBSET, asked_subsets, check_counts, checked
 
 
@@ -225,6 +226,8 @@ def main() -> None:
         else:
             with tempfile.TemporaryDirectory() as cache:
                 subsets, notes = copy_published(opened(top, cache, settings), data, settings)
+        if settings["dataset"] in punkt.NEEDED_BY:
+            punkt.copy_punkt(top, data)
     except UserError as error:
         raise UserError(f"benchmark {args.benchmark} ({source}): {error}") from None
     files = jsonio.tree_files(data)

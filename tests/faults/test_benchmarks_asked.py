@@ -98,10 +98,7 @@ class Cases:
     def add_file(self, name, dataset, subset, path, answers, **changes) -> None:
         """A source on disk, fetched by the program itself in the environment that has it."""
         output = self.folder / "fetched" / name / "manifest.json"
-        settings = presets()[dataset] | {"source": str(path), "subsets": [subset], "shots": 0}
-        program = [str(EVALSCOPE), str(ROOT / "scripts/fetch_benchmark.py"), "--benchmark", name]
-        command = [*program, "--settings", json.dumps(settings | changes), "--output", str(output)]
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = fetched(output, dataset, subset, path, **changes)
         assert done.returncode == 0, done.stderr
         self.case(name, dataset, subset, output.with_name("data"), answers, **changes)
 
@@ -131,6 +128,13 @@ class Cases:
         done = subprocess.run(command, capture_output=True, text=True, env=env)
         assert done.returncode == 0, done.stderr[-3000:]
         return json.loads(done.stdout.splitlines()[-1])
+
+
+def fetched(output: Path, dataset: str, subset: str, path: Path, **changes):
+    settings = presets()[dataset] | {"source": str(path), "subsets": [subset], "shots": 0}
+    program = [str(EVALSCOPE), str(ROOT / "scripts/fetch_benchmark.py"), "--benchmark", "it"]
+    command = [*program, "--settings", json.dumps(settings | changes), "--output", str(output)]
+    return subprocess.run(command, capture_output=True, text=True)
 
 
 PROMPTED = sorted(n for n, p in presets().items() if p["prompt"] is True and p["dataset"] == n)
@@ -205,6 +209,34 @@ FORMS = {
     "emobench": ("EU_cause_zh", "答案：C"),
     "safety_bench": ("zh_subset", "答案：B"),
 }
+# What a program can check: sentences (with punkt), a language (with langdetect), a sign.
+INSTRUCTIONS = [
+    ("length_constraints:number_sentences", {"relation": "at least", "num_sentences": 2},
+     "It rains. Take Dr. Oak's umbrella.", "Dr. Oak says so."),
+    ("change_case:english_lowercase", {}, "it rains in the old forest today", "It rains today."),
+    ("punctuation:no_comma", {}, "Rain and wind.", "Rain, wind."),
+]  # fmt: skip
+
+
+def instructions(folder: Path) -> Path:
+    """IFEval as its authors publish it, with a punkt_tab of ours that knows one abbreviation."""
+    rows = [
+        {"key": n, "prompt": f"Say it, {kind}.", "instruction_id_list": [kind], "kwargs": [words]}
+        for n, (kind, words, *_) in enumerate(
+            one for one in INSTRUCTIONS for _ in ("follows", "does not")
+        )
+    ]
+    punkt = folder / "nltk/tokenizers/punkt_tab/english"
+    punkt.mkdir(parents=True)
+    for name in ("collocations.tab", "ortho_context.tab", "sent_starters.txt"):
+        (punkt / name).write_text("")
+    (punkt / "abbrev_types.txt").write_text("dr\n")
+    source = folder / "ifeval"
+    source.mkdir()
+    (source / "input_data.jsonl").write_bytes(lines(rows))
+    return source
+
+
 SPOKEN = "心 情"  # a subset's name, with a space
 HEAD = ["question", "A", "B", "C", "D", "answer"]
 ONE = ["哪种树？", *WORDS, "B"]
@@ -263,6 +295,11 @@ def came(tmp_path_factory) -> dict:
         said = ["2", "3"] if dataset == "gsm8k" else ["ANSWER: B", "ANSWER: A"]
         said = ["答案：B", "答案：A"] if dataset in ("ceval", "cmmlu") else said
         cases.add_file(f"archive {dataset}", dataset, subset, authors(cases.folder, dataset), said)
+    source = instructions(cases.folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NLTK_DATA", str(cases.folder / "nltk"))
+        said = [text for *_, follows, does_not in INSTRUCTIONS for text in (follows, does_not)]
+        cases.add_file("ifeval", "ifeval", "default", source, said)
     cases.add("iquiz", "iquiz", ["想一想，不是A。\n答案：B", "不是B。\n答案：A"])
     for name, (subset, said) in FORMS.items():
         cases.add_form(name, subset, [said])
@@ -404,3 +441,21 @@ def test_what_was_thought_is_kept_and_not_read(came):
         assert record["score"] == (said == "B") == record["right"]
     counted = thinking(records)
     assert counted["answers"] == 6 and counted["unfinished"] == 2 and 0.5 < counted["share"] < 1
+
+
+def test_whether_instructions_are_followed_is_found_by_evalscope_offline(came):
+    """Its scorer's data was fetched with the questions; the node that asks needs no network."""
+    case = came["ifeval"]
+    assert [record["score"] for record in case["records"]] == [1, 0] * len(INSTRUCTIONS)
+    assert case["figures"]["metric"] == "prompt_level_strict" and case["figures"]["score"] == 0.5
+    (asked,) = case["requests"][0]["messages"]
+    assert asked["content"] == "Say it, length_constraints:number_sentences."
+
+
+def test_without_what_scores_instructions_nothing_is_asked(came, tmp_path, monkeypatch):
+    """evalscope would catch the error of each answer, and have asked all questions in vain."""
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    done = fetched(tmp_path / "manifest.json", "ifeval", "default", instructions(tmp_path))
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+    assert "punkt_tab" in done.stderr and "NLTK_DATA" in done.stderr
+    assert not (tmp_path / "manifest.json").exists()

@@ -101,6 +101,22 @@ def test_language_that_was_kept(tmp_path):
     assert [flag.kind for flag in dialogue_flags(Compared(made, Results(tmp_path)))] == []
 
 
+def test_following_instructions_is_no_knowledge_and_can_be_forgotten(tmp_path):
+    """A suite of IFEval alone stands in the profile of forgetting, and among the six questions."""
+    raw = json.loads(json.dumps(made_up.RAW))
+    raw["suites"]["instructions"] = ["ifeval"]
+    made = made_up.write_study(tmp_path, raw, {"base": 1.0, "tuned": 0.1})
+    made_up.write_records(tmp_path, made)
+    found = sections(tmp_path, made)
+    profile = found["Forgetting"].set_index("Of")
+    assert profile.loc["suite instructions", "What"] == "Instruction following"
+    assert profile.loc["suite instructions", "Verdict"] == "worse"
+    (row,) = found["Six questions"].to_dict("records")
+    assert row["Forgetting"] == "worse" and "instructions" not in row["Knowledge"]
+    page = report.page("zh", report.collect(made, Results(tmp_path)))
+    assert "指令遵循" in page
+
+
 def test_answers_that_broke_are_flagged_with_their_share(tmp_path):
     made = study(tmp_path, shift=0.0, broken=30)
     shown = sections(tmp_path, made)["Behaviour"].to_dict("records")[0]

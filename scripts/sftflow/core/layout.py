@@ -62,6 +62,7 @@ TABLES = ("training", "inference", "comparison", "dialogue", "chat", "data", "sw
 FIGURES = ("loss", "learning_rate", "scores", "token_lengths")
 
 CRISIS = "config/dialogue/crisis.jsonl"  # messages of a crisis that come with the workflow
+NLTK_DATA = "nltk_data"  # beside the questions whose scorer reads it
 CRISIS_SET = "crisis"  # their name among the datasets of a subject's answers
 
 

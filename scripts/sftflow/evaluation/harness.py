@@ -19,6 +19,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import datasets
+import nltk
 from evalscope.api.benchmark import BenchmarkMeta
 from evalscope.api.model import GenerateConfig, Model
 from evalscope.api.registry import BENCHMARK_REGISTRY, get_benchmark
@@ -30,6 +31,7 @@ from openai import NOT_GIVEN
 from openai.types.chat import ChatCompletion
 from sftflow.core.cli import UserError
 from sftflow.core.jsonio import digest, read_json, read_jsonl
+from sftflow.core.layout import NLTK_DATA
 from sftflow.evaluation.answers import AnswerStore
 from sftflow.evaluation.samples import Question, check_report, passages, record, same_question
 from sftflow.evaluation.stated import reasoning_apart
@@ -266,9 +268,10 @@ def run(name: str, config: TaskConfig, found: list[Question]) -> tuple[dict, lis
     """
     folder = Path(config.work_dir)
     shutil.rmtree(folder, ignore_errors=True)  # evalscope appends to what lies there
+    dataset = config.datasets[0]
+    nltk.data.path.insert(0, str(Path(config.dataset_args[dataset]["local_path"]) / NLTK_DATA))
     with contextlib.redirect_stdout(sys.stderr), own_cache():
         run_task(config)
-    dataset = config.datasets[0]
     report = folder / "reports" / config.model_id / f"{dataset}.json"
     if not report.exists():
         raise UserError(f"benchmark {name}: evalscope wrote no report ({report})")

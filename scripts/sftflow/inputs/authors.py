@@ -96,6 +96,10 @@ LAYOUTS = {
         Layout("<subset>_{split}.csv", _mmlu),
     ],
     "gsm8k": [Layout("{split}.jsonl", _as_they_are)],
+    "ifeval": [
+        Layout("ifeval_input_data.jsonl", _as_they_are),  # of the hub
+        Layout("input_data.jsonl", _as_they_are),
+    ],
     "super_gpqa": [Layout("SuperGPQA-all.jsonl", _as_they_are)],
     "mmlu_redux": [Layout("<subset>/data<part>", _as_they_are)],
 }

@@ -254,6 +254,7 @@ CHINESE_CELLS = {
     },
     "What": {
         "Knowledge": "知识",
+        "Instruction following": "指令遵循",
         "Language": "语言",
         "Behaviour": "回答行为",
     },

@@ -23,6 +23,7 @@ from sftflow.scoring import stats
 NOT_MEASURED = "not measured"
 KEPT, LOST = "not worse", "worse"  # of a non-inferiority test; else stats.UNDECIDED
 ANY = "any fault"
+KNOWLEDGE, INSTRUCTIONS = "Knowledge", "Instruction following"
 # There is nothing to forget: the baseline's loss is about that of a guess over the vocabulary.
 UNKNOWN = "says nothing: the baseline knew no more of it than a guess"
 
@@ -337,6 +338,12 @@ def non_inferior(interval: stats.Interval | None, margin: float) -> str:
     return LOST if high < 0 else stats.UNDECIDED
 
 
+def suite_kind(study: dict, suite: str) -> str:
+    """What a suite of benchmarks measures: whether instructions are followed, or knowledge."""
+    answers = {study["benchmarks"][name]["answer"] for name in study["suites"][suite]}
+    return INSTRUCTIONS if answers == {"instructions"} else KNOWLEDGE
+
+
 def profile_rows(found: Compared, pair: Pair, claims: Claims) -> Iterator[dict]:
     """What a training may have cost, each against its margin."""
     study = found.study
@@ -347,7 +354,7 @@ def profile_rows(found: Compared, pair: Pair, claims: Claims) -> Iterator[dict]:
             continue
         yield {
             **pair.names(),
-            "kind": "Knowledge",
+            "kind": suite_kind(study, claim["suite"]),
             "of": f"suite {claim['suite']}",
             "n": claim["n"],
             "change": points(claim["difference"], interval),
@@ -407,6 +414,7 @@ def question_row(found: Compared, pair: Pair, profile: list[dict], claims: Claim
         "Knowledge": said(
             f"{claim['suite']}: {claim['verdict']}"
             for claim in claims.get((pair.baseline, pair.candidate), [])
+            if suite_kind(study, claim["suite"]) == KNOWLEDGE
         ),
         "Held-out dialogues": together(
             stats.verdict(risen(interval_of(row)), margin) for row in held
@@ -415,7 +423,9 @@ def question_row(found: Compared, pair: Pair, profile: list[dict], claims: Claim
             f"{row['judge']}: {judgements.verdict_of(row, points_margin)}"
             for row in of_pair(found.preferences, pair)
         ),
-        "Forgetting": together(row["verdict"] for row in lost if row["kind"] == "Language"),
+        "Forgetting": together(
+            row["verdict"] for row in lost if row["kind"] in ("Language", INSTRUCTIONS)
+        ),
         "Safety": safety(of_pair(found.crises, pair), points_margin),
         "Behaviour": together(row["verdict"] for row in lost if row["kind"] == "Behaviour"),
     }
