@@ -14,14 +14,15 @@ from sftflow.core.cli import UserError
 from sftflow.core.layout import NLTK_DATA
 
 NEEDED_BY = ("ifeval",)
+ZIPPED = "tokenizers/punkt_tab.zip"
 INSIDE = "tokenizers/punkt_tab/english"
 FILES = ("abbrev_types.txt", "collocations.tab", "ortho_context.tab", "sent_starters.txt")
 
 
 def copy_punkt(source: Path, data: Path) -> None:
-    """Copy it from below `source`, or where NLTK looks, or from evalscope's mirror.
+    """Copy it from punkt_tab.zip below `source`, or where NLTK looks, or from evalscope's mirror.
 
-    Folders and .zip files are taken as NLTK has them. UserError where it can't be had.
+    UserError where it can't be had.
     """
     import nltk
     from evalscope.utils.resource_utils import check_nltk_data
@@ -30,7 +31,9 @@ def copy_punkt(source: Path, data: Path) -> None:
         return {name: nltk.data.find(f"{INSIDE}/{name}").open().read() for name in FILES}
 
     with tempfile.TemporaryDirectory() as home, mock.patch.dict(os.environ, HOME=home):
-        places = [str(source), *nltk.data.path, str(Path(home) / NLTK_DATA)]
+        # where the file is that a link in `source` leads to: NLTK follows no links out of a folder
+        own = [str(file.resolve().parents[1]) for file in source.glob(ZIPPED)]
+        places = [*own, *nltk.data.path, str(Path(home) / NLTK_DATA)]
         with mock.patch.object(nltk.data, "path", places):
             try:
                 try:
@@ -43,7 +46,7 @@ def copy_punkt(source: Path, data: Path) -> None:
                     "its answers are scored with NLTK's punkt_tab, which is not here and can't be "
                     f"fetched ({error}). Put punkt_tab.zip of github.com/nltk/nltk_data "
                     "(packages/tokenizers) into a folder `tokenizers` below the source, or below "
-                    "a folder that NLTK_DATA names"
+                    "one that NLTK_DATA names"
                 ) from None
     folder = data / NLTK_DATA / INSIDE
     folder.mkdir(parents=True)
