@@ -304,6 +304,13 @@ def _runs(config: dict) -> Iterator[str]:
         whole = isinstance(gpus, int) and isinstance(steps, int) and gpus > 0
         if whole and steps % gpus:
             yield f"{place}: gradient_accumulation_steps {steps} is no multiple of gpus {gpus}"
+        asked, every = (_stated(key, training) for key in ("checkpoints", "save_steps"))
+        if isinstance(asked, list) and isinstance(every, int):
+            for step in (step for step in asked if step % every):
+                yield (
+                    f"{place}: checkpoints {step} is no multiple of save_steps {every}, and only "
+                    "these are saved; the last step is measured in any case"
+                )
     for name, model in config.get("models", {}).items():
         known = model.get("reference")
         if known is not None and known not in references():

@@ -32,10 +32,12 @@ class Paths:
     merged: str = "runs/{run}/merged.json"
     merged_weights: str = "runs/{run}/merged"
     command: str = "runs/{run}/command.yaml"
+    checkpoints: str = "runs/{run}/checkpoints.json"
     tracked: str = "runs/{run}/swanlab.json"
     readiness: str = "subjects/{subject}/readiness.json"
     chat: str = "subjects/{subject}/chat.json"
     likelihood: str = "dialogue/{subject}/likelihood.json"
+    curve: str = "dialogue/{run}/curve.json"
     dialogue_answers: str = "dialogue/{subject}/answers.json"
     behaviour: str = "dialogue/{subject}/behaviour.json"
     judgement: str = "judgements/{judge}/{pair}.json"  # pair: as pair_name has it
@@ -58,8 +60,10 @@ class Paths:
 PATHS = Paths()
 
 # Tables beside those of the suites, in the order of the report, and the figures of the report.
-TABLES = ("training", "inference", "comparison", "dialogue", "chat", "data", "sweep", "plan")
-FIGURES = ("loss", "learning_rate", "scores", "token_lengths")
+TABLES = (
+    "training", "inference", "comparison", "dialogue", "curve", "chat", "data", "sweep", "plan",
+)  # fmt: skip
+FIGURES = ("loss", "learning_rate", "learning_curve", "scores", "token_lengths")
 
 CRISIS = "config/dialogue/crisis.jsonl"  # messages of a crisis that come with the workflow
 CRISIS_SET = "crisis"  # their name among the datasets of a subject's answers
