@@ -11,8 +11,9 @@ from scipy import stats as scipy_stats
 from sftflow.config import resolve
 from sftflow.config.check import check
 from sftflow.core.jsonio import read_record, write_record
-from sftflow.core.layout import Results
+from sftflow.core.layout import Results, weights_of
 from sftflow.reporting import figures, records, report
+from sftflow.reporting.comparison import candidates
 from sftflow.reporting.curve import (
     LOWEST,
     NEVER,
@@ -21,6 +22,7 @@ from sftflow.reporting.curve import (
     Curves,
     curve_flags,
     curve_table,
+    score_frame,
 )
 from sftflow.reporting.text import render
 from sftflow.training.checkpoints import asked_for
@@ -120,7 +122,7 @@ def test_report_shows_figure_table_flag_and_who_chose(tmp_path):
         assert text in chinese, text
     picture = report.draw(made, shown)["learning_curve"]
     assert "Held-out dialogues" in picture and "tuned, zh" in picture
-    page = render(curve_table(found(tmp_path, made)))
+    page = render(curve_table(found(tmp_path, made), {}))
     assert "3.3000 (+0.3000)" in page and "did not keep the checkpoints of steps 50" in page
 
 
@@ -130,7 +132,7 @@ def test_without_checkpoints_nothing_is_shown_but_who_chose(tmp_path):
     shown = report.collect(made, Results(tmp_path))
     page = report.page("en", shown)
     assert "served and evaluated is the last step" in page and "learning_curve" not in page
-    assert "No run keeps checkpoints" in render(curve_table(found(tmp_path, made)))
+    assert "No run keeps checkpoints" in render(curve_table(found(tmp_path, made), {}))
     assert "no data yet" in figures.learning_curve([])
 
 
@@ -144,7 +146,7 @@ def test_a_curve_of_other_settings_or_another_training_is_left_out_and_said(tmp_
     write_record(path, read_record(path) | {"identity": "another"})
     curves = found(tmp_path, made)
     assert curves.rows == [] and "(training)" in curves.notes[0]
-    assert "missing" in render(curve_table(curves))
+    assert "missing" in render(curve_table(curves, {}))
 
 
 def test_a_point_of_a_sweep_is_chosen_by_validation_loss(tmp_path):
@@ -191,3 +193,33 @@ def test_a_sweep_may_not_hide_a_step_that_is_never_saved():
     (error,) = check(raw | {"sweeps": sweeps})
     assert error.startswith("sweeps.often: checkpoints 100 is no multiple of save_steps 75")
     assert resolve.load(raw)["runs"]["tuned"]["training"]["checkpoints"] == [100]
+
+
+def test_a_checkpoint_of_a_stated_step_is_a_subject(tmp_path):
+    """Asked and compared like any other, as an adapter on its base, in one family with its run."""
+    raw = made_up.RAW | {
+        "training": {"checkpoints": [100, 200]},
+        "evaluate": {"subjects": ["base", "tuned", "tuned@100"]},
+        "comparisons": [
+            {"baseline": "base", "candidate": "tuned"},
+            {"baseline": "base", "candidate": "tuned@100"},
+        ],
+    }
+    assert check(raw) == []
+    made = made_up.write_study(tmp_path, raw)
+    entry = made["subjects"]["tuned@100"]
+    assert (entry["form"], entry["run"], entry["step"]) == ("adapter", "tuned", 100)
+    assert weights_of(entry, "adapter")["adapter"] == "runs/tuned/steps/100/adapter.json"
+    assert weights_of(made["subjects"]["tuned"], "adapter")["adapter"] == "runs/tuned/adapter.json"
+    assert {one.family for one in candidates(made)} == {"tuned"}
+    cells = report.tables_cells.load_cells(made, Results(tmp_path))
+    (row,) = score_frame(made, cells).to_dict("records")
+    assert (row["Run"], row["Step"]) == ("tuned", "100") and "[" in row["GSM8K"]
+    errors = check(raw | {"evaluate": {"subjects": ["tuned@150"]}})
+    assert any("tuned@150' is no model, run or endpoint" in error for error in errors)
+
+
+def test_without_a_list_no_checkpoint_is_a_subject():
+    for training in ({"checkpoints": "all"}, {"checkpoints": [100], "tuner_type": "full"}):
+        subjects = resolve.resolve(made_up.RAW | {"training": training})["subjects"]
+        assert set(subjects) == {"base", "tuned"}

@@ -33,6 +33,8 @@ class Paths:
     merged_weights: str = "runs/{run}/merged"
     command: str = "runs/{run}/command.yaml"
     checkpoints: str = "runs/{run}/checkpoints.json"
+    checkpoint: str = "runs/{run}/steps/{step}/adapter.json"
+    checkpoint_weights: str = "runs/{run}/steps/{step}/adapter"
     tracked: str = "runs/{run}/swanlab.json"
     readiness: str = "subjects/{subject}/readiness.json"
     chat: str = "subjects/{subject}/chat.json"
@@ -102,9 +104,23 @@ def weights_of(subject: dict, form: str, paths: Paths = PATHS) -> dict[str, str]
         "weights_folder": paths.weights.format(model=model),
     }
     if form == "adapter":
-        found["adapter"] = paths.adapter.format(run=run)
-        found["adapter_folder"] = paths.adapter_weights.format(run=run)
+        manifest, folder = adapter_of(subject, paths)
+        found |= {"adapter": manifest, "adapter_folder": folder}
     return found
+
+
+def adapter_of(subject: dict, paths: Paths = PATHS) -> tuple[str, str]:
+    """Manifest and folder of a subject's adapter: of its run's last step, or of a checkpoint."""
+    run, step = subject["run"], subject.get("step")
+    if step is None:
+        return paths.adapter.format(run=run), paths.adapter_weights.format(run=run)
+    names = {"run": run, "step": step}
+    return paths.checkpoint.format(**names), paths.checkpoint_weights.format(**names)
+
+
+def checkpoint_name(run: str, step: int) -> str:
+    """A checkpoint as a subject; no name in a config has this sign."""
+    return f"{run}@{step}"
 
 
 def evaluation_folder(subject: str, benchmark: str, identity: str) -> str:

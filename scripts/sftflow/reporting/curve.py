@@ -13,8 +13,10 @@ from sftflow.config import jobs
 from sftflow.core.jsonio import read_lines
 from sftflow.core.layout import PATHS, Results
 from sftflow.reporting import stale
+from sftflow.reporting.cells import asked
 from sftflow.reporting.flags import TRIFLE, Flag
-from sftflow.reporting.text import MISSING, NONE, Table, confidence_text, number
+from sftflow.reporting.suites import cell_text
+from sftflow.reporting.text import MISSING, NONE, Table, confidence_text, headings, number
 from sftflow.scoring import stats
 
 Losses = dict[str, tuple[int, float]]  # {id of a text: (tokens, nats)}
@@ -150,7 +152,7 @@ def rise_text(one: dict) -> str:
     )
 
 
-def curve_table(found: Curves) -> Table:
+def curve_table(found: Curves, cells: dict) -> Table:
     return Table(
         "curve",
         "Learning curve",
@@ -158,7 +160,7 @@ def curve_table(found: Curves) -> Table:
         f"{confidence_text(found.study)} intervals of paired differences."
         if found.runs
         else "No run keeps checkpoints: `checkpoints` under `training` of the config asks for it.",
-        [("Choice", choice_frame(found)), ("Steps", step_frame(found))] if found.runs else [],
+        sections(found, cells) if found.runs else [],
         pd.DataFrame(found.rows),
         (found.notes + NOTES) if found.runs else [],
     )
@@ -176,6 +178,26 @@ NOTES = [
     "Served and evaluated is the last step. Whoever takes another goes by these losses, never by "
     "the benchmarks reported; the loss of a step that was chosen here is a little too good.",
 ]
+
+
+def sections(found: Curves, cells: dict) -> list[tuple[str, pd.DataFrame]]:
+    made = [("Choice", choice_frame(found)), ("Steps", step_frame(found))]
+    scores = score_frame(found.study, cells)
+    return made if scores.empty else [*made, ("Scores", scores)]
+
+
+def score_frame(study: dict, cells: dict) -> pd.DataFrame:
+    """Of the checkpoints that were asked benchmarks; they chose nothing."""
+    benchmarks = headings(study, "benchmarks", asked(study))
+    return pd.DataFrame(
+        {
+            "Run": study["subjects"][name]["run"],
+            "Step": str(study["subjects"][name]["step"]),
+            **{title: cell_text(cells[name, one]) for one, title in benchmarks.items()},
+        }
+        for name in study["evaluate"]["subjects"]
+        if study["subjects"][name].get("step")
+    )
 
 
 def choice_frame(found: Curves) -> pd.DataFrame:

@@ -82,7 +82,7 @@ def collect(study: dict, results: Results) -> dict:
         "dialogue": dict(dialogue.sections),
         "broken": tables_dialogue.dialogue_flags(talk),
         "curve_rows": curves.rows,
-        "curve": dict(tables_curve.curve_table(curves).sections),
+        "curve": dict(tables_curve.curve_table(curves, cells).sections),
         "choices": curves.choices,
         "sweep_choices": tables_records.sweep_choices(study, results),
         "verdicts": verdicts(study, comparison.data),

@@ -10,7 +10,7 @@ from functools import cache
 
 from sftflow.config import jobs
 from sftflow.core import identity
-from sftflow.core.layout import PATHS
+from sftflow.core.layout import PATHS, adapter_of
 
 Read = Callable[..., dict | None]  # Results.read: a template of PATHS, and its names
 
@@ -56,7 +56,7 @@ def current_weights(study: dict, read: Read, subject: str) -> str | None:
     else:
         manifest = read(PATHS.model, model=entry["model"])
         if entry["form"] == "adapter":
-            adapter = read(PATHS.adapter, run=entry["run"])
+            adapter = read(adapter_of(entry)[0])
             if adapter is None:
                 return None
     return None if manifest is None else identity.weights(manifest, adapter)

@@ -47,7 +47,7 @@ def build(study: dict, results: Results, references: dict, wanted: list[str]) ->
         elif name == "dialogue":
             tables.append(dialogue_table(Compared(study, results), suite_claims(compared)))
         elif name == "curve":
-            tables.append(curve_table(Curves(study, results)))
+            tables.append(curve_table(Curves(study, results), cells))
         elif name == "sweep":
             tables.append(sweep_table(study, results, cells))
         else:
