@@ -199,6 +199,20 @@ def test_edited_training_settings_leave_other_subjects_alone(demo, edited):
         assert message not in planned.stdout
 
 
+def test_other_checkpoints_train_nothing(demo, edited):
+    """What is kept, and which of it is asked, is said afterwards; GPU hours were spent once."""
+
+    def change(config):
+        config["training"]["checkpoints"] = [300]
+        config["evaluate"] = {"subjects": [BASE, TUNED, f"{TUNED}@300"]}
+
+    edited("config/config.yaml", in_config(change))
+    count = jobs(run_snakemake(demo.folder, "-n").stdout)
+    assert count["keep_checkpoints"] == count["take_checkpoint"] == count["serve_subject"] == 1
+    assert not {"train_run", "merge_run"} & count.keys()
+    assert count["evaluate_suite"] == len(suites(demo))
+
+
 def test_edited_limit_scores_its_benchmark_and_asks_nothing_twice(demo, edited):
     """Answers cost GPU hours: the first five questions of a benchmark have been answered."""
 
