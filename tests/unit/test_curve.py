@@ -113,7 +113,7 @@ def test_report_shows_figure_table_flag_and_who_chose(tmp_path):
     shown = report.collect(made, Results(tmp_path))
     english, chinese = (report.page(language, shown) for language in ("en", "zh"))
     for text in (
-        "served and evaluated is the last step", "never by the benchmarks", "learning_curve.svg",
+        "under a run's name is the last step", "never by the benchmarks", "learning_curve.svg",
         "`tuned`: held-out loss is lowest at step 200", "**overfitting**", "300 (served)",
         "overfitted: Held-out loss per token was lowest at step 200",
     ):  # fmt: skip
@@ -131,7 +131,7 @@ def test_without_checkpoints_nothing_is_shown_but_who_chose(tmp_path):
     made_up.write_records(tmp_path, made)
     shown = report.collect(made, Results(tmp_path))
     page = report.page("en", shown)
-    assert "served and evaluated is the last step" in page and "learning_curve" not in page
+    assert "under a run's name is the last step" in page and "learning_curve" not in page
     assert "No run keeps checkpoints" in render(curve_table(found(tmp_path, made), {}))
     assert "no data yet" in figures.learning_curve([])
 

@@ -175,7 +175,7 @@ NOTES = [
     "before the first step, unadjusted.",
     "Overfitting: at the last step the loss is above the lowest, with all of the interval, by more "
     "than 1 %.",
-    "Served and evaluated is the last step. Whoever takes another goes by these losses, never by "
+    "What is served under the run's name is the last step. Whoever takes another goes by these losses, never by "
     "the benchmarks reported; the loss of a step that was chosen here is a little too good.",
 ]
 
