@@ -175,8 +175,9 @@ NOTES = [
     "before the first step, unadjusted.",
     "Overfitting: at the last step the loss is above the lowest, with all of the interval, by more "
     "than 1 %.",
-    "What is served under the run's name is the last step. Whoever takes another goes by these losses, never by "
-    "the benchmarks reported; the loss of a step that was chosen here is a little too good.",
+    "What is served under the run's name is the last step. Whoever takes another goes by these "
+    "losses, never by the benchmarks reported; the loss of a step that was chosen here is a little "
+    "too good.",
 ]
 
 
