@@ -142,6 +142,9 @@ def test_a_curve_of_other_settings_or_another_training_is_left_out_and_said(tmp_
     other["dialogue"]["max_length"] = 99
     curves = found(tmp_path, other)
     assert curves.rows == [] and "dialogue.max_length: 4096 → 99" in curves.notes[0]
+    path = tmp_path / "runs/tuned/merged.json"  # of an older adapter: nothing that a curve needs
+    write_record(path, read_record(path) | {"adapter": "another"})
+    assert found(tmp_path, made).rows
     path = tmp_path / "runs/tuned/training.json"
     write_record(path, read_record(path) | {"identity": "another"})
     curves = found(tmp_path, made)

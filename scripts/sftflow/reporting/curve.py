@@ -50,7 +50,7 @@ class Curves:
         if record is None:
             self.notes.append(f"`{run}`: its checkpoints are not measured yet.")
             return None
-        changed = stale.training_changes(self.study, read, run)
+        changed = stale.training_changes(self.study, read, run, merging=False)
         changed += stale.otherwise(record, jobs.measure_curve(self.study, run)["made_with"])
         training = read(PATHS.training, run=run)
         if training and training["identity"] != record["training"]:
