@@ -118,6 +118,10 @@ def run_gpus(rule: str) -> Callable:
     return lambda wildcards: gpus(rule, study["runs"][wildcards.run]["training"])
 
 
+def curve_gpus(rule: str) -> Callable:
+    return lambda wildcards: gpus(rule, study["subjects"][wildcards.run]["serving"])
+
+
 def subject_gpus(rule: str) -> Callable:
     return lambda wildcards: gpus(rule, study["subjects"][wildcards.subject]["serving"])
 
@@ -313,6 +317,9 @@ remaining_tables = [
 
 trained = list(study["runs"])
 
+# Those whose checkpoints are looked at, too.
+stepwise = [run for run in trained if study["runs"][run]["training"]["checkpoints"]]
+
 tracked = [run for run in trained if run in evaluated]
 
 merged = [run for run in trained if run in evaluated and study["runs"][run]["serve"] == "merged"]
@@ -370,12 +377,14 @@ def records() -> list[str]:
         *collect(paths.run_receipt, run=trained),
         *collect(paths.training, run=trained),
         *collect(paths.adapter, run=trained),
+        *collect(paths.checkpoints, run=stepwise),
         *collect(paths.merged, run=merged),
         *collect(paths.readiness, subject=evaluated),
         *collect(paths.chat, subject=evaluated),
         *collect(paths.evaluation, subject=evaluated, suite=suites),
         *collect(paths.score, subject=evaluated, benchmark=asked),
         *collect(paths.likelihood, subject=measurable),
+        *collect(paths.curve, run=stepwise),
         *collect(paths.dialogue_answers, subject=conversing),
         *collect(paths.behaviour, subject=conversing),
         *collect(paths.judgement, judge=judges, pair=judged),

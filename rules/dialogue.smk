@@ -1,5 +1,6 @@
 # In:   the weights of a subject, <results>/datasets/<dataset>/receipt.json with validation.jsonl beside it
 # Out:  <results>/dialogue/<subject>/likelihood.json: how likely held-out dialogues and neutral text are
+#       <results>/dialogue/<run>/curve.json: the same for the checkpoints of a run, where some are kept
 #       <results>/dialogue/<subject>/answers.json: what the subject answers in held-out dialogues
 #       <results>/dialogue/<subject>/behaviour.json: how its answers behave, to dialogues and to benchmarks
 #       <results>/judgements/<judge>/<baseline>--<candidate>.json: which answers a judge prefers, both orders of each
@@ -34,6 +35,33 @@ rule measure_likelihood:
     shell:
         '"$SFTFLOW" swift likelihood.py --settings {params.settings:q} {params.weights}'
         " --datasets {input.datasets:q} --output {output:q} 2> {log:q}"
+
+
+rule measure_curve:
+    input:
+        unpack(of_run),
+        checkpoints=paths.checkpoints,
+        environment=paths.environment.format(env="swift"),
+    output:
+        paths.curve,
+    log:
+        "<logs>/measure_curve/{run}.log",
+    benchmark:
+        "<logs>/measure_curve/{run}.tsv"
+    conda:
+        "../envs/uv.yaml"
+    threads: ask("measure_curve", "threads", 4)
+    resources:
+        gpu=curve_gpus("measure_curve"),
+        mem_mb=ask("measure_curve", "mem_mb", 32000),
+        runtime=ask("measure_curve", "runtime", 240),
+    params:
+        **told("measure_curve", content=neutral_content),
+    message:
+        "How likely the checkpoints of {wildcards.run} find held-out dialogues, and neutral text"
+    shell:
+        '"$SFTFLOW" swift likelihood.py --settings {params.settings:q} --manifest {input.model:q}'
+        " --checkpoints {input.checkpoints:q} --datasets {input.dataset:q} --output {output:q} 2> {log:q}"
 
 
 rule answer_dialogues:

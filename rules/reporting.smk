@@ -80,6 +80,7 @@ rule tables:
         reported(paths.chat, subject=evaluated),
         reported(paths.score, subject=evaluated, benchmark=asked),
         reported(paths.likelihood, subject=measurable),
+        reported(paths.curve, run=stepwise),
         reported(paths.behaviour, subject=conversing),
         reported(paths.judgement, judge=judges, pair=judged),
         reported(paths.crisis, judge=judges, subject=in_crisis),

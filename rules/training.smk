@@ -1,5 +1,7 @@
 # In:   <results>/runs/<run>/receipt.json, the rows beside it; the base model
 # Out:  <results>/runs/<run>/training.json, adapter.json, merged.json; adapter/ and merged/ beside them
+#       <results>/runs/<run>/checkpoints.json: which checkpoints are kept, where the config asks for some
+#       <results>/runs/<run>/steps/<step>/adapter.json: one that is a subject; adapter/ beside it
 #
 # The programs are no inputs here, nor in serving and evaluation: an edited script must not cost GPU hours. What was
 # trained, served or asked is told apart by identity, which the programs check themselves.
@@ -32,6 +34,52 @@ rule train_run:
     shell:
         '"$SFTFLOW" swift train.py --settings {params.settings:q} --receipt {input.receipt:q}'
         " --manifest {input.model:q} --output $(dirname {output.training:q}) 2> {log:q}"
+
+
+# Of a training that is over, whatever is still there: nothing is trained for a checkpoint.
+rule keep_checkpoints:
+    input:
+        adapter=paths.adapter,
+        adapter_weights=ancient(paths.adapter_weights),
+        training=paths.training,
+    output:
+        paths.checkpoints,
+    log:
+        "<logs>/keep_checkpoints/{run}.log",
+    conda:
+        "../envs/uv.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+    params:
+        **told("keep_checkpoints"),
+    message:
+        "Listing the checkpoints of {wildcards.run} that are kept"
+    shell:
+        '"$SFTFLOW" workflow keep_checkpoints.py --settings {params.settings:q} --adapter {input.adapter:q}'
+        " --training {input.training:q} --output {output:q} 2> {log:q}"
+
+
+rule take_checkpoint:
+    input:
+        paths.checkpoints,
+    output:
+        adapter=paths.checkpoint,
+        weights=directory(paths.checkpoint_weights),
+    log:
+        "<logs>/take_checkpoint/{run}/{step}.log",
+    wildcard_constraints:
+        step=r"\d+",
+    conda:
+        "../envs/uv.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+    message:
+        "Taking step {wildcards.step} of {wildcards.run} as a subject"
+    shell:
+        '"$SFTFLOW" workflow take_checkpoint.py --checkpoints {input:q} --step {wildcards.step}'
+        " --output {output.adapter:q} 2> {log:q}"
 
 
 rule merge_run:

@@ -1,7 +1,9 @@
-"""How likely a subject finds held-out dialogues and neutral text: nll in nats, one per text.
+"""How likely a subject finds held-out dialogues and neutral text: nll in nats, one per text. Or how
+likely the checkpoints of a run do, one after the other, beside the weights before the first step.
 
 in:   --manifest           of the weights: models/<model>/manifest.json or runs/<run>/merged.json
       --adapter-manifest   runs/<run>/adapter.json, where the subject is an adapter on its base
+      --checkpoints        runs/<run>/checkpoints.json, and --manifest is the base model's
       --datasets           datasets/<dataset>/receipt.json …; of each, validation.jsonl counts
       settings             {"subject", "form", "model": {"model_type", "template", "system", …},
                             "dialogue": {"neutral": {language: file}, "max_length"},
@@ -19,6 +21,10 @@ out:  --output             dialogue/<subject>/likelihood.json:
                             nll (nats; null: left out), sha256 (of the rest)}
         provenance         tokens_per_second: all tokens, not only those that count, through the
                            model, without loading it; computed: texts that this job computed
+                           or, with --checkpoints, dialogue/<run>/curve.json: `steps`, a list of
+                           {step (0: the base), identity, parts, texts, records, records_sha256}
+                           with records in curve/<identity>.jsonl, and the rest of the above;
+                           training, last, missing as checkpoints.json has them
 env:  envs/swift
 
 Each record is kept as soon as its forward pass has ended, so that a killed job goes on there. A
@@ -33,10 +39,9 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 
 from sftflow.core import cli, code, gpu, identity, jsonio, layout, manifests, process
@@ -205,15 +210,85 @@ def deciding(settings: dict, weights: str, config: dict, device: str) -> dict:
     }
 
 
+@dataclass
+class Weights:
+    """What texts are put to, and what is kept of it. step: None of a subject, 0 of the base of
+    checkpoints. digest: of the weights."""
+
+    step: int | None
+    folder: Path
+    adapter: Path | None
+    digest: str
+
+
+def subject_weights(manifest: Path, adapter_manifest: Path | None) -> Weights:
+    """A model, a merged run, or an adapter on its base."""
+    model = manifests.verified(manifest)
+    folder = manifests.folder_of(manifest, model).resolve()
+    if adapter_manifest is None:
+        return Weights(None, folder, None, identity.weights(model))
+    adapter = manifests.verified(adapter_manifest)
+    if adapter["base"]["digest"] != model["digest"]:
+        raise UserError(f"{adapter_manifest} was trained on other weights: {manifest}")
+    on_base = manifests.folder_of(adapter_manifest, adapter).resolve()
+    return Weights(None, folder, on_base, identity.weights(model, adapter))
+
+
+def checkpoint_weights(manifest: Path, kept: Path, steps: list[dict]) -> Iterator[Weights]:
+    """The base, then each step of checkpoints.json: an adapter on it or, trained in full, a model
+    of its own. UserError where one is gone, or another."""
+    yield replace(subject_weights(manifest, None), step=0)
+    for entry in steps:
+        path = kept.parent / entry["manifest"]
+        try:
+            made = manifests.verified(path)
+        except FileNotFoundError:
+            raise UserError(
+                f"the checkpoint of step {entry['step']} is gone ({path}): delete {kept}, and what "
+                "is still there is listed again"
+            ) from None
+        if made["digest"] != entry["digest"]:
+            raise UserError(f"{path} is not the one that {kept} lists: delete {kept}")
+        full = made["form"] == "full"
+        found = subject_weights(path, None) if full else subject_weights(manifest, path)
+        yield replace(found, step=entry["step"])
+
+
+def models(
+    asked: list[Weights], dtype: str, gpus: Sequence[dict]
+) -> Iterator[tuple[Weights, likelihood.Model]]:
+    """The loaded model of each in turn. What several adapters lie on is loaded once."""
+    if len(asked) == 1:
+        (one,) = asked
+        yield one, likelihood.Model.load(one.folder, one.adapter, dtype, gpus)
+        return
+    from peft import PeftModel
+
+    loaded, tuned, folder, worn = None, None, None, ""
+    for place, one in enumerate(asked):
+        if loaded is None or one.folder != folder:
+            loaded = tuned = None  # frees the memory first
+            loaded, folder = likelihood.Model.load(one.folder, None, dtype, gpus), one.folder
+        if one.adapter is None:
+            yield one, loaded
+            continue
+        name = f"adapter{place}"
+        if tuned is None:
+            tuned = PeftModel.from_pretrained(loaded.model, one.adapter, adapter_name=name)
+        else:
+            tuned.load_adapter(one.adapter, name)
+            tuned.set_adapter(name)
+            tuned.delete_adapter(worn)
+        worn = name
+        yield one, likelihood.Model(tuned.get_base_model(), loaded.packed)
+
+
 def compute(
-    load: Callable[[], likelihood.Model], texts: dict[Key, Text], tokens: dict[Key, Tokens],
-    records: Records, progress: Callable[[], None],
-) -> float | None:  # fmt: skip
-    """Keep the nll of each text; gives tokens per second. UserError where an nll is no number."""
+    model: likelihood.Model, texts: dict[Key, Text], tokens: dict[Key, Tokens], records: Records,
+    progress: Callable[[], None],
+) -> None:  # fmt: skip
+    """Keep the nll of each text. UserError where an nll is no number."""
     keys = list(tokens)
-    with contextlib.redirect_stdout(sys.stderr):
-        model = load()
-    begun = time.monotonic()
     for passed in model.nlls(list(tokens.values())):
         for place, nll in passed:
             if not math.isfinite(nll):
@@ -223,13 +298,24 @@ def compute(
                 )
         records.add((keys[place], tokens[keys[place]], nll) for place, nll in passed)
         progress()
-    return sum(len(each.ids) for each in tokens.values()) / (time.monotonic() - begun)
+
+
+def fitting(
+    records: Records, texts: Iterable[Key], tokens: dict[Key, Tokens], longest: float
+) -> dict[Key, Tokens]:
+    """What is still to compute; what is too long, or has nothing that counts, is kept at once."""
+    missing = {key: tokens[key] for key in texts if records.open(key, longest)}
+    fits = {key: each for key, each in missing.items() if len(each.ids) <= longest}
+    records.add((key, missing[key], None) for key in missing.keys() - fits.keys())
+    records.add((key, each, 0.0) for key, each in fits.items() if not each.counted)
+    return {key: each for key, each in fits.items() if each.counted}
 
 
 def main() -> None:
     parser = cli.parser(__doc__)
     parser.add_argument("--manifest", type=Path, required=True, help="its weights lie beside it")
     parser.add_argument("--adapter-manifest", type=Path, help="of an adapter on these weights")
+    parser.add_argument("--checkpoints", type=Path, help="checkpoints.json of a run on this model")
     parser.add_argument(
         "--datasets", type=Path, nargs="*", default=[], metavar="RECEIPT",
         help="receipt.json of each dataset; validation.jsonl lies beside it",
@@ -241,12 +327,12 @@ def main() -> None:
     started, settings = time.time(), args.settings
     subject, serving = settings["subject"], settings["serving"]
 
-    manifest = manifests.verified(args.manifest)
-    weights = manifests.folder_of(args.manifest, manifest).resolve()
-    adapter = args.adapter_manifest and manifests.verified(args.adapter_manifest)
-    if adapter and adapter["base"]["digest"] != manifest["digest"]:
-        raise UserError(f"{args.adapter_manifest} was trained on other weights: {args.manifest}")
-    on_base = manifests.folder_of(args.adapter_manifest, adapter).resolve() if adapter else None
+    kept = jsonio.read_record(args.checkpoints) if args.checkpoints else None
+    if kept:
+        asked = list(checkpoint_weights(args.manifest, args.checkpoints, kept["steps"]))
+    else:
+        asked = [subject_weights(args.manifest, args.adapter_manifest)]
+    weights = asked[0].folder
     wanted = 0 if serving.get("device") == "cpu" else serving.get("gpus") or 1
     device = "cuda" if wanted and gpu.describe() else "cpu"
     if device == "cpu" and serving.get("device") == "cuda":
@@ -255,57 +341,79 @@ def main() -> None:
     longest = min(
         settings["dialogue"]["max_length"], config.get("max_position_embeddings") or math.inf
     )
-    parts = deciding(settings, identity.weights(manifest, adapter), config, device)
-    made = jsonio.digest(parts)
+    parts = [deciding(settings, one.digest, config, device) for one in asked]
+    made = [jsonio.digest(each) for each in parts]
     sets = asked_for(args)
     texts = {key: text for _, found in sets.values() for key, text in found.items()}
 
-    records = Records(args.output.with_name("likelihood") / f"{made[:16]}.jsonl")
-    missing = {key: text for key, text in texts.items() if records.open(key, longest)}
-    bar = Progress(f"likelihood {subject}", len(texts), "texts")
-    progress = lambda: bar.update(sum(key in records.rows for key in texts))  # noqa: E731
+    home = args.output.with_suffix("")
+    files = [Records(home / f"{each[:16]}.jsonl") for each in made]
+    missing = [key for key in texts if any(each.open(key, longest) for each in files)]
+    name = f"{'curve' if kept else 'likelihood'} {subject}"
+    bar = Progress(name, len(texts) * len(files), "texts")
+    progress = lambda: bar.update(sum(key in each.rows for each in files for key in texts))  # noqa: E731
     progress()
-    rate, fits = None, {}
+    rate, due = None, []
     if missing:
         encode = likelihood.encoder(training_template(weights, settings["model"]))
-        tokens = dict(zip(missing, encoded(list(missing.values()), encode), strict=True))
-        fits = {key: each for key, each in tokens.items() if len(each.ids) <= longest}
-        records.add((key, tokens[key], None) for key in tokens.keys() - fits.keys())
-        records.add((key, each, 0.0) for key, each in fits.items() if not each.counted)
-        fits = {key: each for key, each in fits.items() if each.counted}
-    if fits:
-        with gpu.claim(wanted if device == "cuda" else 0) as gpus:
-            load = partial(likelihood.Model.load, weights, on_base, parts["torch_dtype"], gpus)
-            rate = compute(load, texts, fits, records, progress)
-    rows = records.tidy(texts, longest)
-    jsonio.write_record(
-        args.output,
-        {
-            "schema": 1,
-            "subject": subject,
-            "identity": made,
-            "parts": parts,
-            "made_with": settings.get("made_with", {}),
-            "max_length": longest,
-            "uniform_loss": math.log(config["vocab_size"]) if config.get("vocab_size") else None,
+        found = encoded([texts[key] for key in missing], encode)
+        tokens = dict(zip(missing, found, strict=True))
+        due = [fitting(each, missing, tokens, longest) for each in files]
+    if any(due):
+        seconds = 0.0
+        todo = {id(one): (fits, each) for one, fits, each in zip(asked, due, files, strict=True)}
+        some = [one for one in asked if todo[id(one)][0]]
+        with (
+            gpu.claim(wanted if device == "cuda" else 0) as gpus,
+            contextlib.redirect_stdout(sys.stderr),
+        ):
+            for one, model in models(some, parts[0]["torch_dtype"], gpus):
+                begun = time.monotonic()
+                compute(model, texts, *todo[id(one)], progress)
+                seconds += time.monotonic() - begun
+        rate = sum(len(text.ids) for fits in due for text in fits.values()) / seconds
+    computed = sum(map(len, due))
+
+    def measured(place: int) -> dict:
+        """What is recorded of one of `asked`."""
+        records = files[place]
+        rows = records.tidy(texts, longest)
+        return {
+            "identity": made[place],
+            "parts": parts[place],
             "texts": [
                 summary(name, kind, [row for row in rows if row["text"] == name])
                 for name, (kind, _) in sets.items()
             ],
             "records": str(records.path.relative_to(args.output.parents[2])),
             "records_sha256": jsonio.file_digest(records.path),
+        }
+
+    if kept:
+        whose = {name: kept[name] for name in ("run", "training", "last", "missing")}
+        whose["steps"] = [{"step": one.step, **measured(i)} for i, one in enumerate(asked)]
+    else:
+        whose = {"subject": subject, **measured(0)}
+    jsonio.write_record(
+        args.output,
+        {
+            "schema": 1,
+            **whose,
+            "made_with": settings.get("made_with", {}),
+            "max_length": longest,
+            "uniform_loss": math.log(config["vocab_size"]) if config.get("vocab_size") else None,
             "provenance": {
-                "software": parts["versions"],
+                "software": parts[0]["versions"],
                 "hardware": gpu.hardware(),
                 "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
                 "seconds": round(time.time() - started, 3),
-                "computed": len(fits),
+                "computed": computed,
                 "tokens_per_second": rate and round(rate, 1),
             },
         },
     )
-    cli.note(f"likelihood {subject}  " + ("all computed before" if not fits else
-             f"{len(fits)} texts computed, {rate:,.0f} tokens/s"))  # fmt: skip
+    cli.note(f"{name}  " + ("all computed before" if not computed else
+             f"{computed} texts computed, {rate:,.0f} tokens/s"))  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -8,7 +8,9 @@ Reads the run's rows and receipt, the base model's manifest and weights. Writes,
     command.yaml                the exact ms-swift file: `swift sft command.yaml` does it again
     checkpoints/<identity>/     outlives kills and failures; only ever resumed for this identity
     trainings/<identity>/       all of the above, and the events: a finished training whose files
-                                are what they were is taken from here, never done again
+                                are what they were is taken from here, never done again; in
+                                steps/<step>/ the weights of the checkpoints that `checkpoints` of
+                                the training asks for, the last apart
 
 SETTINGS is one JSON object:
     run        the run's name
@@ -55,8 +57,6 @@ from sftflow.training.cost import split_batch
 
 HERE = Path(__file__).resolve().parent
 PLUGIN, TRACK = HERE / "sftflow" / "training" / "plugin.py", HERE / "track.py"
-MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt")
-NOT_WEIGHTS = {"args.json", "trainer_state.json", checkpoints.COMPLETE}
 
 
 def versions() -> dict[str, str]:
@@ -220,31 +220,6 @@ def train(job: Job, micro: int) -> list[dict]:
     return lowered
 
 
-def take_weights(checkpoint: Path, target: Path, base: str, full: bool) -> None:
-    """Copy a checkpoint's weights: no optimizer state, no host paths.
-
-    Not as links: whatever is written over the copy, the checkpoint can give the weights once more.
-    """
-    fresh = target.with_name(target.name + ".new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    patterns = MODEL_FILES if full else ("adapter_*", "*.safetensors")
-    for path in {p for pattern in patterns for p in checkpoint.glob(pattern)}:
-        if path.name in NOT_WEIGHTS:
-            continue
-        shutil.copyfile(path, fresh / path.name)
-    config = fresh / "adapter_config.json"
-    if config.exists():
-        # PEFT writes the path of this machine, and modules in the order of a set: equal trainings
-        # are to have equal digests
-        settings = read_json(config) | {"base_model_name_or_path": base}
-        if isinstance(modules := settings.get("target_modules"), list):
-            settings["target_modules"] = sorted(modules)
-        write_json(config, settings)
-    shutil.rmtree(target, ignore_errors=True)
-    fresh.rename(target)
-
-
 def stored(output: Path, key: str) -> Path:
     return output / "trainings" / key[:16]
 
@@ -267,24 +242,29 @@ def publish(output: Path, key: str) -> bool:
     # an adapter is copied, so that whoever writes into one of the two leaves the other whole
     full = manifest["form"] == "full"
     shutil.copytree(
-        store / "adapter", output / "adapter", copy_function=link if full else shutil.copyfile
+        store / "adapter",
+        output / "adapter",
+        copy_function=checkpoints.link if full else shutil.copyfile,
     )
     for name in ("command.yaml", "training.json", "adapter.json"):
         write_text(output / name, (store / name).read_text(encoding="utf-8"))
     return True
 
 
+def refuse_steps(asked: str | list[int] | None, run: str, steps: int) -> None:
+    """UserError for checkpoints that the training will never come to."""
+    beyond = [step for step in asked if step > steps] if isinstance(asked, list) else []
+    if beyond:
+        raise UserError(
+            f"training.checkpoints of {run} names {beyond[0]}, but the training has {steps} steps: "
+            "leave it out; the last step is measured in any case"
+        )
+
+
 def warn(run: str, output: Path) -> None:
     """Say at the terminal what is suspicious about a training."""
     for flag in training_flags(run, read_record(output / "training.json")):
         note(f"train {run}  {flag}")
-
-
-def link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another disk, or one without links
-        shutil.copyfile(source, target)
 
 
 def main() -> None:
@@ -347,7 +327,12 @@ def main() -> None:
         ours = {
             k: choices[k]["value"] for k in ("fused_lora", "checkpointed_layers") if k in choices
         }
-        job = Job(run, folder, max(1, len(gpus)), expected | ours, command)
+        asked = settings.get("checkpoints")
+        refuse_steps(asked, run, predicted["steps"])
+        for at, path in checkpoints.checkpoints(folder):  # of an earlier job that kept none
+            if checkpoints.asked_for(at, asked):
+                checkpoints.keep(path, at)
+        job = Job(run, folder, max(1, len(gpus)), expected | ours | {"keep": asked}, command)
         micro, _ = split_batch(settings, job.gpus)
         tracked = {
             **args.settings.get("swanlab", {"mode": "disabled"}),
@@ -366,7 +351,7 @@ def main() -> None:
     full = settings["tuner_type"] == "full"
     store = stored(args.output, key)
     shutil.rmtree(store, ignore_errors=True)
-    take_weights(checkpoint, store / "adapter", manifest["model"], full)
+    checkpoints.take_weights(checkpoint, store / "adapter", manifest["model"], full)
     shutil.copyfile(folder / "events.jsonl", store / "events.jsonl")
     files = tree_files(store / "adapter")
     if lowered:
@@ -400,20 +385,27 @@ def main() -> None:
     }
     made["flags"] = [flag.entry() for flag in training_flags(run, made)]
     write_record(store / "training.json", made)
+    what = {
+        "run": run,
+        "form": "full" if full else "adapter",
+        "training": key,
+        "base": {"model": manifest["model"], "digest": manifest["digest"]},
+    }
+    for at, path in checkpoints.kept(folder).items():
+        if at != step and checkpoints.asked_for(at, asked):
+            checkpoints.store_step(path, checkpoints.manifest(store, at), what | {"step": at})
     write_record(
         store / "adapter.json",
         {
             "schema": 1,
-            "run": run,
-            "form": "full" if full else "adapter",
+            **what,
             "files": files,
             "digest": tree_digest(files),
-            "training": key,
             "step": step,
-            "base": {"model": manifest["model"], "digest": manifest["digest"]},
             "command_sha256": file_digest(store / "command.yaml"),
         },
     )
+    shutil.rmtree(folder / checkpoints.KEPT, ignore_errors=True)
     publish(args.output, key)
     warn(run, args.output)
 

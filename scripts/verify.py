@@ -24,12 +24,14 @@ from sftflow.scoring.consistent import contradiction
 
 MANIFESTS = (
     PATHS.model_source, PATHS.model, PATHS.dataset_source, PATHS.dataset_receipt, PATHS.benchmark,
-    PATHS.run_receipt, PATHS.adapter, PATHS.merged, "runs/*/trainings/*/adapter.json",
+    PATHS.run_receipt, PATHS.adapter, PATHS.checkpoint, PATHS.merged,
+    "runs/*/trainings/*/adapter.json", "runs/*/trainings/*/steps/*/adapter.json",
 )  # fmt: skip
 # Records of one folder share a row where it may hold many.
 FOLDERS = ("environments", "subjects/*", "scores/*")
 RECORDS = (
-    PATHS.contamination, PATHS.training, "runs/*/trainings/*/training.json", PATHS.ratings,
+    PATHS.contamination, PATHS.training, "runs/*/trainings/*/training.json", PATHS.checkpoints,
+    PATHS.ratings,
 )  # fmt: skip
 
 
@@ -85,6 +87,7 @@ def rows(results: Path) -> Iterator[Row]:
         yield row
     for pattern in (
         PATHS.likelihood, PATHS.dialogue_answers, PATHS.behaviour, PATHS.judgement, PATHS.crisis,
+        PATHS.curve,
     ):  # fmt: skip
         for path, row in found(pattern):
             check_records(results, path, row)
@@ -114,11 +117,12 @@ def check_manifest(path: Path, row: Row) -> None:
 
 
 def check_records(results: Path, path: Path, row: Row) -> None:
-    """A record, and the lines that it points to."""
-    if content := row.read(path):
-        lines = results / content["records"]
+    """A record, and the lines that it, or each of its steps, points to."""
+    content = row.read(path) or {"steps": []}
+    for one in content.get("steps", [content]):
+        lines = results / one["records"]
         remedy = f"Delete it and {path}, and they are made again"
-        check_lines(lines, content["records_sha256"], str(lines), remedy, row)
+        check_lines(lines, one["records_sha256"], str(lines), remedy, row)
 
 
 def check_session(results: Path, path: Path, row: Row) -> None:

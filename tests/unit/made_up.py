@@ -186,6 +186,26 @@ def write_dialogue(results: Path, study: dict, subject: str, losses: dict, answe
         write_record(results / f"{home}/{name}.json", record)
 
 
+def write_curve(results: Path, study: dict, run: str, losses: dict, missing: tuple = ()) -> None:
+    """curve.json of a run. `losses`: {step: {text: [(tokens, nats)]}}, one order for all."""
+    steps = []
+    for step, texts in losses.items():
+        file = f"dialogue/{run}/curve/{step}.jsonl"
+        lines = [
+            {"text": text, "id": digest([text, i]), "tokens": tokens, "nll": nll}
+            for text, found in texts.items()
+            for i, (tokens, nll) in enumerate(found)
+        ]
+        write_jsonl(results / file, lines)
+        steps.append({"step": step, "records": file, "records_sha256": file_digest(results / file)})
+    record = {
+        "schema": 1, "run": run, "training": digest(["training", run]), "last": max(losses),
+        "missing": list(missing), "steps": steps,
+        "made_with": jobs.measure_curve(study, run)["made_with"],
+    }  # fmt: skip
+    write_record(results / f"dialogue/{run}/curve.json", record)
+
+
 def write_judgement(results: Path, study: dict, judge: str, pair: dict, turns: list[dict]) -> None:
     """A judge's record of a pair. `turns`: {dialogue, baseline, candidate, said: the verdicts with
     the baseline, and with the candidate first}."""

@@ -99,6 +99,13 @@ RECORDS = {
 
 
 DIALOGUE = [
+    Flag(
+        "overfitted", "r",
+        {
+            "step": "200", "before": "1.210", "last": "600", "after": "1.430",
+            "rise": "+0.2200 [+0.1500, +0.2900]",
+        },
+    ),
     Flag("prompt", "r", {"prompt": "你好", "faults": "endless, loops"}),
     Flag(
         "broken", "r",

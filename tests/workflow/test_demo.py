@@ -125,6 +125,32 @@ def test_tuned_beats_base_on_what_it_was_taught(demo):
     assert f"| {len(changes)} " in row
 
 
+def test_the_learning_curve_is_that_of_its_records(demo):
+    """Worked out here from the lines; the last step's adapter on its base is the merged model."""
+    run = demo.results / f"runs/{TUNED}"
+    listed = json.loads((run / "checkpoints.json").read_text(encoding="utf-8"))
+    last = json.loads((run / "adapter.json").read_text(encoding="utf-8"))["step"]
+    assert [one["step"] for one in listed["steps"]] == [150, 300, last]
+    with open(demo.results / "tables/curve.csv", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["text"] == "psychology"]
+
+    def loss(records: str) -> float:
+        lines = map(json.loads, (demo.results / records).read_text(encoding="utf-8").splitlines())
+        mine = [line for line in lines if line["text"] == "psychology" and line["nll"] is not None]
+        return sum(line["nll"] for line in mine) / sum(line["tokens"] for line in mine)
+
+    curve = demo.results / f"dialogue/{TUNED}/curve.json"
+    steps = json.loads(curve.read_text(encoding="utf-8"))["steps"]
+    losses = {one["step"]: loss(one["records"]) for one in steps}
+    assert {int(row["step"]): float(row["loss"]) for row in rows} == pytest.approx(losses)
+    assert losses[0] > losses[150] > losses[last]  # it learns
+    for subject, step in ((BASE, 0), (TUNED, last)):
+        path = demo.results / f"dialogue/{subject}/likelihood.json"
+        own = json.loads(path.read_text(encoding="utf-8"))
+        assert losses[step] == pytest.approx(loss(own["records"]), rel=1e-5)
+    assert (demo.results / "figures/learning_curve.svg").exists()
+
+
 def test_no_question_is_a_training_row(demo):
     """An effect that comes from training on the test would be a lie."""
     rows = (demo.folder / "config/demo/dialogues.jsonl").read_text(encoding="utf-8").splitlines()
@@ -171,6 +197,20 @@ def test_edited_training_settings_leave_other_subjects_alone(demo, edited):
     assert count["evaluate_suite"] == len(suites(demo))
     for message in (f"Serving {BASE} alone", f"Asking {BASE} the", f"Scoring {BASE} on"):
         assert message not in planned.stdout
+
+
+def test_other_checkpoints_train_nothing(demo, edited):
+    """What is kept, and which of it is asked, is said afterwards; GPU hours were spent once."""
+
+    def change(config):
+        config["training"]["checkpoints"] = [300]
+        config["evaluate"] = {"subjects": [BASE, TUNED, f"{TUNED}@300"]}
+
+    edited("config/config.yaml", in_config(change))
+    count = jobs(run_snakemake(demo.folder, "-n").stdout)
+    assert count["keep_checkpoints"] == count["take_checkpoint"] == count["serve_subject"] == 1
+    assert not {"train_run", "merge_run"} & count.keys()
+    assert count["evaluate_suite"] == len(suites(demo))
 
 
 def test_edited_limit_scores_its_benchmark_and_asks_nothing_twice(demo, edited):

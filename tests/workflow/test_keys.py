@@ -57,6 +57,7 @@ VALUES = {
     "endpoints.*.url": "http://elsewhere/v1", "endpoints.*.key_env": "KEY",
     "training.lr_scheduler_type": "linear", "training.attn_impl": "eager",
     "training.target_modules": ["q_proj"], "training.extra": {"neftune_noise_alpha": 5},
+    "training.checkpoints": [300],
     "training.gpus": 1, "training.warmup_ratio": 0.2, "training.lora_dropout": 0.1,
     "training.device": "auto", "serving.device": "auto", "training.tuner_type": "lora",
     "serving.extra": {"attn_impl": "eager"}, "serving.max_model_len": 900,

@@ -97,6 +97,8 @@ RECORDS = {
     "runs/tiny-sft/receipt.json": "tokenize_run",
     "runs/tiny-sft/training.json": "train_run",
     "runs/tiny-sft/adapter.json": "train_run",
+    "runs/tiny-sft/checkpoints.json": "keep_checkpoints",
+    "dialogue/tiny-sft/curve.json": "measure_curve",
     "runs/tiny-sft/merged.json": "merge_run",
     "runs/tiny-sft/swanlab.json": "track_scores",
     "subjects/tiny/readiness.json": "serve_subject",

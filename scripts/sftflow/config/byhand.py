@@ -17,7 +17,7 @@ from sftflow.core.cli import UserError
 from sftflow.core.handover import HOME
 from sftflow.core.identity import BACKENDS
 from sftflow.core.jsonio import read_json
-from sftflow.core.layout import PATHS, Results, weights_of
+from sftflow.core.layout import PATHS, Results, adapter_of, weights_of
 
 LOGS = Path("logs")
 
@@ -105,7 +105,7 @@ def _refuse_missing(args: argparse.Namespace, entry: dict, form: str, files: dic
         return
     configs = ["--configfile", *map(str, args.configfile)] if args.configfile else []
     command = shlex.join(["uv", "run", "snakemake", *missing, "--cores", "all", *configs])
-    adapter = args.results / PATHS.adapter.format(run=entry["run"])
+    adapter = args.results / adapter_of(entry)[0]
     instead = ""
     if form == "merged" and adapter.exists():
         instead = ". Its adapter is there: --adapter serves that on its base"

@@ -14,7 +14,14 @@ from string import Formatter
 from typing import Any
 
 import jsonschema
-from sftflow.config.expand import MOST_RUNS, count_runs, evaluated_names, expand_runs, members
+from sftflow.config.expand import (
+    MOST_RUNS,
+    checkpoint_subjects,
+    count_runs,
+    evaluated_names,
+    expand_runs,
+    members,
+)
 from sftflow.config.flags import HOMES, other_names, refusal, spelt
 from sftflow.config.names import nearest, unknown_names
 from sftflow.config.schema import (
@@ -304,6 +311,13 @@ def _runs(config: dict) -> Iterator[str]:
         whole = isinstance(gpus, int) and isinstance(steps, int) and gpus > 0
         if whole and steps % gpus:
             yield f"{place}: gradient_accumulation_steps {steps} is no multiple of gpus {gpus}"
+        asked, every = (_stated(key, training) for key in ("checkpoints", "save_steps"))
+        if isinstance(asked, list) and isinstance(every, int):
+            for step in (step for step in asked if step % every):
+                yield (
+                    f"{place}: checkpoints {step} is no multiple of save_steps {every}, and only "
+                    "these are saved; the last step is measured in any case"
+                )
     for name, model in config.get("models", {}).items():
         known = model.get("reference")
         if known is not None and known not in references():
@@ -473,7 +487,8 @@ def _backends(config: dict) -> Iterator[tuple[str, str]]:
     }
     yield from models.items()
     for name, _, run in expand_runs(config):
-        yield name, run.get("serving", {}).get("backend", models.get(run.get("model"), general))
+        backend = run.get("serving", {}).get("backend", models.get(run.get("model"), general))
+        yield from ((one, backend) for one in (name, *checkpoint_subjects(config, name, run)))
 
 
 def _suites(config: dict) -> Iterator[str]:
@@ -531,7 +546,8 @@ def _judges(config: dict) -> Iterator[str]:
     stands_for, evaluated = members(config), evaluated_names(config)
     served = {name: _served(name, config) for name in stands_for}
     for name, _, run in expand_runs(config):
-        served[name] = _served(run.get("model"), config)
+        of_run = (name, *checkpoint_subjects(config, name, run))
+        served |= dict.fromkeys(of_run, _served(run.get("model"), config))
     runs = [(str(run.get("model")), name) for name, _, run in expand_runs(config)]
     known = {subject for name in evaluated for subject in stands_for.get(name, [])}
     pairs = [

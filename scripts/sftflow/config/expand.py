@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from sftflow.core.layout import checkpoint_name
+
 MOST_RUNS = 10_000  # more in one study is a slip of the pen, not a plan
 
 
@@ -55,10 +57,20 @@ def members(config: dict) -> dict[str, list[str]]:
     stands_for = {name: [name] for kind in ("models", "endpoints") for name in config.get(kind, {})}
     for name, _, run in expand_runs(config):
         stands_for.setdefault(name, [name])
+        stands_for |= {one: [one] for one in checkpoint_subjects(config, name, run)}
         for whole in (run["group"], run["sweep"]):
             if whole not in (name, None):
                 stands_for.setdefault(whole, []).append(name)
     return stands_for
+
+
+def checkpoint_subjects(config: dict, name: str, run: dict) -> dict[str, int]:
+    """{subject: step} of a run's checkpoints: adapters of stated steps, asked where named."""
+    training = config.get("training", {}) | run.get("training", {})
+    asked = training.get("checkpoints")
+    if not isinstance(asked, list) or training.get("tuner_type") == "full":
+        return {}
+    return {checkpoint_name(name, step): step for step in asked}
 
 
 def evaluated_names(config: dict) -> list[str]:

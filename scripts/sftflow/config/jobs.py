@@ -19,7 +19,7 @@ from sftflow.core.layout import pair_name
 
 DECIDING = {"weights", "answers", "scores"}
 # Jobs that are cheap and whose result is a record: for them, what is recorded decides, too.
-RECORDING = {"track_scores"}
+RECORDING = {"track_scores", "keep_checkpoints"}
 SHOWN = 60  # characters of a value that Snakemake shows as a reason
 
 
@@ -193,6 +193,10 @@ def train_run(study: dict, run: str) -> TrainRun:
     return {**_of_run("train_run", study, run), "swanlab": swanlab}
 
 
+def keep_checkpoints(study: dict, run: str) -> OfRun:
+    return _of_run("keep_checkpoints", study, run)
+
+
 def merge_run(study: dict, run: str) -> OfRun:
     return _of_run("merge_run", study, run)
 
@@ -233,6 +237,10 @@ def measure_likelihood(study: dict, subject: str) -> OfDialogue:
     return _of_dialogue("measure_likelihood", study, subject)
 
 
+def measure_curve(study: dict, run: str) -> OfDialogue:
+    return _of_dialogue("measure_curve", study, run)
+
+
 def answer_dialogues(study: dict, subject: str) -> OfDialogue:
     rule = "answer_dialogues"
     own = _of_dialogue(rule, study, subject)
@@ -262,9 +270,9 @@ JOBS: dict[str, Callable[..., Told]] = {
     made.__name__: made
     for made in (
         fetch_dataset, prepare_dataset, fetch_model, native_model, fetch_benchmark,
-        find_contamination, tokenize_run, train_run, merge_run, serve_subject, evaluate_suite,
-        score_benchmark, measure_likelihood, answer_dialogues, judge_pair,
-        judge_crisis, track_scores, sync_environment,
+        find_contamination, tokenize_run, train_run, keep_checkpoints, merge_run, serve_subject,
+        evaluate_suite, score_benchmark, measure_likelihood, measure_curve, answer_dialogues,
+        judge_pair, judge_crisis, track_scores, sync_environment,
     )
 }  # fmt: skip
 

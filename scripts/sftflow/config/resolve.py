@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from sftflow.config.check import check
-from sftflow.config.expand import evaluated_names, expand_runs, members
+from sftflow.config.expand import checkpoint_subjects, evaluated_names, expand_runs, members
 from sftflow.config.names import unknown_names
 from sftflow.config.schema import follow, presets, references, schema, section, tidy
 from sftflow.config.sources import doubtful, located
@@ -68,7 +68,8 @@ def resolve(raw: dict) -> dict:
     sweeps      as stated, and `runs`: the names it expands to
     benchmarks  defined, or named in a suite, with the preset filled in, and `suite`
     subjects    {name: {kind: model|run|endpoint, model, run,
-                form: base|merged|adapter|endpoint, serving, label}}
+                form: base|merged|adapter|endpoint, serving, label}}; a checkpoint of stated
+                steps is one, too: run@step, an adapter on its base, with its `step`
     """
     stated = tidy(raw, schema())
     config = _fill(stated, schema(), leave=ENTRIES)
@@ -203,6 +204,10 @@ def _subjects(config: dict) -> dict:
         subjects[name] = subject("model", "base", model, name, None)
     for name, run in config["runs"].items():
         subjects[name] = subject("run", run["serve"], run, run["model"], name)
+        for checkpoint, step in checkpoint_subjects({}, name, run).items():
+            label = {"label": f"{run['label']}, step {step}"}
+            made = subject("run", "adapter", run | label, run["model"], name)
+            subjects[checkpoint] = made | {"step": step}
     for name, endpoint in config["endpoints"].items():
         subjects[name] = subject("endpoint", "endpoint", endpoint, None, None)
     return subjects

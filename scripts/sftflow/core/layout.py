@@ -32,10 +32,14 @@ class Paths:
     merged: str = "runs/{run}/merged.json"
     merged_weights: str = "runs/{run}/merged"
     command: str = "runs/{run}/command.yaml"
+    checkpoints: str = "runs/{run}/checkpoints.json"
+    checkpoint: str = "runs/{run}/steps/{step}/adapter.json"
+    checkpoint_weights: str = "runs/{run}/steps/{step}/adapter"
     tracked: str = "runs/{run}/swanlab.json"
     readiness: str = "subjects/{subject}/readiness.json"
     chat: str = "subjects/{subject}/chat.json"
     likelihood: str = "dialogue/{subject}/likelihood.json"
+    curve: str = "dialogue/{run}/curve.json"
     dialogue_answers: str = "dialogue/{subject}/answers.json"
     behaviour: str = "dialogue/{subject}/behaviour.json"
     judgement: str = "judgements/{judge}/{pair}.json"  # pair: as pair_name has it
@@ -58,8 +62,10 @@ class Paths:
 PATHS = Paths()
 
 # Tables beside those of the suites, in the order of the report, and the figures of the report.
-TABLES = ("training", "inference", "comparison", "dialogue", "chat", "data", "sweep", "plan")
-FIGURES = ("loss", "learning_rate", "scores", "token_lengths")
+TABLES = (
+    "training", "inference", "comparison", "dialogue", "curve", "chat", "data", "sweep", "plan",
+)  # fmt: skip
+FIGURES = ("loss", "learning_rate", "learning_curve", "scores", "token_lengths")
 
 CRISIS = "config/dialogue/crisis.jsonl"  # messages of a crisis that come with the workflow
 NLTK_DATA = "nltk_data"  # beside the questions whose scorer reads it
@@ -99,9 +105,23 @@ def weights_of(subject: dict, form: str, paths: Paths = PATHS) -> dict[str, str]
         "weights_folder": paths.weights.format(model=model),
     }
     if form == "adapter":
-        found["adapter"] = paths.adapter.format(run=run)
-        found["adapter_folder"] = paths.adapter_weights.format(run=run)
+        manifest, folder = adapter_of(subject, paths)
+        found |= {"adapter": manifest, "adapter_folder": folder}
     return found
+
+
+def adapter_of(subject: dict, paths: Paths = PATHS) -> tuple[str, str]:
+    """Manifest and folder of a subject's adapter: of its run's last step, or of a checkpoint."""
+    run, step = subject["run"], subject.get("step")
+    if step is None:
+        return paths.adapter.format(run=run), paths.adapter_weights.format(run=run)
+    names = {"run": run, "step": step}
+    return paths.checkpoint.format(**names), paths.checkpoint_weights.format(**names)
+
+
+def checkpoint_name(run: str, step: int) -> str:
+    """A checkpoint as a subject; no name in a config has this sign."""
+    return f"{run}@{step}"
 
 
 def evaluation_folder(subject: str, benchmark: str, identity: str) -> str:

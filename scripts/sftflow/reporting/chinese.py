@@ -157,6 +157,13 @@ CHINESE = {
     "Ratings": "人工评分",
     "Raters": "评分者",
     "Agree": "一致 (%)",
+    "Step": "步数",
+    "Held-out loss": "留出对话 Loss",
+    "Above the lowest": "高出最低点 [区间]",
+    "Lowest at step": "最低点步数",
+    "Loss there": "最低 Loss",
+    "Served step": "部署步数",
+    "Served loss": "部署权重的 Loss",
 }
 # What flags.py says, by the same kinds and values, and what a kind is called in a table.
 FLAGS = {
@@ -171,6 +178,12 @@ FLAGS = {
     "overfitting": Message(
         "验证 Loss 从 {before} 升到 {after}，而训练 Loss 降到 {final}",
         "请减小 num_train_epochs、learning_rate 或 lora_rank，或增加对话",
+    ),
+    "overfitted": Message(
+        "留出对话的每 token Loss 在第 {step} 步最低（{before}），"
+        "到所部署的第 {last} 步为 {after}：{rise}",
+        "按留出 Loss，第 {step} 步的检查点更好；"
+        "请减小 num_train_epochs 或 learning_rate，或增加对话",
     ),
     "flat": Message(
         "{what}的变化没有超出其噪声 {noise}：开始时 {before}，结束时 {after}",
@@ -203,6 +216,7 @@ FLAG_NAMES = {
     "destroyed": "模型已毁",
     "diverged": "发散",
     "overfitting": "过拟合",
+    "overfitted": "过拟合（按留出对话）",
     "flat": "无变化",
     "prompt": "回答异常",
     "broken": "行为变差",
@@ -239,6 +253,10 @@ CHINESE_CELLS = {
         "undecided": "未定",
         "undecided (more seeds would decide)": "未定（需更多种子）",
         "not worse": "未变差",
+        "overfitting": "过拟合",
+        "worse than before the first step": "比训练前更差",
+        "lowest at the end": "末步最低",
+        "no rise that counts": "没有可计的回升",
         "not measured": "未测量",
         "says nothing: the baseline knew no more of it than a guess": "无意义：基线也只能猜",
         "the two have other tokenizers: losses per token differ": "分词器不同，Loss 不可比",
@@ -266,6 +284,8 @@ for column in (
     CHINESE_CELLS[column] = CHINESE_CELLS["Verdict"]
 CHINESE_PATTERNS = [
     (re.compile(r"^missing$"), "缺失"),
+    (re.compile(r"^(\d+) \(served\)$"), r"\1（部署）"),
+    (re.compile(r"^([\d.]+) \(lowest\)$"), r"\1（最低）"),
     (re.compile(r"^not evaluated$"), "未评测"),
     (re.compile(r"^no score file$"), "没有得分文件"),
     (

@@ -40,7 +40,8 @@ ALL = "all questions"  # in the column of benchmarks: the suite's own claim
 class Candidate:
     """What is compared with a baseline: one subject, or a recipe by all its trainings.
 
-    The points of a sweep are one family: looking for the best of them is one search.
+    The points of a sweep are one family, and so are the checkpoints of a run with its last step:
+    looking for the best of them is one search.
     """
 
     baseline: str
@@ -58,8 +59,9 @@ def candidates(study: dict) -> list[Candidate]:
     runs = study["runs"]
     pairs = [(pair["baseline"], pair["candidate"]) for pair in study["comparisons"]]
     found = [
-        Candidate(baseline, name, (name,), runs.get(name, {}).get("sweep") or name)
+        Candidate(baseline, name, (name,), runs.get(run, {}).get("sweep") or run)
         for baseline, name in pairs
+        for run in [study["subjects"][name]["run"] or name]
     ]
     known = set(pairs)
     for group, members in seed_groups(study).items():

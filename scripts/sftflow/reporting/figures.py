@@ -6,7 +6,7 @@ Each function takes plain records and returns SVG text, the same bytes for the s
 import io
 import warnings
 from collections.abc import Callable
-from itertools import accumulate
+from itertools import accumulate, cycle
 from operator import mul
 from typing import Any
 
@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.typing import RcKeyType
 
 COLORS = ["#2563eb", "#dc6803", "#15803d", "#9333ea", "#be123c", "#0e7490", "#854d0e", "#475569"]
+STYLES = ("-", "--", ":", "-.")
 STYLE: dict[RcKeyType, Any] = {
     "svg.hashsalt": "sftflow",
     "svg.fonttype": "none",  # text stays text: the reader's fonts know the user's script
@@ -107,6 +108,44 @@ def learning_rate(records: dict[str, dict]) -> str:
         _legend(axes)
 
     return _svg(draw)
+
+
+def learning_curve(rows: list[dict]) -> str:
+    """Loss by step, from the rows of the table of curves: held-out dialogues on the left, with the
+    paired interval of the difference from the lowest, and neutral text on the right."""
+    runs: dict[str, dict] = {}
+    for row in rows:
+        runs.setdefault(row["run"], {}).setdefault((row["neutral"], row["text"]), []).append(row)
+
+    def panel(neutral: bool, title: str) -> Callable[[Axes], None]:
+        def draw(axes: Axes) -> None:
+            for name, texts, color in _shown(runs, axes, title, "runs"):
+                mine = [item for item in texts.items() if item[0][0] == neutral]
+                for ((_, text), curve), style in zip(mine, cycle(STYLES), strict=False):
+                    steps, losses = ([row[key] for row in curve] for key in ("step", "loss"))
+                    named = f"{name}, {text.removeprefix('neutral-')}" if neutral else name
+                    axes.plot(
+                        steps, losses, style, color=color, marker="o", ms=4, lw=1.4, label=named
+                    )
+                    if not neutral:
+                        _lowest(axes, curve, color)
+            axes.set_xlabel("Optimizer step (0: before the first)")
+            axes.set_ylabel("Cross-entropy per token (nats)")
+            _legend(axes)
+
+        return draw
+
+    return _svg(panel(False, "Held-out dialogues"), panel(True, "Neutral text"), width=10.0)
+
+
+def _lowest(axes: Axes, curve: list[dict], color: str) -> None:
+    """A ring around the lowest, and the interval of each difference from it."""
+    best = next(row for row in curve if row["step"] == row["from_step"])
+    low, high = (
+        [best["loss"] + (row[end] or 0.0) for row in curve] for end in ("ci_low", "ci_high")
+    )
+    axes.fill_between([row["step"] for row in curve], low, high, color=color, alpha=0.15, lw=0)
+    axes.plot(best["step"], best["loss"], "o", ms=11, mfc="none", mec=color, mew=1.5)
 
 
 def scores(points: dict[str, dict[str, tuple[float, float, float]]], chance: dict) -> str:

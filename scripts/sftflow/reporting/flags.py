@@ -29,6 +29,12 @@ KINDS = {
         "Validation loss rose from {before} to {after} while training loss fell to {final}",
         "Lower num_train_epochs, learning_rate or lora_rank, or take more dialogues",
     ),
+    "overfitted": Message(
+        "Held-out loss per token was lowest at step {step} ({before}), and is {after} at step "
+        "{last}, which is served: {rise}",
+        "The checkpoint of step {step} is better by held-out loss; lower num_train_epochs or "
+        "learning_rate, or take more dialogues",
+    ),
     "flat": Message(
         "{what} did not change beyond its noise of {noise}: {before} at first, {after} at the end",
         "Raise learning_rate or num_train_epochs, and look whether target_modules names what "

@@ -338,9 +338,28 @@ def example_frame(study: dict, overlap: dict[str, dict | None]) -> pd.DataFrame:
     )
 
 
+# Points of a grid that differ in one of these have validation losses of other tokens.
+OTHER_TOKENS = {"model", "dataset", "max_length", "too_long"}
+
+
+def sweep_choices(study: dict, results: Results) -> list[dict]:
+    """Which run of each sweep has the lowest validation loss: {sweep, run, loss, of}. run is None
+    where losses of its points can't be compared, or none is known. No benchmark is asked."""
+    found = []
+    for name, sweep in study["sweeps"].items():
+        records = {run: results.read(f"runs/{run}/training.json") or {} for run in sweep["runs"]}
+        losses = {run: record.get("validation_loss") for run, record in records.items()}
+        known = {run: loss for run, loss in losses.items() if loss is not None}
+        alike = not OTHER_TOKENS & study["sweeps"][name]["grid"].keys()
+        best = min(known, key=lambda run: known[run]) if known and alike else None
+        found.append({"sweep": name, "run": best, "loss": known.get(best), "of": len(known)})
+    return found
+
+
 def sweep_table(study: dict, results: Results, cells: dict) -> Table:
     """Each point of a sweep against its scores."""
     benchmarks = asked(study)
+    lowest = {one["run"] for one in sweep_choices(study, results)}
     columns = headings(study, "benchmarks", benchmarks)
     rows, data = [], []
     for name, run in study["runs"].items():
@@ -355,7 +374,8 @@ def sweep_table(study: dict, results: Results, cells: dict) -> Table:
                 **{key: str(value) for key, value in run["point"].items()},
                 "Steps": number(record.get("steps")) if record else MISSING,
                 "Final loss": number(record.get("final_loss"), 4),
-                "Validation loss": number(record.get("validation_loss"), 4),
+                "Validation loss": number(record.get("validation_loss"), 4)
+                + (" (lowest)" if name in lowest else ""),
                 "Flags": (kinds(training_flags(name, record)) if record else "") or NONE,
                 **{
                     columns[b]: cell_text(cell) if cell else "not evaluated"
@@ -384,8 +404,10 @@ def sweep_table(study: dict, results: Results, cells: dict) -> Table:
         [("", pd.DataFrame(rows).fillna(NONE))] if rows else [],
         pd.DataFrame(data),
         [
-            "The best of many points looks better than it is: confirm it on other questions. The "
-            "tests in the table of comparisons are adjusted over the points of a sweep."
+            "A point is chosen by its validation loss (lowest: that of its sweep; none where "
+            "points differ in model, dataset or lengths, and so in what is counted), never by the "
+            "scores beside it: the best of many scores looks better than it is. The tests in the "
+            "table of comparisons are adjusted over the points of a sweep."
         ]
         if rows
         else [],

@@ -15,6 +15,7 @@ from sftflow.core.layout import Results
 from sftflow.core.spans import merged
 from sftflow.reporting import cells as tables_cells
 from sftflow.reporting import comparison as tables_comparison
+from sftflow.reporting import curve as tables_curve
 from sftflow.reporting import dialogue as tables_dialogue
 from sftflow.reporting import figures
 from sftflow.reporting import records as tables_records
@@ -51,6 +52,7 @@ def collect(study: dict, results: Results) -> dict:
         for suite in study["evaluate"]["suites"]
     }
     talk = tables_dialogue.Compared(study, results)
+    curves = tables_curve.Curves(study, results)
     dialogue = tables_dialogue.dialogue_table(talk, tables_dialogue.suite_claims(compared))
     return {
         "study": study,
@@ -79,8 +81,13 @@ def collect(study: dict, results: Results) -> dict:
         "comparison": dict(comparison.sections),
         "dialogue": dict(dialogue.sections),
         "broken": tables_dialogue.dialogue_flags(talk),
+        "curve_rows": curves.rows,
+        "curve": dict(tables_curve.curve_table(curves, cells).sections),
+        "choices": curves.choices,
+        "sweep_choices": tables_records.sweep_choices(study, results),
         "verdicts": verdicts(study, comparison.data),
-        "flags": [flag for item in training.items() for flag in training_flags(*item)],
+        "flags": [flag for item in training.items() for flag in training_flags(*item)]
+        + tables_curve.curve_flags(curves),
         "problems": problems(cells),
         "reach": reach(comparison.data),
         "provenance": provenance(cells),
@@ -303,6 +310,7 @@ def draw(study: dict, found: dict) -> dict[str, str]:
     return {
         "loss": figures.loss(found["training_records"]),
         "learning_rate": figures.learning_rate(found["training_records"]),
+        "learning_curve": figures.learning_curve(found["curve_rows"]),
         "scores": figures.scores(points, chance),
         "token_lengths": figures.token_lengths(found["fits"], found["turns"]),
     }
@@ -321,6 +329,8 @@ def page(language: str, found: dict) -> str:
     )
     environment.filters["roughly"] = tables_comparison.roughly
     environment.filters["percent"] = tables_text.percent
+    environment.filters["rise"] = tables_curve.rise_text
+    environment.filters["number"] = tables_text.number
     environment.filters["duration"] = tables_text.duration
     text = environment.get_template(f"report.{language}.md.j2").render(**found, none=NONE)
     return re.sub(r"\n{3,}", "\n\n", text)

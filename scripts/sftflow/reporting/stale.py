@@ -10,7 +10,7 @@ from functools import cache
 
 from sftflow.config import jobs
 from sftflow.core import identity
-from sftflow.core.layout import PATHS
+from sftflow.core.layout import PATHS, adapter_of
 
 Read = Callable[..., dict | None]  # Results.read: a template of PATHS, and its names
 
@@ -56,16 +56,17 @@ def current_weights(study: dict, read: Read, subject: str) -> str | None:
     else:
         manifest = read(PATHS.model, model=entry["model"])
         if entry["form"] == "adapter":
-            adapter = read(PATHS.adapter, run=entry["run"])
+            adapter = read(adapter_of(entry)[0])
             if adapter is None:
                 return None
     return None if manifest is None else identity.weights(manifest, adapter)
 
 
-def training_changes(study: dict, read: Read, subject: str) -> list[str]:
+def training_changes(study: dict, read: Read, subject: str, merging: bool = True) -> list[str]:
     """What of a subject's model, data or training the config now states otherwise than its records.
 
-    Looks at every step that made the weights: each record says with what it was made.
+    Looks at every step that made the weights, merging them among these where it matters: each
+    record says with what it was made.
     """
     entry = study["subjects"][subject]
     found: list[str] = []
@@ -79,6 +80,8 @@ def training_changes(study: dict, read: Read, subject: str) -> list[str]:
     found += since(study, read, "prepare_dataset", PATHS.dataset_receipt, dataset)
     found += since(study, read, "tokenize_run", PATHS.run_receipt, name)
     found += since(study, read, "train_run", PATHS.training, name)
+    if not merging:
+        return list(dict.fromkeys(found))
     adapter, merged = (read(path, run=name) for path in (PATHS.adapter, PATHS.merged))
     if adapter and merged:
         found += since(study, read, "merge_run", PATHS.merged, name)

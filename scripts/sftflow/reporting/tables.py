@@ -7,6 +7,7 @@ in its place.
 from sftflow.core.layout import Results
 from sftflow.reporting.cells import extra_scores, load_cells, suite_draws
 from sftflow.reporting.comparison import comparison_rows, comparison_table
+from sftflow.reporting.curve import Curves, curve_table
 from sftflow.reporting.dialogue import Compared, dialogue_table, suite_claims
 from sftflow.reporting.records import (
     chat_table,
@@ -45,6 +46,8 @@ def build(study: dict, results: Results, references: dict, wanted: list[str]) ->
                 )
         elif name == "dialogue":
             tables.append(dialogue_table(Compared(study, results), suite_claims(compared)))
+        elif name == "curve":
+            tables.append(curve_table(Curves(study, results), cells))
         elif name == "sweep":
             tables.append(sweep_table(study, results, cells))
         else:

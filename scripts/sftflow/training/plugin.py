@@ -5,9 +5,10 @@
 Loaded by `external_plugins:` in command.yaml, it registers the callback `sftflow`, which writes one
 JSON line per event into the file that the environment variable SFTFLOW_PLUGIN describes:
 {"events": path, "train_rows": n, "validation_rows": n, "fused_lora": bool,
-"checkpointed_layers": n, "stock": bool}. Without the variable it only watches the loss. On CUDA it
-also brings the faster parts of sftflow.kernels; `stock` leaves ms-swift's training loop as it is.
-What it changes in other packages stands in patches.py. The events:
+"checkpointed_layers": n, "stock": bool, "keep": checkpoints whose weights outlive the trainer's own
+(all or steps)}. Without the variable it only watches the loss. On CUDA it also brings the faster
+parts of sftflow.kernels; `stock` leaves ms-swift's training loop as it is. What it changes in other
+packages stands in patches.py. The events:
 
     start       steps, rows, parameters, uniform_loss (of a uniform guess over the vocabulary, in
                 nats), patches (see patches.apply)
@@ -40,7 +41,7 @@ from swift.callbacks import TrainerCallback, callbacks_map
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from sftflow.core.jsonio import write_json
 from sftflow.training import patches
-from sftflow.training.checkpoints import COMPLETE, file_sizes
+from sftflow.training.checkpoints import COMPLETE, asked_for, file_sizes, keep
 
 GIB = 2**30
 
@@ -183,6 +184,8 @@ class Monitor(TrainerCallback):
             dist.barrier()  # every process writes its own random state
         if self.main:
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            if asked_for(state.global_step, options().get("keep")):
+                keep(folder, state.global_step)
             os.sync()
             write_json(folder / COMPLETE, {"step": state.global_step, "files": file_sizes(folder)})
             self._event("saved", step=state.global_step)

@@ -21,6 +21,7 @@ KERNELS = ("scripts/sftflow/kernels", "scripts/sftflow/training/patches.py")
 # (`flags` in the schema; tests/unit/test_training.py holds the two together).
 OURS = {
     "too_long", "device", "gpus", "max_memory_gib", "fused_lora", "checkpointed_layers", "extra",
+    "checkpoints",
 }  # fmt: skip
 
 # --- sizes ---------------------------------------------------------------------------------------
