@@ -184,7 +184,9 @@ def test_what_fails_or_is_not_there_is_left_to_its_own_job(session):
     status, said = session.finish(command)
     assert status == 0 and session.marker.exists()
     assert "s.json is left to its own job: mmlu: the server refused" in said
-    assert len(session.answered()) == 15 + 5  # nothing of cmmlu
+    (answers,) = (session.results / "evaluations/m/answers").iterdir()
+    assert len((answers / "@dialogue.jsonl").read_bytes().splitlines()) == 5
+    assert (answers / "s.jsonl").exists() and not (answers / "t.jsonl").exists()
     status, said = session.finish(session.of_suite("s"))
     assert status == 1 and "mmlu: the server refused a question" in said
     assert session.finish(session.of_suite("t"))[0] == 0

@@ -81,12 +81,15 @@ def asking(study: dict, subject: str, paths: Paths) -> Iterator[Asking]:
 
 def judged_first(study: dict, subject: str, paths: Paths) -> list[str]:
     """The answers that a subject judges and that are there before it is served: a judge that is
-    served here is started once. Those of judges are not among them: they may judge one another."""
-    if study["subjects"][subject]["kind"] == "endpoint":
-        return []
+    served here is started once. Those of such judges are not among them: they may judge one
+    another."""
+    subjects = study["subjects"]
     judges = {entry["subject"] for entry in study["judges"].values()}
+    waiting = {name for name in judges if subjects[name]["kind"] != "endpoint"}
+    if subject not in waiting:
+        return []
     own = [job for job in asking(study, subject, paths) if job.rule.startswith("judge")]
-    others = set(answers(paths, *(set(study["subjects"]) - judges)))
+    others = set(answers(paths, *(subjects.keys() - waiting)))
     return sorted(others & {file for job in own for file in job.inputs})
 
 
