@@ -19,6 +19,7 @@ from sftflow.core.jsonio import (
     write_record,
 )
 from support import EVALSCOPE, ROOT
+from test_judges import BASE, TUNED, write_answers
 from test_serving import Case, nothing_left
 
 pytestmark = [
@@ -27,6 +28,7 @@ pytestmark = [
 ]
 
 CUT = {"subject", "model", "serving", "backend"}
+ALL = 24 + 5 + 8  # questions of benchmarks, turns, and a judge's of four turns in two orders
 
 
 class OneSession(Case):
@@ -44,6 +46,10 @@ class OneSession(Case):
         write_jsonl(talks / "validation.jsonl", rows)
         files = file_entries(talks, [talks / "validation.jsonl"])
         write_record(talks / "receipt.json", {"dataset": "talks", "files": files})
+        self.judged = [
+            write_answers(self.results, name, texts)
+            for name, texts in (("base", BASE), ("tuned", TUNED))
+        ]
         self.marker = self.results / "subjects/m/readiness.json"
         self.marker.unlink()
 
@@ -57,30 +63,40 @@ class OneSession(Case):
     def settings(self, command: list[str]) -> dict:
         return json.loads(command[command.index("--settings") + 1])
 
-    def of_dialogues(self) -> list[str]:
+    def other(self, program: str, settings: dict, output: str, *more: str) -> list[str]:
+        """The command of another program that asks the subject."""
         command = self.of_suite("s")
         shared = {k: v for k, v in self.settings(command).items() if k in CUT}
-        shared |= {"generation": {"temperature": 0}}
-        shared |= {"dialogue": {"limit": 9, "max_tokens": 16, "crisis": None}}
-        command[1:4] = [str(ROOT / "scripts/answer_dialogues.py"), "--settings", json.dumps(shared)]
-        cut = command.index("--server-log")
-        output = self.results / "dialogue/m/answers.json"
-        receipt = self.results / "datasets/talks/receipt.json"
+        settings = shared | {"generation": {"temperature": 0}} | settings
+        command[1:4] = [str(ROOT / "scripts" / program), "--settings", json.dumps(settings)]
         return [
-            *command[:cut], "--server-log", str(self.folder / "dialogue.server.log"),
-            "--output", str(output), "--datasets", str(receipt),
+            *command[: command.index("--server-log")],
+            "--server-log", str(self.folder / f"{Path(program).stem}.server.log"),
+            "--output", str(self.results / output), *more,
         ]  # fmt: skip
 
+    def of_dialogues(self) -> list[str]:
+        dialogue = {"limit": 9, "max_tokens": 16, "crisis": None}
+        receipt = str(self.results / "datasets/talks/receipt.json")
+        output = "dialogue/m/answers.json"
+        more = ("--datasets", receipt)
+        return self.other("answer_dialogues.py", {"dialogue": dialogue}, output, *more)
+
+    def of_judge(self) -> list[str]:
+        judge = {"name": "strong", "limit": None, "rubric": "auto", "max_tokens": 16}
+        output, answers = "judgements/strong/base--tuned.json", map(str, self.judged)
+        return self.other("judge.py", {"judge": judge}, output, "--answers", *answers)
+
     def jobs(self) -> list[list[str]]:
-        return [self.of_suite("s"), self.of_suite("t"), self.of_dialogues()]
+        return [self.of_suite("s"), self.of_suite("t"), self.of_dialogues(), self.of_judge()]
 
     def to_serve(self, *more: str) -> list[str]:
         """The command of serve.py that asks ahead whatever the jobs ask."""
         ahead = []
         for command, flag, rule in zip(
             self.jobs(),
-            ("--benchmarks", "--benchmarks", "--datasets"),
-            ("evaluate_suite", "evaluate_suite", "answer_dialogues"),
+            ("--benchmarks", "--benchmarks", "--datasets", "--answers"),
+            ("evaluate_suite", "evaluate_suite", "answer_dialogues", "judge_pair"),
             strict=True,
         ):
             files = command[command.index(flag) + 1 :]
@@ -88,13 +104,9 @@ class OneSession(Case):
             ahead.append({"rule": rule, "settings": self.settings(command), "output": output,
                           "inputs": dict.fromkeys(files, 0)})  # fmt: skip
         write_json(self.folder / "ahead.json", ahead)
-        command = self.of_suite("s")
-        shared = {k: v for k, v in self.settings(command).items() if k in CUT}
-        shared |= {"form": "base", "prompts": ["Hello"], "generation": {}}
-        command[1:4] = [str(ROOT / "scripts/serve.py"), "--settings", json.dumps(shared)]
-        cut = command.index("--server-log")
+        command = self.other("serve.py", {"form": "base", "prompts": ["Hello"]}, "")
         return [
-            *command[:cut], "--server-log", str(self.folder / "serve.server.log"),
+            *command[: command.index("--output")],
             "--chat", str(self.marker.with_name("chat.json")),
             "--ahead", str(self.folder / "ahead.json"), *more,
         ]  # fmt: skip
@@ -136,7 +148,7 @@ def test_one_start_answers_everything_and_scores_are_those_of_jobs_alone(session
     status, said = session.finish(session.to_serve())
     assert status == 0, said
     asked = session.asked()
-    assert len(session.answered()) == 24 + 5 and len(asked) == len(set(asked))
+    assert len(session.answered()) == ALL and len(asked) == len(set(asked))
     for command in session.jobs():
         status, said = session.finish(command)
         assert status == 0, said
@@ -147,7 +159,7 @@ def test_one_start_answers_everything_and_scores_are_those_of_jobs_alone(session
     write_record(alone.marker, {"weights": read_record(session.marker)["weights"]})
     for command in (alone.of_suite("s"), alone.of_dialogues()):
         assert alone.finish(command)[0] == 0
-    assert alone.served_later() == ["dialogue", "s"]
+    assert alone.served_later() == ["answer_dialogues", "s"]
     assert alone.scored() == session.scored()
     one, other = (
         read_record(case.results / "dialogue/m/answers.json") for case in (alone, session)
@@ -167,10 +179,10 @@ def test_killed_while_it_asks_ahead_nothing_is_asked_twice(session):
     nothing_left(session.folder)
     ready = read_record(session.marker)["at"]  # it was written before anything was asked
     kept, asked = session.answered(), session.asked()
-    assert 7 <= len(kept) < 29
+    assert 7 <= len(kept) < ALL
     del session.stub["delay"]
     assert session.finish(session.to_serve())[0] == 0
-    assert not kept & set(session.asked()[len(asked) :]) and len(session.answered()) == 29
+    assert not kept & set(session.asked()[len(asked) :]) and len(session.answered()) == ALL
     assert read_record(session.marker)["at"] >= ready
 
 
@@ -189,8 +201,7 @@ def test_what_fails_or_is_not_there_is_left_to_its_own_job(session):
     assert (answers / "s.jsonl").exists() and not (answers / "t.jsonl").exists()
     status, said = session.finish(session.of_suite("s"))
     assert status == 1 and "mmlu: the server refused a question" in said
-    assert session.finish(session.of_suite("t"))[0] == 0
-    assert session.served_later() == ["s", "t"]
+    assert session.served_later() == ["s"]
 
 
 def test_an_end_of_the_server_or_of_the_time_costs_no_readiness(session):
@@ -202,6 +213,4 @@ def test_an_end_of_the_server_or_of_the_time_costs_no_readiness(session):
     del session.stub["die_after"]
     status, said = session.finish(session.to_serve("--minutes", "0.001"))
     assert status == 0 and "the time of this job is nearly over" in said
-    assert session.answered() == kept
-    assert session.finish(session.of_suite("s"))[0] == 0
-    assert not kept & set(session.asked()[len(asked) :])
+    assert session.answered() == kept and not kept & set(session.asked()[len(asked) :])
