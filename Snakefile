@@ -50,6 +50,11 @@ rule all:
         "Done: results/tables/ and results/report/"
 
 
+# A job that has a subject's server up asks ahead what others of this run will ask.
+onstart:
+    handover.tell_plan(file for job in workflow.dag.needrun_jobs() for file in job.output)
+
+
 # Records of how outputs were made travel with the results folder.
 onsuccess:
     provenance.keep(RESULTS)

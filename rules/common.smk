@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(str(workflow.current_basedir)).parent / "scripts"))
 
-from sftflow.config import jobs, resolve
+from sftflow.config import asking, jobs, resolve
 from sftflow.config.commandline import asked_for, submits, unknown_targets
 from sftflow.config.reading import read_all
 from sftflow.core import code, handover, layout, provenance
@@ -175,6 +175,16 @@ def both_forms(wildcards) -> dict[str, str]:
     return served(wildcards) | {f"other_{name}": path for name, path in other.items()}
 
 
+def judged_first(wildcards) -> list[str]:
+    """What a judge of ours is asked about is there before it is served: it is started once."""
+    return [ancient(file) for file in asking.judged_first(study, wildcards.subject, paths)]
+
+
+def asked_ahead(wildcards) -> str:
+    """The file that says what later jobs of this run ask the subject (scripts/run.py writes it)."""
+    return paths.settings.format(rule="ahead", name=wildcards.subject).replace("<results>", RESULTS)
+
+
 def weights_flags(wildcards, input) -> str:
     """Flags that tell serve.py and evaluate.py what to serve, with what."""
     return flags(
@@ -237,10 +247,7 @@ def own_weights(wildcards) -> dict[str, str]:
 
 
 def dialogues_of(wildcards) -> list[str]:
-    """Receipts of the datasets whose held-out dialogues a subject meets: those that runs on its model train on, else all."""
-    model, runs = study["subjects"][wildcards.subject]["model"], study["runs"].values()
-    runs = [run for run in runs if run["model"] == model] or runs
-    return collect(paths.dataset_receipt, dataset=sorted({run["dataset"] for run in runs}))
+    return collect(paths.dataset_receipt, dataset=asking.heard(study, wildcards.subject))
 
 
 def neutral_content(wildcards) -> str:
@@ -296,9 +303,9 @@ asked = [name for suite in study["evaluate"]["suites"] for name in study["suites
 
 evaluated = study["evaluate"]["subjects"]
 
-# Held-out dialogues are those of runs: without one, there is nothing to measure. Nobody else's endpoint tells likelihoods.
-conversing = evaluated if study["runs"] else []
+conversing = asking.conversing(study)
 
+# Nobody else's endpoint tells likelihoods.
 measurable = [name for name in conversing if study["subjects"][name]["kind"] != "endpoint"]
 
 pairs = {pair_name(pair): pair for pair in study["comparisons"]}
@@ -306,9 +313,9 @@ pairs = {pair_name(pair): pair for pair in study["comparisons"]}
 judges = list(study["judges"])
 
 # What a judge is asked about: pairs that talk, and who was sent messages of a crisis.
-judged = [name for name, pair in pairs.items() if set(pair.values()) <= set(conversing)]
+judged = list(asking.judged(study))
 
-in_crisis = conversing if study["dialogue"]["crisis"] else []
+in_crisis = asking.in_crisis(study)
 
 # beside those that are targets of their own
 remaining_tables = [

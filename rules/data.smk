@@ -5,6 +5,7 @@
 #       <results>/datasets/<dataset>/contamination.json: benchmark questions that the dialogues hold
 #
 # Rows are large: a receipt, with their digests, stands for them wherever they are an input.
+# What subjects are asked from goes first (priority): it should be there when the first one is served.
 
 
 rule fetch_dataset:
@@ -14,6 +15,7 @@ rule fetch_dataset:
         paths.dataset_source,
     log:
         "<logs>/fetch_dataset/{dataset}.log",
+    priority: 1
     localrule: True
     conda:
         "../envs/uv.yaml"
@@ -40,6 +42,7 @@ rule prepare_dataset:
         "<logs>/prepare_dataset/{dataset}.log",
     benchmark:
         "<logs>/prepare_dataset/{dataset}.tsv"
+    priority: 1
     conda:
         "../envs/uv.yaml"
     threads: ask("prepare_dataset", "threads", 1)
@@ -64,6 +67,7 @@ rule fetch_benchmark:
         questions=directory(paths.questions),
     log:
         "<logs>/fetch_benchmark/{benchmark}.log",
+    priority: 1
     localrule: True
     conda:
         "../envs/uv.yaml"

@@ -1,12 +1,17 @@
 # In:   the manifests that say which weights a subject is; evalscope's environment, whose openai library asks
 # Out:  <results>/subjects/<subject>/readiness.json: these weights, on this backend, came up and answered
 #       <results>/subjects/<subject>/chat.json: answers to the config's fixed prompts
+#
+# One session for each subject: what later jobs of this run ask it is asked ahead here, and kept where they find it.
+# Benchmarks and dialogues are no inputs for that: one that can't be fetched must not keep a subject from being served,
+# and one that is added must not serve it again. What is not there when it is their turn is asked by its own job.
 
 
 rule serve_subject:
     input:
         unpack(both_forms),
         evalscope=paths.environment.format(env="evalscope"),
+        judged=judged_first,
     output:
         readiness=paths.readiness,
         chat=paths.chat,
@@ -21,14 +26,15 @@ rule serve_subject:
     resources:
         gpu=subject_gpus("serve_subject"),
         mem_mb=ask("serve_subject", "mem_mb", 32000),
-        runtime=ask("serve_subject", "runtime", 60),
+        runtime=ask("serve_subject", "runtime", 1440),
     params:
         **told("serve_subject"),
         weights=weights_flags,
         other=other_form_flags,
+        ahead=asked_ahead,
     message:
-        "Serving {wildcards.subject} alone: readiness, speed, and the fixed prompts"
+        "Serving {wildcards.subject} alone: readiness, speed, the fixed prompts, then what later jobs ask it"
     shell:
         '"$SFTFLOW" evalscope serve.py --settings {params.settings:q} {params.weights} {params.other}'
         " --threads {threads} --server-log {log.server:q} --readiness {output.readiness:q}"
-        " --chat {output.chat:q} 2> {log[0]:q}"
+        " --chat {output.chat:q} --ahead {params.ahead:q} --minutes {resources.runtime} 2> {log[0]:q}"

@@ -23,58 +23,37 @@ evalscope's own HTML report of a benchmark is evalscope/reports/report.html ther
 shows all of them: evalscope service --host 127.0.0.1 --outputs results/dashboard
 """
 
-import argparse
-import contextlib
 import os
 import sys
-from importlib.metadata import version
 from pathlib import Path
 
-from sftflow.core import cli, identity, layout, process
+from sftflow.core import cli
 from sftflow.core.cli import UserError
 from sftflow.core.jsonio import write_record
-from sftflow.core.manifests import folder_of, verified
-from sftflow.evaluation.answers import answer_store
-from sftflow.evaluation.plans import Plan, finished, guarded, prepare
-from sftflow.evaluation.session import Session, ask_all, finish
-from sftflow.evaluation.subject import asked_backend, asked_weights
-from sftflow.serving import backends, server
-
-
-def arguments() -> argparse.Namespace:
-    parser = cli.parser(__doc__)
-    server.add_arguments(parser)
-    parser.add_argument("--readiness", type=Path, required=True, help="the subject's marker")
-    parser.add_argument(
-        "--benchmarks", type=Path, nargs="+", required=True, metavar="MANIFEST",
-        help="benchmarks/<benchmark>/manifest.json of every benchmark; data/ lies beside each",
-    )  # fmt: skip
-    parser.add_argument("--output", type=Path, required=True, help="evaluations/SUBJECT/SUITE.json")
-    return parser.parse_args()
+from sftflow.evaluation.plans import Plan, guarded
+from sftflow.evaluation.session import Session, finish
+from sftflow.evaluation.subject import Subject, parser
+from sftflow.evaluation.suite import Suite
 
 
 def main() -> None:
-    args = arguments()
-    process.follow_snakemake()
-    os.environ.update(backends.without_proxy(dict(os.environ)), HF_HUB_OFFLINE="1")
-    settings, results = args.settings, args.output.parents[2]
-    subject, suite = settings["subject"], settings["suite"]
-    weights, backend = asked_weights(args), asked_backend(args)
-    plans = make_plans(args, results, weights, backend)
-    answers = results / layout.answers_folder(subject, identity.way(weights, backend))
-    with contextlib.ExitStack() as stack:
-        store = stack.enter_context(answer_store(answers / f"{suite}.jsonl"))
-        session = stack.enter_context(Session(args, settings))
+    flags = parser(__doc__)
+    flags.add_argument(
+        "--benchmarks", type=Path, nargs="+", required=True, metavar="MANIFEST",
+        help="benchmarks/<benchmark>/manifest.json of every benchmark; data/ lies beside each",
+    )  # fmt: skip
+    args = flags.parse_args()
+    subject = Subject.asked(args)
+    suite = Suite(subject, args.benchmarks)
+    plans = suite.plans
+    with subject.store(suite.file) as store, Session(args, args.settings) as session:
+        suite.ask(session, store)
         for plan in plans:
             if plan.open:
-                guarded(plan, prepare, subject, store)
-        ask_all(session, store, plans, f"evaluate {subject} {suite}")
-        for plan in plans:
-            if plan.open:
-                guarded(plan, finish, settings, session, store)
+                guarded(plan, finish, args.settings, session, store)
     for plan in plans:
         if plan.entry:
-            show_on_dashboard(plan, subject)
+            show_on_dashboard(plan, subject.name)
     failed = [plan for plan in plans if plan.error]
     if failed:
         raise UserError(
@@ -86,40 +65,11 @@ def main() -> None:
         args.output,
         {
             "schema": 1,
-            "subject": subject,
-            "suite": suite,
+            "subject": subject.name,
+            "suite": suite.file,
             "benchmarks": {plan.name: plan.entry for plan in plans},
         },
     )
-
-
-def make_plans(args: argparse.Namespace, results: Path, weights: str, backend: dict) -> list[Plan]:
-    """One plan per benchmark, in the config's order; a finished one has its entry already."""
-    settings = args.settings
-    system = (settings.get("model") or {}).get("system")
-    manifests = {}
-    for path in args.benchmarks:
-        found = verified(path)
-        manifests[found["benchmark"]] = (found, folder_of(path, found))
-    plans = []
-    for name, benchmark in settings["benchmarks"].items():
-        if name not in manifests:
-            raise UserError(f"--benchmarks names no manifest of {name}")
-        data, folder = manifests[name]
-        parts = {
-            "weights": weights,
-            "data": data["digest"],
-            "settings": identity.settings(benchmark, system, version("evalscope")),
-            "generation": identity.generation(
-                benchmark["generation"], backend["name"], settings.get("endpoint")
-            ),
-            "backend": backend,
-        }
-        home = layout.evaluation_folder(settings["subject"], name, identity.identity(parts))
-        plan = Plan(name, benchmark, data, folder, parts, results, home)
-        plan.entry = finished(plan)
-        plans.append(plan)
-    return plans
 
 
 def show_on_dashboard(plan: Plan, subject: str) -> None:

@@ -6,14 +6,16 @@
 
 ENVIRONMENT is workflow, swift, evalscope or vllm. Of an argument RESULTS/settings/RULE/NAME….json
 the file is written first: what config/jobs.py says that this job is told. RESULTS/study.json is the
-whole study. With `software: active` every tool is in the Python that is active.
+whole study. RESULTS/settings/ahead/SUBJECT.json, after --ahead, is what the session that proves a
+subject asks ahead (config/asking.py). With `software: active` every tool is in the Python that is
+active.
 """
 
 import os
 import sys
 from pathlib import Path
 
-from sftflow.config import jobs
+from sftflow.config import asking, jobs
 from sftflow.core import cli, environments
 from sftflow.core.handover import HOME, study_of
 from sftflow.core.jsonio import read_json, write_json
@@ -27,6 +29,9 @@ def main() -> None:
         results, rule, names = address(path)
         study = study_of(results)
         write_if_other(path, jobs.settings(study, rule, *names) if rule else study)
+        if "--ahead" in arguments:
+            told = asking.ahead(study, names[0], str(results))
+            write_if_other(Path(arguments[arguments.index("--ahead") + 1]), told)
         if env != "workflow":
             python = environments.interpreter(env, study["software"])
     os.execv(python, [python, str(HOME / "scripts" / program), *arguments])
@@ -44,7 +49,7 @@ def address(path: Path) -> tuple[Path, str | None, list[str]]:
     return Path(*parts[:place]), parts[place + 1], list(parts[place + 2 :])
 
 
-def write_if_other(path: Path, settings: dict) -> None:
+def write_if_other(path: Path, settings: dict | list) -> None:
     try:
         same = read_json(path) == settings
     except (OSError, ValueError):

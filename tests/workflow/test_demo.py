@@ -93,6 +93,37 @@ def test_progress_can_be_seen(demo):
         assert any("ETA" in line and "/" in line for line in lines), label
 
 
+def test_one_server_for_each_subject_and_form(demo):
+    """A start takes longer than a suite: what is asked of a subject shares one."""
+    logs = demo.folder.glob("logs/**/*.server.*")  # Snakemake makes those that are missing, empty
+    started = (log.relative_to(demo.folder / "logs") for log in logs if log.stat().st_size)
+    assert {str(log) for log in started} == {
+        f"serve_subject/{BASE}.server.log",
+        f"serve_subject/{TUNED}.server.log",
+        f"serve_subject/{TUNED}.server.adapter.log",
+    }
+    said = [line for line in demo.run.stdout.splitlines() if line.startswith("serve ")]
+    assert len([line for line in said if "ready after" in line]) == 3
+
+
+def test_readiness_alone_is_readiness_alone(demo):
+    """Nobody who wants to know whether a model comes up waits for thousands of answers."""
+    target = f"results/subjects/{BASE}/readiness.json"
+    planned = run_snakemake(demo.folder, "-n", "--forcerun", "serve_subject", "--", target)
+    assert jobs(planned.stdout) == {"serve_subject": 1, "total": 1}
+
+
+def test_an_added_benchmark_serves_no_subject_again(demo, edited):
+    def change(config):
+        config["benchmarks"]["more"] = {**config["benchmarks"]["mmlu"], "preset": "mmlu"}
+        config["suites"]["psychology"].append("more")
+
+    edited("config/config.yaml", in_config(change))
+    count = jobs(run_snakemake(demo.folder, "-n").stdout)
+    assert count["fetch_benchmark"] == 1 and count["evaluate_suite"] == 2
+    assert "serve_subject" not in count
+
+
 def test_tables_hold_numbers_for_base_and_tuned(demo):
     """An empty cell in a report's table is what this workflow is there to end."""
     with open(demo.results / "tables/psychology.csv", encoding="utf-8") as file:
@@ -247,6 +278,8 @@ def test_tables_from_cached_scores_alone(demo):
         path.unlink()
     done = run_snakemake(demo.folder, "tables", "--config", "stage=report")
     assert done.returncode == 0, done.stdout[-6000:]
+    told = json.loads((demo.folder / ".snakemake/sftflow/planned.json").read_text())
+    assert told and {Path(file).parent.name for file in told} == {"tables"}  # what jobs know of it
     assert {name: pages[name] for name in content(demo.results, "tables/*.csv")} == content(
         demo.results, "tables/*.csv"
     )

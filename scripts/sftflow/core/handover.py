@@ -9,6 +9,8 @@ changes. A second Snakemake with another config can't disturb the jobs of the fi
 import json
 import os
 import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from sftflow.core.cli import UserError
@@ -16,6 +18,7 @@ from sftflow.core.jsonio import digest, read_json, write_json
 
 SCRATCH = Path(".snakemake/sftflow")
 STUDIES = "SFTFLOW_STUDIES"
+PLANNED = "SFTFLOW_PLANNED"
 HOME = Path(__file__).resolve().parents[3]  # the checkout
 
 
@@ -40,3 +43,30 @@ def study_of(results: Path) -> dict:
             f"no study is known for {results}: this command is for Snakemake's jobs; "
             "give --settings a file of your own to run a program by hand"
         ) from None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The files that this run of Snakemake makes, and when it began; `unknown`: nobody told."""
+
+    files: frozenset[str] = frozenset()
+    begun: float = 0
+    unknown: bool = True
+
+    def __contains__(self, file: str) -> bool:
+        return os.path.abspath(file) in self.files
+
+
+def tell_plan(files: Iterable[str]) -> None:
+    """Tell the jobs of this run what it makes. Somebody else's workflow that has this one as a
+    module does not."""
+    path = SCRATCH.resolve() / "planned.json"
+    write_json(path, sorted(map(os.path.abspath, files)))
+    os.environ[PLANNED] = str(path)
+
+
+def planned() -> Plan:
+    path = os.environ.get(PLANNED)
+    if path is None or not os.path.exists(path):
+        return Plan()
+    return Plan(frozenset(read_json(path)), os.path.getmtime(path), False)

@@ -26,9 +26,12 @@ NO_SERVER = "not all of its questions are answered, because there is no server"
 
 
 class Session:
-    """The serving session: starts its server when something is asked for the first time."""
+    """The serving session: starts its server when something is asked for the first time, or goes on
+    with one that is running."""
 
-    def __init__(self, args: argparse.Namespace, settings: dict):
+    def __init__(
+        self, args: argparse.Namespace, settings: dict, running: client.Server | None = None
+    ):
         self.spec = backends.Spec.of(settings, args)
         self.log = args.server_log
         self.locks = locks(args.environment)
@@ -36,6 +39,8 @@ class Session:
         self._stack = contextlib.ExitStack()
         self._running: client.Server | None = None
         self._mutex = threading.Lock()
+        if running:
+            self._use(running)
 
     def __enter__(self) -> "Session":
         return self
@@ -44,11 +49,15 @@ class Session:
         self._stack.close()
 
     def start(self) -> None:
-        running = self._stack.enter_context(server.serve(self.spec, self.log))
-        self._stack.enter_context(server.Watch(running, self._end))
+        if self._running is None:
+            self._use(self._stack.enter_context(server.serve(self.spec, self.log)))
+
+    def _use(self, running: client.Server) -> None:
+        self._stack.enter_context(server.Watch(running, self.end))
         self._running = running
 
-    def _end(self, error: client.ServerError) -> None:
+    def end(self, error: client.ServerError) -> None:
+        """Nothing more is asked; what is under way is still answered, if it can be."""
         self.ended = error
 
     def ask(self, request: dict) -> tuple[dict, float]:
