@@ -59,7 +59,7 @@ PATHS = Paths()
 
 # Tables beside those of the suites, in the order of the report, and the figures of the report.
 TABLES = ("training", "inference", "comparison", "dialogue", "chat", "data", "sweep", "plan")
-FIGURES = ("loss", "learning_rate", "scores", "token_lengths")
+FIGURES = ("loss", "learning_rate", "scores", "token_lengths", "sweep")
 
 CRISIS = "config/dialogue/crisis.jsonl"  # messages of a crisis that come with the workflow
 CRISIS_SET = "crisis"  # their name among the datasets of a subject's answers

@@ -19,6 +19,7 @@ from sftflow.reporting import dialogue as tables_dialogue
 from sftflow.reporting import figures
 from sftflow.reporting import records as tables_records
 from sftflow.reporting import suites as tables_scores
+from sftflow.reporting import sweeps as tables_sweeps
 from sftflow.reporting import text as tables_text
 from sftflow.reporting.chinese import (
     CHINESE_CELLS,
@@ -52,9 +53,13 @@ def collect(study: dict, results: Results) -> dict:
     }
     talk = tables_dialogue.Compared(study, results)
     dialogue = tables_dialogue.dialogue_table(talk, tables_dialogue.suite_claims(compared))
+    sweeps = tables_sweeps.points(study, results)
     return {
         "study": study,
         "cells": cells,
+        "sweeps": sweeps,
+        "sweep": dict(tables_sweeps.sweep_table(study, results, cells, draws).sections),
+        "chosen": tables_sweeps.chosen(sweeps),
         "models": pd.DataFrame(model_row(study, results, name) for name in study["models"]),
         "environments": environment_frame(results),
         "data": dict(tables_records.data_table(study, results).sections),
@@ -305,6 +310,7 @@ def draw(study: dict, found: dict) -> dict[str, str]:
         "learning_rate": figures.learning_rate(found["training_records"]),
         "scores": figures.scores(points, chance),
         "token_lengths": figures.token_lengths(found["fits"], found["turns"]),
+        "sweep": figures.sweep(tables_sweeps.drawn(found["sweeps"])),
     }
 
 
