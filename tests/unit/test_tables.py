@@ -488,6 +488,18 @@ def test_validation_losses_of_other_dialogues_choose_nothing(tmp_path):
     assert "do not compare" in table.notes[0]
 
 
+def test_a_page_of_many_rows_says_what_it_leaves_out_and_begins_with_what_matters():
+    """1,000 subjects made a page of 4 MB, in the order of the config."""
+    verdicts = ["undecided", "not worse"] * tables_text.MOST + ["worse"]
+    frame = pd.DataFrame({"Candidate": map(str, range(len(verdicts))), "Verdict": verdicts})
+    table = tables_text.Table("many", "Many", "", [("", frame)], frame, ["a note"] * 600)
+    lines = tables_text.render(table).splitlines()
+    rows = [line for line in lines if line.startswith("|")][2:]
+    assert len(rows) == tables_text.MOST and "| worse" in rows[0] and "not worse" in rows[2]
+    assert any("501 more rows, of 1,001" in line and "many.csv" in line for line in lines)
+    assert lines[-1] == "- … 100 more notes"
+
+
 def test_text_of_a_model_cannot_break_a_table(results):
     rendered = tables_text.render(build(results, "chat")["chat"])
     assert "\\|" in rendered and "&lt;b>in two lines&lt;/b>" in rendered

@@ -3,6 +3,7 @@
 import base64
 import re
 from collections import Counter
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -319,8 +320,8 @@ def page(language: str, found: dict) -> str:
         loader=jinja2.FileSystemLoader(TEMPLATES), trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined, keep_trailing_newline=True,
     )  # fmt: skip
-    environment.filters["table"] = lambda frame: shown(translate(frame, language), language)
-    environment.filters["upright"] = lambda frame: shown(upright(frame, language), language)
+    environment.filters["table"] = lambda frame: shown(frame, translate, language)
+    environment.filters["upright"] = lambda frame: shown(frame, upright, language)
     environment.filters["flag"] = chinese_flag if language == "zh" else str
     environment.filters["verdict"] = lambda verdict: (
         CHINESE_CELLS["Verdict"].get(verdict, chinese(verdict)) if language == "zh" else verdict
@@ -332,12 +333,12 @@ def page(language: str, found: dict) -> str:
     return re.sub(r"\n{3,}", "\n\n", text)
 
 
-def shown(frame: pd.DataFrame, language: str) -> str:
-    """A table for a reader: of many rows the first, and where the others are."""
+def shown(frame: pd.DataFrame, form: Callable, language: str) -> str:
+    """A table for a reader: of many rows the foremost, and where the others are."""
+    text = tables_text.markdown(form(tables_text.foremost(frame, ROWS), language))
     if len(frame) <= ROWS:
-        return tables_text.markdown(frame)
-    more = MORE[language].format(len(frame) - ROWS)
-    return f"{tables_text.markdown(frame.head(ROWS))}\n\n{more}"
+        return text
+    return f"{text}\n\n{MORE[language].format(len(frame) - ROWS)}"
 
 
 def upright(frame: pd.DataFrame, language: str) -> pd.DataFrame:
