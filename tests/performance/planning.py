@@ -97,15 +97,15 @@ def main() -> None:
         empty.write_text("rule all:\n    shell: 'true'\n", encoding="utf-8")
         start, _ = snakemake(folder, empty, "-n", "-q")
         plans = {runs: planned(folder, runs) for runs in (quarter, half, args.runs)}
+        over = {
+            runs: Cost(*(a - b for a, b in zip(cost, start, strict=True)))
+            for runs, cost in plans.items()
+        }
+        print("| side | runs | CPU s over start | GiB over start | ms/run |\n|---|---|---|---|---|")
+        print(f"| start | 0 | ({start.seconds:.1f}) | ({start.gib:.2f}) | |")
+        for runs, cost in over.items():
+            print(row("plan", runs, cost), flush=True)
         check = checked(folder, args.checked)
-    over = {
-        runs: Cost(*(a - b for a, b in zip(cost, start, strict=True)))
-        for runs, cost in plans.items()
-    }
-    print("| side | runs | CPU s over start | GiB over start | ms/run |\n|---|---|---|---|---|")
-    print(f"| start | 0 | ({start.seconds:.1f}) | ({start.gib:.2f}) | |")
-    for runs, cost in over.items():
-        print(row("plan", runs, cost))
     checking = Cost(check.seconds - start.seconds, check.gib - start.gib)
     print(row("check", args.checked, checking))
     last, before = over[args.runs], over[half]
