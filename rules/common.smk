@@ -1,12 +1,16 @@
 # Functions only: what rules ask of the study, which is the config in its resolved form.
 
 import functools
+import gc
+import inspect
 import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(str(workflow.current_basedir)).parent / "scripts"))
+
+from snakemake.common import overwrite_function_params
 
 from sftflow.config import asking, jobs, resolve
 from sftflow.config.commandline import asked_for, submits, unknown_targets
@@ -17,6 +21,9 @@ from sftflow.core.identity import BACKENDS
 from sftflow.core.jsonio import digest, file_digest
 from sftflow.core.layout import FIGURES, Paths, pair_name, refuse_older, table_names
 from sftflow.inputs.hubs import local_digest
+
+# A plan is millions of objects that live as long as it does: searching them for garbage was a third of the time it took.
+gc.set_threshold(100_000, 20, 50)
 
 # Somebody else's Snakefile may import this one as a module: command line and config files are then not ours to judge.
 ALONE = (
@@ -76,7 +83,13 @@ def told(rule: str, content: Callable | None = None) -> dict[str, Callable]:
     params = {"settings": settings} | {
         key.replace(".", "_"): decides(key) for key in jobs.deciding_keys(rule)
     }
+    for param in params.values():
+        overwrite_function_params(param, OF_WILDCARDS)
     return params | ({"content": content} if content else {})
+
+
+# Snakemake asks each function for its parameters three times a job, unless they are stated.
+OF_WILDCARDS = inspect.signature(lambda wildcards: None).parameters
 
 
 @functools.cache

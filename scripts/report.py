@@ -5,6 +5,7 @@ The sections are those of a fine-tuning report written by hand, filled from what
 The HTML page holds every language and figure and needs no other file, so it can be sent to someone.
 """
 
+import gc
 import sys
 
 from sftflow.core import cli
@@ -14,6 +15,7 @@ from sftflow.reporting.report import collect, draw, html, page
 
 
 def main() -> None:
+    gc.disable()  # of 1,000 subjects, looking for cycles was a quarter of the time
     parser = cli.study_parser(__doc__)
     study, folder = cli.study(parser.parse_args())
     results = Results(folder)

@@ -1,15 +1,15 @@
-"""How long all tables take for a large study of cached scores, and how much memory.
+"""How long all tables, and the report, take for a large study, and how much memory.
 
     uv run python tests/performance/tables.py [--subjects 1000] [--folder DIR]
 
-Writes made-up scores of SUBJECTS subjects (one base model, the rest its runs) on 9 benchmarks, then
-runs scripts/tables.py once as the workflow does. Goal: 10 s and 1 GiB on 2 cores.
+Writes made-up scores and records of SUBJECTS subjects (one base model, the rest its runs) on 9
+benchmarks, and how they talk in 100 dialogues, then runs scripts/tables.py and scripts/report.py as
+the workflow does. Goal: 10 s of CPU time and 1 GiB each.
 """
 
 import argparse
 import os
 import random
-import resource
 import subprocess
 import sys
 import tempfile
@@ -89,6 +89,19 @@ def write_scores(results: Path, settings: dict) -> None:
             write_record(results / f"scores/{subject}/{benchmark}.json", made | own)
 
 
+def write_dialogues(results: Path, settings: dict) -> None:
+    """100 answers and 100 losses of each subject, about as different as those of real ones."""
+    chance = random.Random(0)
+    answers = [
+        (f"An answer of a few words, number {place}", "stop" if place % 7 else "length", "what?")
+        for place in range(100)
+    ]
+    for subject in settings["subjects"]:
+        losses = {"talks": [(100, 200 + 20 * chance.random()) for _ in range(100)]}
+        said = {("talks", "opening"): chance.sample(answers, 100)}
+        made_up.write_dialogue(results, settings, subject, losses, said)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--subjects", type=int, default=1000)
@@ -98,22 +111,26 @@ def main() -> None:
         results = args.folder or Path(temporary)
         settings = study(args.subjects)
         write_scores(results, settings)
+        made_up.write_records(results, settings)
+        write_dialogues(results, settings)
         write_json(results / "study.json", settings)
-        begun = time.monotonic()
-        subprocess.run(
-            [
-                sys.executable, ROOT / "scripts/tables.py",
-                "--results", results, "--settings", str(results / "study.json"),
-            ],
-            check=True,
-        )  # fmt: skip
-        seconds = time.monotonic() - begun
-        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-        print(
-            f"{args.subjects} subjects × {sum(map(len, SUITES.values()))} benchmarks: "
-            f"{seconds:.1f} s (CPU {usage.ru_utime + usage.ru_stime:.1f} s), "
-            f"{usage.ru_maxrss / 2**20:.2f} GiB, {os.cpu_count()} cores"
-        )
+        print(f"{args.subjects} subjects × 9 benchmarks, {os.cpu_count()} cores")
+        for program in ("tables.py", "report.py"):
+            begun = time.monotonic()
+            process = subprocess.Popen(
+                [
+                    sys.executable, ROOT / "scripts" / program,
+                    "--results", results, "--settings", str(results / "study.json"),
+                ],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )  # fmt: skip
+            _, status, usage = os.wait4(process.pid, 0)
+            seconds = time.monotonic() - begun
+            print(
+                f"{program}: {seconds:.1f} s (CPU {usage.ru_utime + usage.ru_stime:.1f} s), "
+                f"{usage.ru_maxrss / 2**20:.2f} GiB, exit {os.waitstatus_to_exitcode(status)}"
+            )
 
 
 if __name__ == "__main__":

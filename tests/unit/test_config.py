@@ -8,7 +8,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 import yaml
-from sftflow.config import jobs, resolve
+from sftflow.config import expand, jobs, resolve
 from sftflow.config.schema import FOLDER, presets, read_yaml, references, schema
 
 ROOT = FOLDER.parent
@@ -139,6 +139,36 @@ evaluate: {subjects: [base, rank]}
     assert study["runs"][names[0]]["group"] == "rank-lora_rank4"
     assert study["evaluate"]["subjects"] == ["base", *names]
     assert study["comparisons"] == [{"baseline": "base", "candidate": name} for name in names]
+
+
+def test_seeds_in_a_grid_are_replicates_of_a_point_and_a_value_may_be_a_list():
+    """A grid over `target_modules` was refused, and a seed was a key of the grid like any other."""
+    study = load(
+        SMALL
+        + """
+runs: {tuned: {model: base, dataset: talk}}
+sweeps:
+  layers:
+    run: tuned
+    grid: {seed: [1, 2], target_modules: [all-linear, [q_proj, v_proj]], max_memory_gib: [null]}
+  lucky: {run: tuned, grid: {seed: [3, 4]}}
+evaluate: {subjects: [base, layers, lucky]}
+"""
+    )
+    runs = study["runs"]
+    names = study["sweeps"]["layers"]["runs"]
+    assert names[2] == "layers-target_modulesq_proj_v_proj-max_memory_gibnull-seed1"
+    assert runs[names[2]]["group"] == names[2].removesuffix("-seed1")
+    assert runs[names[2]]["training"]["target_modules"] == ["q_proj", "v_proj"]
+    assert runs[names[3]]["training"]["seed"] == 2 and "seed" not in runs[names[3]]["point"]
+    assert runs["lucky-seed3"]["group"] == "lucky" and runs["lucky-seed3"]["point"] == {}
+    assert study["evaluate"]["subjects"] == ["base", *names, "lucky-seed3", "lucky-seed4"]
+
+
+def test_a_long_list_of_a_grid_makes_no_long_name():
+    modules = [f"model.layers.{place}.self_attn.q_proj" for place in range(32)]
+    name = expand.plain(modules)
+    assert len(name) == expand.LONG and name != expand.plain(modules[:-1])
 
 
 def test_subjects_are_models_runs_and_endpoints():

@@ -12,7 +12,7 @@ from sftflow.config import resolve
 from sftflow.config.check import check
 from sftflow.core.jsonio import read_record, write_record
 from sftflow.core.layout import Results, weights_of
-from sftflow.reporting import figures, records, report
+from sftflow.reporting import figures, report
 from sftflow.reporting.comparison import candidates
 from sftflow.reporting.curve import (
     LOWEST,
@@ -150,23 +150,6 @@ def test_a_curve_of_other_settings_or_another_training_is_left_out_and_said(tmp_
     curves = found(tmp_path, made)
     assert curves.rows == [] and "(training)" in curves.notes[0]
     assert "missing" in render(curve_table(curves, {}))
-
-
-def test_a_point_of_a_sweep_is_chosen_by_validation_loss(tmp_path):
-    """Where points are trained on other tokens, their losses say nothing about each other."""
-    grids = {"rank": {"lora_rank": [4, 8]}, "length": {"max_length": [512, 1024]}}
-    sweeps = {name: {"run": "tuned", "grid": grid} for name, grid in grids.items()}
-    made = made_up.write_study(tmp_path, made_up.RAW | {"sweeps": sweeps})
-    made_up.write_records(tmp_path, made)
-    path = tmp_path / "runs/rank-lora_rank8/training.json"
-    write_record(path, read_record(path) | {"validation_loss": 1.1})
-    rank, length = records.sweep_choices(made, Results(tmp_path))
-    assert (rank["run"], rank["loss"], length["run"]) == ("rank-lora_rank8", 1.1, None)
-    table = records.sweep_table(made, Results(tmp_path), {}).sections[0][1]
-    marked = dict(zip(table["Run"], table["Validation loss"], strict=True))
-    assert [run for run, loss in marked.items() if "lowest" in loss] == ["rank-lora_rank8"]
-    page = report.page("en", report.collect(made, Results(tmp_path)))
-    assert "validation loss is lowest for `rank-lora_rank8` (1.1000" in page
 
 
 def test_which_checkpoints_are_asked_for():

@@ -13,7 +13,8 @@ from sftflow.config import resolve, schema
 from sftflow.core import cli, layout
 from sftflow.core.jsonio import digest, read_json, read_jsonl, write_json, write_record
 from sftflow.reporting import cells as tables_cells
-from sftflow.reporting import comparison, tables
+from sftflow.reporting import comparison, sweeps, tables
+from sftflow.reporting import report as pages
 from sftflow.reporting import text as tables_text
 from sftflow.reporting.chinese import translate
 from sftflow.scoring import scores, stats
@@ -406,12 +407,97 @@ def test_repeats_are_compared_by_question(tmp_path):
     assert row["n"] == 20 and row["verdict"] == "better"
 
 
+def swept(results: Path, grid: dict, losses: dict[str, float]) -> dict:
+    """A study with a sweep of `tuned`, whose trainings ended with these validation losses."""
+    raw = made_up.RAW | {"sweeps": {"rank": {"run": "tuned", "grid": grid}}}
+    study = made_up.write_study(results, raw)
+    write_json(results / "study.json", study)
+    for name, loss in losses.items():
+        record = made_up.training_record(name, study["runs"][name])
+        write_record(results / f"runs/{name}/training.json", record | {"validation_loss": loss})
+    return study
+
+
 def test_a_sweep_shows_its_points_and_their_scores(tmp_path):
-    raw = made_up.RAW | {"sweeps": {"rank": {"run": "tuned", "grid": {"lora_rank": [4, 8]}}}}
-    write_json(tmp_path / "study.json", made_up.write_study(tmp_path, raw))
-    rows = section(build(tmp_path, "sweep")["sweep"], "")
-    assert [row["lora_rank"] for row in rows] == ["4", "8"]
-    assert all(re.match(r"\d+\.\d \[", row["MMLU"]) for row in rows)
+    """The least validation loss comes first and is chosen, whatever the scores say."""
+    losses = {"rank-lora_rank4": 1.3, "rank-lora_rank8": 1.2}
+    swept(tmp_path, {"lora_rank": [4, 8, 16]}, losses)
+    table = build(tmp_path, "sweep")["sweep"]
+    rows = section(table, "rank")
+    assert [row["lora_rank"] for row in rows] == ["8", "4", "16"]
+    assert [row["Chosen"] for row in rows] == ["chosen", tables_text.NONE, tables_text.NONE]
+    assert rows[0]["Validation loss"] == "1.2000" and rows[2]["Validation loss"] == "missing"
+    for heading in ("MMLU", "Suite psychology"):
+        assert all(re.match(r"\d+\.\d \[", row[heading]) for row in rows)
+    assert list(table.data["choice"].fillna("")) == ["chosen", "", ""]
+
+
+def test_seeds_of_a_sweep_are_one_row_with_mean_and_spread(tmp_path):
+    """Three seeds of two ranks were six rows, and nobody could see what is noise."""
+    losses = {
+        f"rank-lora_rank{rank}-seed{seed}": loss + shift
+        for rank, loss in ((4, 1.21), (8, 1.2), (16, 1.5))
+        for seed, shift in ((1, -0.02), (2, 0.0), (3, 0.02))
+    }
+    study = swept(tmp_path, {"lora_rank": [4, 8, 16], "seed": [1, 2, 3]}, losses)
+    table = build(tmp_path, "sweep")["sweep"]
+    rows = section(table, "rank")
+    assert [row["lora_rank"] for row in rows] == ["8", "4", "16"]
+    assert rows[0]["Validation loss"] == "1.2000 ± 0.0200" and rows[0]["Seeds"] == "3"
+    assert [row["Chosen"] for row in rows[1:]] == ["within the seeds' spread", tables_text.NONE]
+    scores = [
+        read_json(tmp_path / f"scores/rank-lora_rank8-seed{seed}/mmlu.json")["score"]
+        for seed in (1, 2, 3)
+    ]
+    expected = f"{100 * np.mean(scores):.1f} ± {100 * np.std(scores, ddof=1):.1f}"
+    assert rows[0]["MMLU"] == rows[0]["Suite psychology"] == expected
+    assert len(table.data) == 9
+    best = sweeps.chosen(sweeps.points(study, layout.Results(tmp_path)))
+    assert best == [
+        {"sweep": "rank", "point": "lora_rank 8", "loss": "1.2000 ± 0.0200", "of": 3, "rivals": 1}
+    ]
+
+
+def test_the_report_tells_of_sweeps_in_both_languages_and_says_what_chose(tmp_path):
+    study = swept(tmp_path, {"lora_rank": [4, 8]}, {})
+    made_up.write_records(tmp_path, study)
+    found = pages.collect(study, layout.Results(tmp_path))
+    english, chinese = pages.page("en", found), pages.page("zh", found)
+    assert "The validation loss chooses; scores play no part" in english
+    assert "按验证 Loss 选定，得分不参与选择" in chinese
+    assert "figures/sweep.svg" in english and "figures/sweep.svg" in chinese
+    part = chinese.partition("扫参")[2].partition("## 10.")[0]
+    assert "| 选定" in part and "评测集 general" in part and "chosen" not in part
+    assert ">lora_rank<" in pages.draw(study, found)["sweep"]
+    plain = made_up.write_study(tmp_path / "plain")
+    assert "sweep.svg" not in pages.page(
+        "zh", pages.collect(plain, layout.Results(tmp_path / "plain"))
+    )
+
+
+def test_validation_losses_of_other_dialogues_choose_nothing(tmp_path):
+    """A shorter max_length leaves the long validation dialogues out: its loss looks better."""
+    losses = {"rank-max_length512": 1.1, "rank-max_length1024": 1.2}
+    study = swept(tmp_path, {"max_length": [512, 1024]}, losses)
+    for name in losses:
+        receipt = made_up.run_receipt(name, study["runs"][name])
+        files = [{"path": "validation.jsonl", "size": 1, "sha256": digest(name)}]
+        write_record(tmp_path / f"runs/{name}/receipt.json", receipt | {"files": files})
+    table = build(tmp_path, "sweep")["sweep"]
+    assert {row["Chosen"] for row in section(table, "rank")} == {tables_text.NONE}
+    assert "do not compare" in table.notes[0]
+
+
+def test_a_page_of_many_rows_says_what_it_leaves_out_and_begins_with_what_matters():
+    """1,000 subjects made a page of 4 MB, in the order of the config."""
+    verdicts = ["undecided", "not worse"] * tables_text.MOST + ["worse"]
+    frame = pd.DataFrame({"Candidate": map(str, range(len(verdicts))), "Verdict": verdicts})
+    table = tables_text.Table("many", "Many", "", [("", frame)], frame, ["a note"] * 600)
+    lines = tables_text.render(table).splitlines()
+    rows = [line for line in lines if line.startswith("|")][2:]
+    assert len(rows) == tables_text.MOST and "| worse" in rows[0] and "not worse" in rows[2]
+    assert any("501 more rows, of 1,001" in line and "many.csv" in line for line in lines)
+    assert lines[-1] == "- … 100 more notes"
 
 
 def test_text_of_a_model_cannot_break_a_table(results):

@@ -29,6 +29,19 @@ def test_real_study_plans_and_holds_nothing_of_the_demo(workflow, snakemake):
     assert "tiny" not in planned.stdout
 
 
+SWEEPS = {"rank_alpha": 27, "length": 6, "dataset": 4, "models": 4}  # trainings of each
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_shipped_sweeps_plan_their_grids_on_top_of_the_study(workflow, snakemake, name):
+    """What is shipped as an example must at least plan, with every training that it promises."""
+    files = STUDY, f"config/sweeps/{name}.yaml"
+    planned = snakemake(workflow, "-n", "-q", "rules", "--configfile", *files)
+    assert planned.returncode == 0, planned.stdout
+    assert {path.stem for path in (workflow / "config/sweeps").glob("*.yaml")} == set(SWEEPS)
+    assert jobs(planned.stdout)["train_run"] == 1 + SWEEPS[name]
+
+
 @pytest.mark.parametrize("targets", ["plan data", "train", "tables report"])
 def test_named_targets(workflow, snakemake, targets):
     """The targets of the README exist, and each asks for no more than it needs."""

@@ -348,7 +348,7 @@ def _axis(key: str, values: list, config: dict) -> Iterator[str]:
     known = {key: node for key, node in section("training")["properties"].items() if key != "extra"}
     if key in inputs:
         for index, value in enumerate(values):
-            if value not in config.get(inputs[key], {}):
+            if not isinstance(value, str) or value not in config.get(inputs[key], {}):
                 yield f"[{index}]: {_undefined(value, inputs[key], config)}"
     elif key in known:
         for index, value in enumerate(values):

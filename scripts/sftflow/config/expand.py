@@ -9,9 +9,11 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from sftflow.core.jsonio import digest
 from sftflow.core.layout import checkpoint_name
 
 MOST_RUNS = 10_000  # more in one study is a slip of the pen, not a plan
+LONG = 48  # characters of a value in a run's name
 
 
 def count_runs(config: dict) -> dict[str, int]:
@@ -28,7 +30,8 @@ def expand_runs(config: dict) -> Iterator[tuple[str, str, dict]]:
     """Every run that `runs` and `sweeps` stand for, as (name, place in the config, run).
 
     The run holds what was stated, and `group` (its name without the seed), `sweep`, `point` (its
-    place in the grid). A sweep of a run that is not defined gives none.
+    place in the grid; seeds are replicates of one point). A sweep of a run that is not defined
+    gives none.
     """
     runs = config.get("runs", {})
     for name, run in runs.items():
@@ -37,12 +40,15 @@ def expand_runs(config: dict) -> Iterator[tuple[str, str, dict]]:
         template = runs.get(stated.get("run"))
         if template is None:
             continue
-        for point in _grid(stated.get("grid", {})):
+        grid = dict(stated.get("grid", {}))
+        replicates = {"seeds": grid.pop("seed")} if "seed" in grid else {}
+        for point in _grid(grid):
             inputs = {key: point[key] for key in ("model", "dataset") if key in point}
             settings = {key: value for key, value in point.items() if key not in inputs}
             run = {
                 **template,
                 **inputs,
+                **replicates,
                 "label": None,  # the template's would stand on every row
                 "training": template.get("training", {}) | settings,
                 "sweep": sweep,
@@ -58,9 +64,8 @@ def members(config: dict) -> dict[str, list[str]]:
     for name, _, run in expand_runs(config):
         stands_for.setdefault(name, [name])
         stands_for |= {one: [one] for one in checkpoint_subjects(config, name, run)}
-        for whole in (run["group"], run["sweep"]):
-            if whole not in (name, None):
-                stands_for.setdefault(whole, []).append(name)
+        for whole in {run["group"], run["sweep"]} - {name, None}:
+            stands_for.setdefault(whole, []).append(name)
     return stands_for
 
 
@@ -84,12 +89,21 @@ def evaluated_names(config: dict) -> list[str]:
 
 
 def plain(value: Any) -> str:
-    """A grid value as part of a run's name: 1e-4 -> "0.0001", True -> "true", "a/b" -> "a_b"."""
+    """A grid value as part of a run's name: 1e-4 -> "0.0001", True -> "true", "a/b" -> "a_b",
+    [a, b] -> "a_b"; a long one by its beginning and digest."""
+    text = re.sub(r"[^A-Za-z0-9._-]", "_", said(value).replace(", ", "_"))
+    return text if len(text) <= LONG else f"{text[: LONG - 9]}-{digest(value)[:8]}"
+
+
+def said(value: Any) -> str:
+    """A grid value as a person reads it: 0.0001, true, null, "q_proj, v_proj"."""
+    if isinstance(value, list):
+        return ", ".join(map(said, value))
     if isinstance(value, bool):
-        text = str(value).lower()
-    else:
-        text = f"{value:g}" if isinstance(value, float) else str(value)
-    return re.sub(r"[^A-Za-z0-9._-]", "_", text)
+        return str(value).lower()
+    if value is None:
+        return "null"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _grid(grid: dict[str, list]) -> Iterator[dict]:

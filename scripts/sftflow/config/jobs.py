@@ -318,6 +318,7 @@ def benchmark_decisions(study: dict, benchmark: str) -> dict[str, Any]:
     return decisions("evaluate_suite", entries)
 
 
+@cache
 def wildcards(rule: str) -> list[str]:
     """The wildcards of a rule, in the order of its function's arguments."""
     return list(inspect.signature(JOBS[rule]).parameters)[1:]

@@ -4,7 +4,9 @@ Snakemake's own reader keeps the last of two equal keys and says of a broken fil
 broken. Here every refusal names file, line and column, and what to do.
 """
 
+import copy
 import difflib
+import functools
 import json
 import os
 import re
@@ -61,7 +63,7 @@ def read(path: str | Path) -> tuple[dict, list[str]]:
     """
     text = decode(path)
     try:
-        value, not_meant = _json(text) or _yaml(text)
+        value, not_meant = copy.deepcopy(_parsed(text))
     except RecursionError:
         raise UserError(f"{path}: brackets or indentation nested too deeply to be meant") from None
     except yaml.MarkedYAMLError as error:
@@ -167,6 +169,12 @@ def guess_encoding(content: bytes) -> str:
 def _place(text: str, position: int) -> tuple[int, int]:
     """Line and column, from 1, of a character."""
     return text.count("\n", 0, position) + 1, position - text.rfind("\n", 0, position)
+
+
+@functools.lru_cache(maxsize=4)
+def _parsed(text: str) -> tuple[Any, list[str]]:
+    """Snakemake's profile and its Snakefile ask for the same file, which may hold 1,000 runs."""
+    return _json(text) or _yaml(text)
 
 
 # --- YAML ----------------------------------------------------------------------------------------

@@ -98,7 +98,8 @@ def read_lines(path: str | Path, sha256: str) -> Iterator[Any]:
         raise UserError(f"{path} is missing: copy it along, or delete the record that names it")
     if file_digest(path) != sha256:
         raise UserError(f"{path} was changed after it had been written: delete it, and run again")
-    return read_jsonl(path)
+    # all at once: half the time of one by one
+    return iter(json.loads(b"[" + b",".join(Path(path).read_bytes().splitlines()) + b"]"))
 
 
 def write_jsonl(path: str | Path, rows: Iterable[Any]) -> None:

@@ -19,6 +19,7 @@ CHINESE = {
     "Candidate score": "候选得分",
     "Carry loss": "计入 Loss 的 token (%)",
     "Chance": "随机水平",
+    "Chosen": "选定",
     "Characters (mean, max)": "字符数（均值, 最大）",
     "Clean": "未污染子集",
     "Dataset": "训练数据",
@@ -277,6 +278,7 @@ CHINESE_CELLS = {
         "Behaviour": "回答行为",
     },
     "Flags": FLAG_NAMES,
+    "Chosen": {"chosen": "选定", "within the seeds' spread": "在种子间波动之内"},
 }
 for column in (
     "Knowledge", "Held-out dialogues", "Preference", "Forgetting", "Safety", "Behaviour",
@@ -285,7 +287,7 @@ for column in (
 CHINESE_PATTERNS = [
     (re.compile(r"^missing$"), "缺失"),
     (re.compile(r"^(\d+) \(served\)$"), r"\1（部署）"),
-    (re.compile(r"^([\d.]+) \(lowest\)$"), r"\1（最低）"),
+    (re.compile(r"^Suite (\S+)$"), r"评测集 \1"),
     (re.compile(r"^not evaluated$"), "未评测"),
     (re.compile(r"^no score file$"), "没有得分文件"),
     (
@@ -316,7 +318,7 @@ def translate(frame: pd.DataFrame, language: str) -> pd.DataFrame:
     renamed = frame.map(chinese)
     for column in CHINESE_CELLS.keys() & set(frame.columns):
         renamed[column] = renamed[column].map(partial(by_parts, CHINESE_CELLS[column]))
-    return renamed.rename(columns=CHINESE)
+    return renamed.rename(columns=lambda name: CHINESE.get(name) or chinese(name))
 
 
 def by_parts(words: dict[str, str], value: object) -> object:

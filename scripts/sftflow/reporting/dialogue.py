@@ -6,7 +6,7 @@ forgotten, and the six questions that a reader asks first, each with its answer 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property, lru_cache
 from math import exp, inf
 
 import numpy as np
@@ -40,6 +40,37 @@ class Pair:
         return {"baseline": self.baseline, "candidate": self.candidate}
 
 
+MEASURES = (ANY, *SHARES, *MEANS)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Of a group of answers: their ids, and what was measured (MEASURES, answers); NaN for none."""
+
+    ids: list[str]
+    values: np.ndarray
+
+    def paired(self, other: "Answers") -> tuple[np.ndarray, np.ndarray]:
+        """What both have, in this one's order."""
+        if self.ids == other.ids:
+            return self.values, other.values
+        places = {key: place for place, key in enumerate(other.ids)}
+        both = [(mine, places[key]) for mine, key in enumerate(self.ids) if key in places]
+        mine, theirs = ([pair[side] for pair in both] for side in (0, 1))
+        return self.values[:, mine], other.values[:, theirs]
+
+
+class Rows(list[dict]):
+    """Raw rows, found again by their pair without a look through all of them."""
+
+    @cached_property
+    def by_pair(self) -> dict[tuple[str, str], list[dict]]:
+        found: dict[tuple[str, str], list[dict]] = {}
+        for row in self:
+            found.setdefault((row["baseline"], row["candidate"]), []).append(row)
+        return found
+
+
 class Records:
     """What lies below results/dialogue/, as far as it is of what the config asks for today."""
 
@@ -49,8 +80,9 @@ class Records:
         self.stale: dict[str, str] = {}  # what: why
         self.likelihood = cache(lambda subject: self._read("measure_likelihood", subject))
         self.behaviour = cache(lambda subject: self._read("answer_dialogues", subject))
-        self.losses = cache(self._losses)
-        self.answers = cache(self._answers)
+        # a baseline is met again and again, a candidate once: 1,000 of them do not fit
+        self.losses = lru_cache(8)(self._losses)
+        self.answers = lru_cache(8)(self._answers)
 
     def _read(self, rule: str, subject: str) -> dict | None:
         path = PATHS.likelihood if rule == "measure_likelihood" else PATHS.behaviour
@@ -79,13 +111,17 @@ class Records:
                     found.setdefault(line["text"], {})[line["id"]] = line["tokens"], line["nll"]
         return found
 
-    def _answers(self, subject: str) -> dict[tuple[str, str], dict[str, dict]]:
-        """{(group, turn): {id: measures}}"""
-        found: dict[tuple[str, str], dict] = {}
+    def _answers(self, subject: str) -> dict[tuple[str, str], Answers]:
+        """By (group, turn)."""
+        found: dict[tuple[str, str], dict[str, list]] = {}
         if record := self.behaviour(subject):
             for line in self._lines(record):
-                found.setdefault((line["group"], line["turn"]), {})[line["id"]] = line
-        return found
+                values = [any(line[name] for name in FAULTS), *(line[key] for key in MEASURES[1:])]
+                found.setdefault((line["group"], line["turn"]), {})[line["id"]] = values
+        return {
+            group: Answers(list(lines), np.array(list(lines.values()), float).T.copy())
+            for group, lines in found.items()
+        }
 
 
 def suite_claims(rows: list[dict]) -> Claims:
@@ -109,25 +145,25 @@ class Compared:
         self.judged = judgements.Judgements(study, results)
         self.pairs = [Pair(pair["baseline"], pair["candidate"]) for pair in study["comparisons"]]
         names = [pair.names() for pair in self.pairs]
-        self.losses = [r for pair in self.pairs for r in loss_rows(study, self.records, pair)]
-        self.behaviours = [
+        self.losses = Rows(r for pair in self.pairs for r in loss_rows(study, self.records, pair))
+        self.behaviours = Rows(
             r for pair in self.pairs for r in behaviour_rows(study, self.records, pair)
-        ]
-        self.preferences = [
+        )
+        self.preferences = Rows(
             r for pair in names for r in judgements.preference_rows(study, self.judged, pair)
-        ]
-        self.crises = [
+        )
+        self.crises = Rows(
             r for pair in names for r in judgements.crisis_rows(study, self.judged, pair)
-        ]
+        )
 
 
-def of_pair(rows: list[dict], pair: Pair) -> list[dict]:
-    return [row for row in rows if Pair(row["baseline"], row["candidate"]) == pair]
+def of_pair(rows: Rows, pair: Pair) -> list[dict]:
+    return rows.by_pair.get((pair.baseline, pair.candidate), [])
 
 
 def dialogue_table(found: Compared, claims: Claims) -> Table:
     study, preferences, crises = found.study, found.preferences, found.crises
-    profile = [row for pair in found.pairs for row in profile_rows(found, pair, claims)]
+    profile = Rows(row for pair in found.pairs for row in profile_rows(found, pair, claims))
     questions = [question_row(found, pair, profile, claims) for pair in found.pairs]
     people = judgements.people_frame(found.results)
     return Table(
@@ -238,11 +274,10 @@ def behaviour_rows(study: dict, found: Records, pair: Pair) -> list[dict]:
     before, after = found.answers(pair.baseline), found.answers(pair.candidate)
     rows: list[dict] = []
     for group in [group for group in before if group in after]:
-        ids = [key for key in before[group] if key in after[group]]
-        sides = [[side[group][key] for key in ids] for side in (before, after)]
-        for measure in (ANY, *SHARES, *MEANS):
+        sides = before[group].paired(after[group])
+        for measure, *measured in zip(MEASURES, *sides, strict=True):
             row: dict = {**pair.names(), "what": measure, "group": group[0], "turn": group[1]}
-            values = np.array([[value(one, measure) for one in side] for side in sides], float)
+            values = np.array(measured)
             values = values[:, ~np.isnan(values).any(axis=0)]
             if not values.size:
                 continue
@@ -269,11 +304,6 @@ def behaviour_rows(study: dict, found: Records, pair: Pair) -> list[dict]:
         row |= {"difference": result.difference, "p": result.p}
         row |= bounds(result.interval(row.get("level", alpha)))
     return rows
-
-
-def value(measured: dict, measure: str) -> float:
-    found = bool(faults(measured)) if measure == ANY else measured[measure]
-    return np.nan if found is None else float(found)
 
 
 def worse(row: dict, margin: float) -> bool:
@@ -403,7 +433,7 @@ def profile_frame(study: dict, rows: list[dict]) -> pd.DataFrame:
     )
 
 
-def question_row(found: Compared, pair: Pair, profile: list[dict], claims: Claims) -> dict:
+def question_row(found: Compared, pair: Pair, profile: Rows, claims: Claims) -> dict:
     """Knowledge, dialogue, preference, forgetting, safety, behaviour: one answer each."""
     study, lost = found.study, of_pair(profile, pair)
     held = [row for row in of_pair(found.losses, pair) if not row["neutral"] and "n" in row]

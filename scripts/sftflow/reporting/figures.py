@@ -5,9 +5,11 @@ Each function takes plain records and returns SVG text, the same bytes for the s
 
 import io
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import accumulate, cycle
+from math import nan
 from operator import mul
+from statistics import fmean, stdev
 from typing import Any
 
 import matplotlib
@@ -15,7 +17,9 @@ import matplotlib
 matplotlib.use("svg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
 from matplotlib.typing import RcKeyType
+from sftflow.config.expand import said
 
 COLORS = ["#2563eb", "#dc6803", "#15803d", "#9333ea", "#be123c", "#0e7490", "#854d0e", "#475569"]
 STYLES = ("-", "--", ":", "-.")
@@ -215,3 +219,107 @@ def _next_edge(edge: int) -> int:
         return edge + 1
     power = 1 << (edge.bit_length() - 1)
     return power + power // 2 if edge == power else 2 * power
+
+
+SWEEPS = 3  # panels side by side
+
+
+def sweep(found: dict[str, list[dict]]) -> str:
+    """Validation loss over a sweep's grid: {sweep: [{values: {key: value}, losses: by seed}]}.
+
+    One key that varies is a line, seeds its band; two are a heat map of means, the least one
+    framed. Of more, the two with most values are shown, each cell with the least of the others.
+    """
+    shown = list(found.items())[:SWEEPS] or [("Sweeps", [])]
+    more = f" (first {len(shown)} of {len(found)} sweeps)" if len(found) > SWEEPS else ""
+
+    def panel(name: str, points: list[dict]) -> Callable[[Axes], None]:
+        values = {key: _sorted(p["values"][key] for p in points) for key in _keys(points)}
+        varied = sorted(
+            (key for key in values if len(values[key]) > 1), key=lambda k: -len(values[k])
+        )
+
+        def draw(axes: Axes) -> None:
+            _shown({name: {}} if points else {}, axes, name, "")
+            if len(varied) > 1:
+                _heat_map(axes, points, varied, values)
+            elif points:
+                key = varied[0] if varied else next(iter(values), "")
+                _line(axes, points, key, values.get(key, [""]))
+
+        return draw
+
+    panels = [
+        panel(name if place else name + more, points) for place, (name, points) in enumerate(shown)
+    ]
+    return _svg(*panels, width=max(5.4, 4.6 * len(panels)), height=3.6)
+
+
+def _keys(points: list[dict]) -> list[str]:
+    return list(points[0]["values"]) if points else []
+
+
+def _sorted(values: Iterable[Any]) -> list[Any]:
+    """Each value once; numbers by size, else as they stand in the grid."""
+    once = list({said(value): value for value in values}.values())
+    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in once)
+    return sorted(once) if numbers else once
+
+
+def _ticks(values: list[Any]) -> list[str]:
+    texts = [said(value) for value in values]
+    return [text if len(text) <= 16 else f"{text[:15]}…" for text in texts]
+
+
+def _line(axes: Axes, points: list[dict], key: str, values: list[Any]) -> None:
+    by_value = {said(point["values"].get(key, "")): point["losses"] for point in points}
+    found = [(place, by_value[said(v)]) for place, v in enumerate(values) if said(v) in by_value]
+    places = [place for place, _ in found]
+    means = [fmean(losses) for _, losses in found]
+    spreads = [stdev(losses) if len(losses) > 1 else 0.0 for _, losses in found]
+    if any(spreads):
+        low, high = zip(*((m - s, m + s) for m, s in zip(means, spreads, strict=True)), strict=True)
+        axes.fill_between(
+            places, low, high, color=COLORS[0], alpha=0.15, lw=0, label="± SD of seeds"
+        )
+        for place, losses in found:
+            axes.plot([place] * len(losses), losses, ".", ms=4, color=COLORS[0], alpha=0.6)
+    line = "-" if all(isinstance(v, int | float) for v in values) else ""
+    axes.plot(places, means, ls=line, marker="o", ms=5, lw=1.5, color=COLORS[0], label="mean")
+    axes.set_xticks(range(len(values)), _ticks(values))
+    axes.set_xlim(-0.4, len(values) - 0.6)
+    axes.set_xlabel(key)
+    axes.set_ylabel("Validation loss (nats)")
+    if any(spreads):
+        _legend(axes)
+
+
+def _heat_map(axes: Axes, points: list[dict], varied: list[str], values: dict) -> None:
+    across, up, *others = varied
+    cells: dict[tuple[str, str], list[float]] = {}
+    for point in points:
+        place = said(point["values"][across]), said(point["values"][up])
+        cells.setdefault(place, []).append(fmean(point["losses"]))
+    table = [
+        [min(cells.get((said(x), said(y)), [nan])) for x in values[across]] for y in values[up]
+    ]
+    axes.imshow(table, cmap="viridis_r", aspect="auto", origin="lower")
+    known = [loss for row in table for loss in row if loss == loss]
+    middle = (min(known) + max(known)) / 2
+    for y, row in enumerate(table):
+        for x, loss in enumerate(row):
+            if loss == loss and len(values[across]) <= 8:
+                color = "black" if loss < middle else "white"
+                axes.text(x, y, f"{loss:.3f}", ha="center", va="center", color=color, fontsize=9)
+            if loss == min(known):
+                corner = (x - 0.48, y - 0.48)
+                axes.add_patch(
+                    Rectangle(corner, 0.96, 0.96, fill=False, edgecolor=COLORS[4], lw=2.5)
+                )
+    axes.grid(False)
+    axes.set_xticks(range(len(values[across])), _ticks(values[across]))
+    axes.set_yticks(range(len(values[up])), _ticks(values[up]))
+    axes.set_xlabel(across)
+    axes.set_ylabel(up)
+    least = f"; least over {', '.join(others)}" if others else ""
+    axes.set_title(f"{axes.get_title(loc='left')}: validation loss{least}")

@@ -1,18 +1,15 @@
-"""Tables of what is no score: training, inference, chats, data; and sweeps against scores."""
+"""Tables of what is no score: training, inference, chats, data."""
 
 from itertools import chain
 
 import pandas as pd
 from sftflow.core.layout import Results
-from sftflow.reporting.cells import asked
 from sftflow.reporting.flags import Flag, training_flags
-from sftflow.reporting.suites import cell_text
 from sftflow.reporting.text import (
     MISSING,
     NONE,
     WIDE,
     Table,
-    confidence_text,
     duration,
     flat,
     gibibytes,
@@ -335,80 +332,4 @@ def example_frame(study: dict, overlap: dict[str, dict | None]) -> pd.DataFrame:
         for name, record in overlap.items()
         for benchmark, found in (record or {"benchmarks": {}})["benchmarks"].items()
         for example in found["examples"]
-    )
-
-
-# Points of a grid that differ in one of these have validation losses of other tokens.
-OTHER_TOKENS = {"model", "dataset", "max_length", "too_long"}
-
-
-def sweep_choices(study: dict, results: Results) -> list[dict]:
-    """Which run of each sweep has the lowest validation loss: {sweep, run, loss, of}. run is None
-    where losses of its points can't be compared, or none is known. No benchmark is asked."""
-    found = []
-    for name, sweep in study["sweeps"].items():
-        records = {run: results.read(f"runs/{run}/training.json") or {} for run in sweep["runs"]}
-        losses = {run: record.get("validation_loss") for run, record in records.items()}
-        known = {run: loss for run, loss in losses.items() if loss is not None}
-        alike = not OTHER_TOKENS & study["sweeps"][name]["grid"].keys()
-        best = min(known, key=lambda run: known[run]) if known and alike else None
-        found.append({"sweep": name, "run": best, "loss": known.get(best), "of": len(known)})
-    return found
-
-
-def sweep_table(study: dict, results: Results, cells: dict) -> Table:
-    """Each point of a sweep against its scores."""
-    benchmarks = asked(study)
-    lowest = {one["run"] for one in sweep_choices(study, results)}
-    columns = headings(study, "benchmarks", benchmarks)
-    rows, data = [], []
-    for name, run in study["runs"].items():
-        if not run["sweep"]:
-            continue
-        record = results.read(f"runs/{name}/training.json") or {}
-        found = {b: cells.get((name, b)) for b in benchmarks}
-        rows.append(
-            {
-                "Sweep": run["sweep"],
-                "Run": name,
-                **{key: str(value) for key, value in run["point"].items()},
-                "Steps": number(record.get("steps")) if record else MISSING,
-                "Final loss": number(record.get("final_loss"), 4),
-                "Validation loss": number(record.get("validation_loss"), 4)
-                + (" (lowest)" if name in lowest else ""),
-                "Flags": (kinds(training_flags(name, record)) if record else "") or NONE,
-                **{
-                    columns[b]: cell_text(cell) if cell else "not evaluated"
-                    for b, cell in found.items()
-                },
-            }
-        )
-        data.append(
-            {
-                "sweep": run["sweep"],
-                "run": name,
-                **run["point"],
-                **{key: record.get(key) for key in ("steps", "final_loss", "validation_loss")},
-                **{
-                    b: cell.score["score"] if cell and cell.usable else None
-                    for b, cell in found.items()
-                },
-            }
-        )
-    return Table(
-        "sweep",
-        "Sweeps",
-        f"Each point of a grid: accuracy in percent with {confidence_text(study)} interval."
-        if rows
-        else "The config defines no sweep.",
-        [("", pd.DataFrame(rows).fillna(NONE))] if rows else [],
-        pd.DataFrame(data),
-        [
-            "A point is chosen by its validation loss (lowest: that of its sweep; none where "
-            "points differ in model, dataset or lengths, and so in what is counted), never by the "
-            "scores beside it: the best of many scores looks better than it is. The tests in the "
-            "table of comparisons are adjusted over the points of a sweep."
-        ]
-        if rows
-        else [],
     )

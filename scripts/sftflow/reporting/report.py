@@ -3,6 +3,7 @@
 import base64
 import re
 from collections import Counter
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from sftflow.reporting import dialogue as tables_dialogue
 from sftflow.reporting import figures
 from sftflow.reporting import records as tables_records
 from sftflow.reporting import suites as tables_scores
+from sftflow.reporting import sweeps as tables_sweeps
 from sftflow.reporting import text as tables_text
 from sftflow.reporting.chinese import (
     CHINESE_CELLS,
@@ -54,9 +56,13 @@ def collect(study: dict, results: Results) -> dict:
     talk = tables_dialogue.Compared(study, results)
     curves = tables_curve.Curves(study, results)
     dialogue = tables_dialogue.dialogue_table(talk, tables_dialogue.suite_claims(compared))
+    sweeps = tables_sweeps.points(study, results)
     return {
         "study": study,
         "cells": cells,
+        "sweeps": sweeps,
+        "sweep": dict(tables_sweeps.sweep_table(study, results, cells, draws).sections),
+        "chosen": tables_sweeps.chosen(sweeps),
         "models": pd.DataFrame(model_row(study, results, name) for name in study["models"]),
         "environments": environment_frame(results),
         "data": dict(tables_records.data_table(study, results).sections),
@@ -84,7 +90,6 @@ def collect(study: dict, results: Results) -> dict:
         "curve_rows": curves.rows,
         "curve": dict(tables_curve.curve_table(curves, cells).sections),
         "choices": curves.choices,
-        "sweep_choices": tables_records.sweep_choices(study, results),
         "verdicts": verdicts(study, comparison.data),
         "flags": [flag for item in training.items() for flag in training_flags(*item)]
         + tables_curve.curve_flags(curves),
@@ -313,6 +318,7 @@ def draw(study: dict, found: dict) -> dict[str, str]:
         "learning_curve": figures.learning_curve(found["curve_rows"]),
         "scores": figures.scores(points, chance),
         "token_lengths": figures.token_lengths(found["fits"], found["turns"]),
+        "sweep": figures.sweep(tables_sweeps.drawn(found["sweeps"])),
     }
 
 
@@ -321,8 +327,8 @@ def page(language: str, found: dict) -> str:
         loader=jinja2.FileSystemLoader(TEMPLATES), trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined, keep_trailing_newline=True,
     )  # fmt: skip
-    environment.filters["table"] = lambda frame: shown(translate(frame, language), language)
-    environment.filters["upright"] = lambda frame: shown(upright(frame, language), language)
+    environment.filters["table"] = lambda frame: shown(frame, translate, language)
+    environment.filters["upright"] = lambda frame: shown(frame, upright, language)
     environment.filters["flag"] = chinese_flag if language == "zh" else str
     environment.filters["verdict"] = lambda verdict: (
         CHINESE_CELLS["Verdict"].get(verdict, chinese(verdict)) if language == "zh" else verdict
@@ -336,12 +342,12 @@ def page(language: str, found: dict) -> str:
     return re.sub(r"\n{3,}", "\n\n", text)
 
 
-def shown(frame: pd.DataFrame, language: str) -> str:
-    """A table for a reader: of many rows the first, and where the others are."""
+def shown(frame: pd.DataFrame, form: Callable, language: str) -> str:
+    """A table for a reader: of many rows the foremost, and where the others are."""
+    text = tables_text.markdown(form(tables_text.foremost(frame, ROWS), language))
     if len(frame) <= ROWS:
-        return tables_text.markdown(frame)
-    more = MORE[language].format(len(frame) - ROWS)
-    return f"{tables_text.markdown(frame.head(ROWS))}\n\n{more}"
+        return text
+    return f"{text}\n\n{MORE[language].format(len(frame) - ROWS)}"
 
 
 def upright(frame: pd.DataFrame, language: str) -> pd.DataFrame:

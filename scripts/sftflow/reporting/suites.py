@@ -25,11 +25,14 @@ BAND = 0.05  # how far outside a measured interval a published figure may lie: p
 def suite_table(study: dict, suite: str, cells: dict, draws: Draws, references: dict) -> Table:
     benchmarks = study["suites"][suite]
     subjects = study["evaluate"]["subjects"]
+    if len(subjects) > WIDE:  # then each is a row: the best first
+        best = {s: draws[suite, s]["micro"][0] for s in subjects if (suite, s) in draws}
+        subjects = sorted(subjects, key=lambda subject: -best.get(subject, -1))
     chosen = [cells[subject, benchmark] for benchmark in benchmarks for subject in subjects]
     rows = [row for cell in chosen for row in score_rows(study, cell, references)]
     sections = [
         ("Side by side", side_by_side(study, benchmarks, subjects, cells)),
-        ("Suite means", suite_mean_frame(study, suite, cells, draws)),
+        ("Suite means", suite_mean_frame(study, suite, subjects, cells, draws)),
     ]
     seeds = seed_frame(study, benchmarks, cells)
     if len(seeds):
@@ -261,11 +264,13 @@ def side_by_side(
     return pd.DataFrame(rows)
 
 
-def suite_mean_frame(study: dict, suite: str, cells: dict, draws: Draws) -> pd.DataFrame:
+def suite_mean_frame(
+    study: dict, suite: str, subjects: list[str], cells: dict, draws: Draws
+) -> pd.DataFrame:
     """Micro and macro mean, over complete sets of one metric only."""
     rows = []
     confidence = study["statistics"]["confidence"]
-    for subject in study["evaluate"]["subjects"]:
+    for subject in subjects:
         row = {"Subject": label(study, "subjects", subject)}
         found = draws.get((suite, subject))
         for name, kind in (("Micro mean", "micro"), ("Macro mean", "macro")):

@@ -13,10 +13,10 @@ from sftflow.reporting.records import (
     chat_table,
     data_table,
     inference_table,
-    sweep_table,
     training_table,
 )
 from sftflow.reporting.suites import suite_table
+from sftflow.reporting.sweeps import sweep_table
 from sftflow.reporting.text import Table
 
 
@@ -49,7 +49,7 @@ def build(study: dict, results: Results, references: dict, wanted: list[str]) ->
         elif name == "curve":
             tables.append(curve_table(Curves(study, results), cells))
         elif name == "sweep":
-            tables.append(sweep_table(study, results, cells))
+            tables.append(sweep_table(study, results, cells, draws))
         else:
             tables.append(suite_table(study, name, cells, draws, references))
     return tables

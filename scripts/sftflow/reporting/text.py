@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from sftflow.core.jsonio import write_text
 from sftflow.core.layout import PATHS, Results
@@ -13,6 +14,7 @@ from sftflow.core.layout import PATHS, Results
 NONE = "—"  # has no meaning here, or could not be computed
 MISSING = "missing"
 STALE = "stale"
+MOST = 500  # rows of a table, and notes below it, that a page holds; the .csv has every row
 WIDE = 6  # so many subjects still stand side by side as columns
 TAG = re.compile(r"<(?=[A-Za-z/!?])")  # what a reader's browser would take for markup
 
@@ -117,6 +119,26 @@ def confidence_text(study: dict) -> str:
     return f"{100 * study['statistics']['confidence']:g} %"
 
 
+# Columns that say whether something changed, and what says so.
+VERDICTS = (
+    "Verdict", "Knowledge", "Held-out dialogues", "Preference", "Forgetting", "Safety", "Behaviour",
+)  # fmt: skip
+CHANGED = re.compile(r"(?<!not )\b(?:worse|better)\b")
+
+
+def foremost(frame: pd.DataFrame, most: int) -> pd.DataFrame:
+    """Of many rows those to read first: changed or flagged, then others, then what is missing."""
+    if len(frame) <= most:
+        return frame
+
+    empty = pd.Series("", index=frame.index)
+    changed = frame.get("Flags", empty).isin([NONE, ""]).to_numpy() ^ True
+    for name in frame.columns.intersection(VERDICTS):
+        changed |= frame[name].astype(str).str.contains(CHANGED).to_numpy()
+    weights = np.where(changed, 0, np.where((frame == MISSING).any(axis=1), 2, 1))
+    return frame.iloc[np.argsort(weights, kind="stable")[:most]]
+
+
 def markdown(frame: pd.DataFrame) -> str:
     """A pipe table. Cells keep their text: a bar or a line break would end them, a tag vanish."""
     if frame.empty:
@@ -134,9 +156,15 @@ def _cell(value: object) -> str:
 def render(table: Table) -> str:
     parts = [f"# {table.title}", table.text]
     for heading, frame in table.sections:
-        parts += ([f"## {heading}"] if heading else []) + [markdown(frame)]
+        parts += ([f"## {heading}"] if heading else []) + [markdown(foremost(frame, MOST))]
+        if len(frame) > MOST:
+            parts.append(
+                f"… {len(frame) - MOST:,} more rows, of {len(frame):,}. What has changed or is "
+                f"flagged comes first, what is missing last; `{table.name}.csv` has all."
+            )
     if table.notes:
-        parts.append("\n".join(f"- {note}" for note in table.notes))
+        more = [f"… {len(table.notes) - MOST:,} more notes"] if len(table.notes) > MOST else []
+        parts.append("\n".join(f"- {note}" for note in [*table.notes[:MOST], *more]))
     return "\n\n".join(parts) + "\n"
 
 
