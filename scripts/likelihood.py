@@ -39,12 +39,12 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from sftflow.core import cli, code, gpu, identity, jsonio, layout, manifests, process
+from sftflow.core import cli, code, gpu, identity, jsonio, layout, manifests, process, worker
 from sftflow.core.cli import UserError
 from sftflow.core.progress import Progress
 from sftflow.dialogue import likelihood
 from sftflow.dialogue.likelihood import Tokens
-from sftflow.evaluation.answers import drop_torn_line, is_sealed, lock, sealed_line
+from sftflow.evaluation.answers import drop_torn_line, is_sealed, lock_of, sealed_line
 from sftflow.training.patches import installed
 from sftflow.training.template import training_template
 
@@ -92,7 +92,6 @@ class Records:
     def __init__(self, path: Path):
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path, self._file = path, open(path, "ab+")
-        lock(self._file, path, patience=30.0)
         drop_torn_line(self._file)
         self._file.seek(0)
         self.rows: dict[Key, dict] = {}
@@ -238,6 +237,11 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="…/<subject>/likelihood.json")
     args = parser.parse_args()
     process.follow_snakemake()
+    with worker.alone(args.output, lock_of(args.output)):
+        measure(args)
+
+
+def measure(args: argparse.Namespace) -> None:
     started, settings = time.time(), args.settings
     subject, serving = settings["subject"], settings["serving"]
 

@@ -20,6 +20,7 @@ SETTINGS is one JSON object:
     prompts      texts for the check (default: the script's own)
 """
 
+import argparse
 import contextlib
 import shutil
 import sys
@@ -30,6 +31,7 @@ from sftflow.core import cli, gpu, process
 from sftflow.core.cli import UserError, note
 from sftflow.core.jsonio import tree_digest, tree_files, write_record
 from sftflow.core.manifests import folder_of, verified
+from sftflow.core.worker import WORKER, alone
 
 PROMPTS = [
     "你好",
@@ -132,8 +134,12 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="results/runs/<run>")
     args = parser.parse_args()
     process.follow_snakemake()
-    begun = time.time()
+    with alone(args.output, args.output / WORKER):
+        merge(args)
 
+
+def merge(args: argparse.Namespace) -> None:
+    begun = time.time()
     settings, trained = args.settings, args.adapter.parent / "adapter"
     adapter, manifest = verified(args.adapter, trained), verified(args.manifest)
     run, dtype = settings["run"], settings["training"]["torch_dtype"]

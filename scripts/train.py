@@ -19,6 +19,7 @@ SETTINGS is one JSON object:
     made_with  what of this decides about the weights, {key: value}; by default all of it
 """
 
+import argparse
 import contextlib
 import importlib.metadata
 import json
@@ -48,6 +49,7 @@ from sftflow.core.jsonio import (
 )
 from sftflow.core.manifests import folder_of, verified
 from sftflow.core.progress import Progress
+from sftflow.core.worker import WORKER, alone
 from sftflow.reporting.flags import training_flags
 from sftflow.training import checkpoints, estimate, patches, record, tracking
 from sftflow.training import settings as decide
@@ -299,7 +301,12 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="results/runs/<run>")
     args = parser.parse_args()
     process.follow_snakemake()
+    with alone(args.output, args.output / WORKER):
+        work(args)
 
+
+def work(args: argparse.Namespace) -> None:
+    """Train, or take what was trained before."""
     run, settings = args.settings["run"], args.settings["training"]
     model = args.settings["model"]
     receipt, manifest = verified(args.receipt), verified(args.manifest)

@@ -22,6 +22,7 @@ from sftflow.core.jsonio import (
     write_record,
 )
 from sftflow.core.layout import Results
+from sftflow.core.worker import WORKER
 from sftflow.reporting import records
 from sftflow.training.checkpoints import checkpoints
 from sftflow.training.record import Events, history
@@ -252,6 +253,29 @@ def test_killed_training_goes_on_with_the_same_curve(tiny, whole, tmp_path):
     began = time.monotonic()  # a finished training is not trained again
     assert run(tiny, output, settings())[0] == 0
     assert time.monotonic() - began < 10
+
+
+def test_of_two_trainings_in_one_place_one_trains_and_takes_over_from_the_other(tiny, tmp_path):
+    """As when a Slurm job outlives its submitter, or two clones share their results."""
+    output = tmp_path / "run"
+    holder = output / f"{WORKER}.holder"
+    first = start(tiny, output, settings(num_train_epochs=1))
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not list(output.glob("checkpoints/*/events.jsonl")):
+        time.sleep(0.05)
+    second = start(tiny, output, settings(num_train_epochs=1))
+    named = second.stdout.readline()
+    first.kill()
+    first.wait()
+    seen, _ = second.communicate(timeout=300)
+    assert second.returncode == 0, (output / "log").read_text()[-3000:]
+    assert named.startswith(f"waiting for {output}: process {first.pid} on")
+    assert "is gone, this job takes over" in seen
+    events = Events(folder_of(output) / "events.jsonl").new()
+    assert [e["event"] for e in events].count("end") == 1
+    whole = [e["step"] for e in history(events) if e["event"] == "step"]
+    assert whole == list(range(1, 14)), "nobody else wrote in between"
+    assert not holder.exists() and not (output / WORKER).exists()
 
 
 def test_out_of_memory_lowers_the_micro_batch_not_the_step(tiny, whole, tmp_path):

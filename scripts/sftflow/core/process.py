@@ -88,6 +88,23 @@ def descendants(pid: int) -> list[int]:
     return below
 
 
+def alive(pid: int) -> bool:
+    """Whether there is such a process on this host, and it has not ended."""
+    return _stat(pid) is not None
+
+
+def left_by(pid: int) -> list[int]:
+    """Guards, with their tools, whose job was the process `pid` and is gone; they are ending."""
+    command = [os.fsencode(part) for part in ("-I", "-S", os.path.abspath(__file__), str(pid))]
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):  # ended meanwhile
+            words = (entry / "cmdline").read_bytes().split(b"\0") if entry.name.isdigit() else []
+            if words[1:5] == command and (stat := _stat(int(entry.name))) and stat[0] != pid:
+                found.append(int(entry.name))
+    return found
+
+
 def memory(pid: int) -> int:
     """Resident memory of a process and everything below it, in bytes."""
     total = 0
