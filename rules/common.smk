@@ -45,7 +45,7 @@ RESULTS = workflow.pathvars.get("results")
 
 paths = Paths.under("<results>")  # every output, once
 
-handover.announce(study, RESULTS)
+handover.announce(study, RESULTS, submitted=workflow.remote_exec)
 
 if workflow.is_main_process:
     provenance.restore(RESULTS)

@@ -252,9 +252,9 @@ def measure(args: argparse.Namespace) -> None:
         raise UserError(f"{args.adapter_manifest} was trained on other weights: {args.manifest}")
     on_base = manifests.folder_of(args.adapter_manifest, adapter).resolve() if adapter else None
     wanted = 0 if serving.get("device") == "cpu" else serving.get("gpus") or 1
-    device = "cuda" if wanted and gpu.describe() else "cpu"
+    device = "cuda" if gpu.cards(wanted) else "cpu"
     if device == "cpu" and serving.get("device") == "cuda":
-        raise UserError("serving.device is cuda, but this machine shows no GPU")
+        raise UserError(f"serving.device is cuda, but this machine shows no GPU: {gpu.unseen()}")
     config = jsonio.read_json(weights / "config.json")
     longest = min(
         settings["dialogue"]["max_length"], config.get("max_position_embeddings") or math.inf

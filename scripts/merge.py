@@ -150,7 +150,12 @@ def merge(args: argparse.Namespace) -> None:
     fresh, target = args.output / "merged.new", args.output / "merged"
     shutil.rmtree(fresh, ignore_errors=True)
     full = adapter["form"] == "full"
-    with gpu.claim(0 if settings["training"].get("device", "auto") == "cpu" else 1) as gpus:
+    asked = settings["training"].get("device", "auto")
+    with gpu.claim(0 if asked == "cpu" else 1) as gpus:
+        if asked == "cuda" and not gpus:
+            raise UserError(
+                f"training.device is cuda, but this machine shows no GPU: {gpu.unseen()}"
+            )
         device = "cuda:0" if gpus else "cpu"
         with contextlib.redirect_stdout(sys.stderr):
             if full:

@@ -315,7 +315,9 @@ def work(args: argparse.Namespace) -> None:
     wanted = 0 if settings["device"] == "cpu" else settings.get("gpus", 1)
     with gpu.claim(wanted) as gpus:
         if settings["device"] == "cuda" and not gpus:
-            raise UserError("training.device is cuda, but this machine shows no GPU")
+            raise UserError(
+                f"training.device is cuda, but this machine shows no GPU: {gpu.unseen()}"
+            )
         hardware: dict[str, Any] = {
             "kind": "cuda" if gpus else "cpu",
             "cores": len(os.sched_getaffinity(0)),
@@ -351,6 +353,7 @@ def work(args: argparse.Namespace) -> None:
             return flags | ({"resume_from_checkpoint": str(checkpoint)} if checkpoint else {})
 
         expected = {k: receipt[k] for k in ("train_rows", "validation_rows") if receipt[k]}
+        expected["device"] = hardware["kind"]
         ours = {
             k: choices[k]["value"] for k in ("fused_lora", "checkpointed_layers") if k in choices
         }

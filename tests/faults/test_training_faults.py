@@ -371,6 +371,22 @@ def test_two_processes_make_the_same_steps(tiny, whole, tmp_path):
     assert [step for step, _ in checkpoints(tmp_path / "run")] == [20, 25, 26]
 
 
+def test_a_training_that_was_given_a_gpu_never_goes_on_without(whole, tmp_path):
+    """NVIDIA's library shows a GPU that this torch can't use: an old driver, no /dev/nvidia-uvm."""
+    command = yaml.safe_load((whole / "command.yaml").read_text())
+    command |= {"output_dir": str(tmp_path / "run")}
+    (tmp_path / "command.yaml").write_text(yaml.safe_dump(command))
+    told = {"events": str(tmp_path / "events.jsonl"), "device": "cuda"}
+    done = subprocess.run(
+        [SWIFT, ROOT / "scripts/sftflow/training/plugin.py", tmp_path / "command.yaml"],
+        capture_output=True, text=True,
+        env=os.environ | {"SFTFLOW_PLUGIN": json.dumps(told), "HF_HUB_OFFLINE": "1"},
+    )  # fmt: skip
+    assert done.returncode != 0
+    (failed,) = Events(tmp_path / "events.jsonl").new()
+    assert failed["kind"] == "device" and "computes on the CPU" in failed["message"]
+
+
 def test_diverging_loss_stops_and_keeps_the_last_good_checkpoint(tiny, tmp_path):
     chosen = settings(
         learning_rate=50.0, save_steps=1, warmup_ratio=0.3, extra={"max_grad_norm": 0}

@@ -217,8 +217,15 @@ def test_device_that_is_not_there(spec, tmp_path, monkeypatch):
         with server.serve(spec({"backend": "vllm"}), tmp_path / "log"):
             pass
     monkeypatch.setattr(server.gpu, "describe", lambda: [{"uuid": "GPU-0"}])
-    with pytest.raises(UserError, match=r"2 GPUs asked for.*lower serving\.gpus"):
+    with pytest.raises(UserError, match=r"2 GPUs asked for.*lower gpus"):
         with server.serve(spec({"gpus": 2}), tmp_path / "log"):
+            pass
+
+
+def test_a_server_that_was_given_a_gpu_and_computes_on_the_cpu(spec, tmp_path):
+    given = replace(spec(session={"device": "cpu", "versions": {}}), cards=("GPU-0",))
+    with pytest.raises(client.ServerError, match="computes on the CPU, though it was given a GPU"):
+        with server.serve(given, tmp_path / "log"):
             pass
 
 
