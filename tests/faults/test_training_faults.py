@@ -31,6 +31,7 @@ from swanlab_server import SwanLab
 
 HERE = Path(__file__).parent
 KEY = "canary-4c1f0e"
+CANARIES = dict.fromkeys(("OPENAI_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY"), KEY)
 
 pytestmark = [
     pytest.mark.slow,
@@ -105,7 +106,7 @@ def start(tiny: Path, output: Path, chosen: dict, **kwargs) -> subprocess.Popen:
         stdout=subprocess.PIPE,
         stderr=open(output / "log", "a"),
         text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "SWANLAB_API_KEY": KEY},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "SWANLAB_API_KEY": KEY} | CANARIES,
         **kwargs,
     )  # fmt: skip
 
@@ -143,12 +144,15 @@ def curve(output: Path) -> list[tuple[int, float, float]]:
 
 
 def below(pid: int) -> list[str]:
-    """Command lines of the living processes that mention `pid`'s output folder."""
+    """Command lines of the living processes, of a training with its environment."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+                command = (entry / "cmdline").read_bytes()
+                if b"plugin.py" in command:  # the training itself: its environment, too
+                    command += (entry / "environ").read_bytes()
+                found.append(command.replace(b"\0", b" ").decode(errors="replace"))
             except OSError:
                 continue
     return found
@@ -192,8 +196,9 @@ def test_record_is_complete(whole):
 
 
 def test_key_is_nowhere(whole):
-    """Files, logs, what SwanLab would upload, and the arguments of every process meanwhile."""
-    assert (whole / "processes").stat().st_size
+    """Files, logs, what SwanLab would upload, the arguments of every process meanwhile, and the
+    environment of the training."""
+    assert "SFTFLOW_PLUGIN=" in (whole / "processes").read_text()
     assert list((whole / "swanlab").glob("run-*/*.swanlab"))
     holders = [p for p in whole.rglob("*") if p.is_file() and KEY.encode() in p.read_bytes()]
     assert not holders

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import re
 import socket
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sftflow.core import environments, identity
+from sftflow.core.environ import for_tools
 from sftflow.core.jsonio import read_record
 from sftflow.serving.client import LOCAL, Manner, Server, ServerError
 
@@ -98,8 +98,8 @@ class Spec:
 
 
 def environment(spec: Spec) -> dict[str, str]:
-    """Environment of a server: no network, no proxy for this machine, the threads it may use."""
-    env = dict(os.environ)
+    """Environment of a server: no secret, no network, no proxy for this machine, its threads."""
+    env = for_tools()
     env |= without_proxy(env)
     env |= {
         "HF_HUB_OFFLINE": "1",
