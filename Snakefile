@@ -50,6 +50,11 @@ rule all:
         "Done: results/tables/ and results/report/"
 
 
+# A closed terminal, Ctrl-C and TERM end the jobs, too.
+onstart:
+    process.end_jobs_when_told(be_short)
+
+
 # Records of how outputs were made travel with the results folder.
 onsuccess:
     provenance.keep(RESULTS)

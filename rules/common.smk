@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(str(workflow.current_basedir)).parent / "scripts"))
 from sftflow.config import jobs, resolve
 from sftflow.config.commandline import asked_for, submits, unknown_targets
 from sftflow.config.reading import read_all
-from sftflow.core import code, handover, layout, provenance
+from sftflow.core import code, handover, layout, process, provenance, snakemakes
 from sftflow.core.cli import UserError
 from sftflow.core.identity import BACKENDS
 from sftflow.core.jsonio import digest, file_digest
@@ -48,9 +48,18 @@ paths = Paths.under("<results>")  # every output, once
 handover.announce(study, RESULTS, submitted=workflow.remote_exec)
 
 if workflow.is_main_process:
+    if message := snakemakes.enter():
+        logger.warning(message)
     provenance.restore(RESULTS)
     for warning in resolve.warnings(study):
         logger.warning(warning)
+
+
+def be_short() -> None:
+    """Jobs that are ended on request have no reason to be shown."""
+    for handler in logger.handlers:
+        if hasattr(handler.formatter, "show_failed_logs"):
+            handler.formatter.show_failed_logs = False
 
 
 # What a job is told, and what makes it run again ------------------------------------------------------------------------

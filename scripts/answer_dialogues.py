@@ -22,7 +22,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sftflow.core import cli, identity, layout, manifests, process
+from sftflow.core import cli, identity, layout, manifests
 from sftflow.core.jsonio import digest, file_digest, read_jsonl, write_jsonl, write_record
 from sftflow.dialogue.turns import Turn, crisis_turns, turns
 from sftflow.evaluation.answers import answer_store
@@ -48,7 +48,6 @@ def main() -> None:
     )  # fmt: skip
     parser.add_argument("--output", type=Path, required=True, help="answers.json")
     args = parser.parse_args()
-    process.follow_snakemake()
     os.environ.update(backends.without_proxy(dict(os.environ)))
     settings, results = args.settings, args.output.parents[2]
     subject, chosen = settings["subject"], settings["dialogue"]

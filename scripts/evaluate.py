@@ -30,7 +30,7 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from sftflow.core import cli, identity, layout, process
+from sftflow.core import cli, identity, layout
 from sftflow.core.cli import UserError
 from sftflow.core.jsonio import write_record
 from sftflow.core.manifests import folder_of, verified
@@ -55,7 +55,6 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = arguments()
-    process.follow_snakemake()
     os.environ.update(backends.without_proxy(dict(os.environ)), HF_HUB_OFFLINE="1")
     settings, results = args.settings, args.output.parents[2]
     subject, suite = settings["subject"], settings["suite"]

@@ -26,7 +26,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sftflow.core import cli, identity, layout, process
+from sftflow.core import cli, identity, layout
 from sftflow.core.jsonio import (
     digest,
     file_digest,
@@ -52,7 +52,6 @@ def main() -> None:
     )  # fmt: skip
     parser.add_argument("--output", type=Path, required=True, help="the record")
     args = parser.parse_args()
-    process.follow_snakemake()
     os.environ.update(backends.without_proxy(dict(os.environ)))
     settings, results = args.settings, args.output.parents[2]
     judge, paired = settings["judge"], len(args.answers) == 2

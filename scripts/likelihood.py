@@ -143,7 +143,8 @@ def encoded(texts: list[Text], encode: Callable[[dict | str], Tokens]) -> Iterat
     if len(texts) <= 2000 or workers < 2:
         yield from map(tokens_of, texts)
         return
-    with multiprocessing.get_context("fork").Pool(workers) as pool:
+    fork = multiprocessing.get_context("fork")
+    with fork.Pool(workers, process.die_with_parent) as pool:
         yield from pool.imap(tokens_of, texts, chunksize=64)
 
 
@@ -236,7 +237,6 @@ def main() -> None:
     parser.add_argument("--settings", type=cli.settings, required=True, help="file with JSON")
     parser.add_argument("--output", type=Path, required=True, help="…/<subject>/likelihood.json")
     args = parser.parse_args()
-    process.follow_snakemake()
     with worker.alone(args.output, lock_of(args.output)):
         measure(args)
 

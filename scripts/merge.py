@@ -27,7 +27,7 @@ import sys
 import time
 from pathlib import Path
 
-from sftflow.core import cli, gpu, process
+from sftflow.core import cli, gpu
 from sftflow.core.cli import UserError, note
 from sftflow.core.jsonio import tree_digest, tree_files, write_record
 from sftflow.core.manifests import folder_of, verified
@@ -133,7 +133,6 @@ def main() -> None:
     parser.add_argument("--settings", type=cli.settings, required=True, help="file with JSON")
     parser.add_argument("--output", type=Path, required=True, help="results/runs/<run>")
     args = parser.parse_args()
-    process.follow_snakemake()
     with alone(args.output, args.output / WORKER):
         merge(args)
 

@@ -26,7 +26,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sftflow.core import cli, gpu, identity, process
+from sftflow.core import cli, gpu, identity
 from sftflow.core.jsonio import read_record, write_record
 from sftflow.core.manifests import manifest_of, verified
 from sftflow.serving import backends, server
@@ -46,7 +46,6 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = arguments()
-    process.follow_snakemake()
     settings = args.settings
     manifest = args.manifest and verified(args.manifest, args.weights)
     adapter = args.adapter_manifest and verified(args.adapter_manifest, args.adapter)

@@ -37,6 +37,7 @@ from typing import Any
 import yaml
 from sftflow.core import cli, gpu, process
 from sftflow.core.cli import UserError, note
+from sftflow.core.environ import for_tools
 from sftflow.core.jsonio import (
     file_digest,
     read_json,
@@ -84,7 +85,7 @@ class Job:
 
 def environment(job: Job, cache: str) -> dict[str, str]:
     """For ms-swift: no hub, no caches in the home folder, and no key."""
-    env = {k: v for k, v in os.environ.items() if k != "SWANLAB_API_KEY"}
+    env = for_tools()
     events = str(job.folder / "events.jsonl")
     return env | {
         "SFTFLOW_PLUGIN": json.dumps({"events": events, **job.expected}),
@@ -164,7 +165,8 @@ def recorder(settings: dict, folder: Path, output: Path) -> Iterator[dict]:
     write_json(file, settings)
     child = process.start(
         [sys.executable, str(TRACK), "--events", str(folder / "events.jsonl"),
-         "--settings", str(file), "--output", str(output), "--record", str(told)]
+         "--settings", str(file), "--output", str(output), "--record", str(told)],
+        for_tools(None, "SWANLAB_"),
     )  # fmt: skip
     try:
         yield entry
@@ -300,7 +302,6 @@ def main() -> None:
     parser.add_argument("--settings", type=cli.settings, required=True, help="file with JSON")
     parser.add_argument("--output", type=Path, required=True, help="results/runs/<run>")
     args = parser.parse_args()
-    process.follow_snakemake()
     with alone(args.output, args.output / WORKER):
         work(args)
 

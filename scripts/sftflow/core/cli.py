@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from sftflow.core import process
+
 
 class UserError(Exception):
     """Something the user can put right. The text says what is wrong, where, and what to do."""
@@ -51,10 +53,17 @@ def note(text: str) -> None:
 
 
 def run(main: Callable[[], None]) -> int:
-    """Run a program; turn a UserError into one clear message and exit status 1."""
+    """Run a program, which ends with the snakemake that started it.
+
+    A UserError becomes one clear message and exit status 1.
+    """
+    process.follow_snakemake()
     try:
         main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr, flush=True)
+        return 130
     return 0

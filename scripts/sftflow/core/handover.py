@@ -11,6 +11,7 @@ import os
 import sys
 from pathlib import Path
 
+from sftflow.core import process
 from sftflow.core.cli import UserError
 from sftflow.core.gpu import SUBMITTED
 from sftflow.core.jsonio import digest, read_json, write_json
@@ -30,6 +31,7 @@ def announce(study: dict, results: str, submitted: bool = False) -> None:
         write_json(path, study)
     studies = json.loads(os.environ.get(STUDIES, "{}"))
     os.environ[STUDIES] = json.dumps(studies | {str(Path(results).resolve()): str(path)})
+    process.lead()
     if submitted:
         os.environ[SUBMITTED] = "1"
     os.environ["SFTFLOW"] = str(HOME / "scripts/run")
