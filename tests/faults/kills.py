@@ -265,7 +265,7 @@ def main() -> int:
     args = parser.parse_args()
     folder = args.folder or copy_workflow(Path(tempfile.mkdtemp(prefix="kills-")))
     demo = Demo(folder.resolve())
-    if not demo.results.joinpath("report").exists():
+    if args.folder is None:
         subprocess.run([sys.executable, "-m", "snakemake", "--cores", "2"], cwd=folder, check=True)
     outcomes = []
     for each in matrix(demo, args.stages, args.trials, args.seed):

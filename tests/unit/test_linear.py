@@ -6,7 +6,7 @@ import pytest
 from sftflow.dialogue import behaviour, judging
 from sftflow.evaluation import stated
 from sftflow.inputs import folded, sharegpt
-from sftflow.inputs.sharegpt import CALL, RESULT, parts
+from sftflow.inputs.sharegpt import CALL, parts
 
 CHOICE = stated.Form("choice", ("memory", "sleep"))
 NUMBER = stated.Form("number")
