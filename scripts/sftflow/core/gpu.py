@@ -260,7 +260,7 @@ def _leased(
     try:
         lease.acquire(timeout=0)
     except Timeout:
-        who = holder.read_text() if holder.exists() else "another job"
+        who = holder.read_text("utf-8") if holder.exists() else "another job"
         say(f"waiting for {name}, held by {who}")
         return False
     if not granted and (others := _foreign(gpu["uuid"])):
@@ -270,7 +270,7 @@ def _leased(
     held.callback(lease.release)
     with contextlib.suppress(OSError):
         holder.unlink(missing_ok=True)  # it may be another user's
-        holder.write_text(f"{getpass.getuser()}, process {os.getpid()}")
+        holder.write_text(f"{getpass.getuser()}, process {os.getpid()}", "utf-8")
     return True
 
 

@@ -32,6 +32,7 @@ def announce(study: dict, results: str, submitted: bool = False) -> None:
     studies = json.loads(os.environ.get(STUDIES, "{}"))
     os.environ[STUDIES] = json.dumps(studies | {str(Path(results).resolve()): str(path)})
     process.lead()
+    os.environ["PYTHONUTF8"] = "1"  # whatever the locale is, of the tools' own files, too
     if submitted:
         os.environ[SUBMITTED] = "1"
     os.environ["SFTFLOW"] = str(HOME / "scripts/run")

@@ -177,7 +177,7 @@ def _vllm(spec: Spec, running: Server, port: int) -> tuple[list[str], dict[str, 
         "generation-config": "vllm",  # what a request does not state is off, not the model's own
     }
     if spec.adapter:
-        rank = json.loads((spec.adapter / "adapter_config.json").read_text())["r"]
+        rank = json.loads((spec.adapter / "adapter_config.json").read_text("utf-8"))["r"]
         flags |= {
             "served-model-name": f"{running.model}-base",
             "enable-lora": "",
@@ -209,7 +209,7 @@ def _dtype(spec: Spec) -> str | None:
     if asked != "auto":
         return asked
     _, weights = spec.local()
-    config = json.loads((weights / "config.json").read_text())
+    config = json.loads((weights / "config.json").read_text("utf-8"))
     return config.get("dtype") or config.get("torch_dtype")
 
 
