@@ -31,6 +31,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parents[1] / "scripts"), str(HERE.parent)]
 from sftflow.core import process
+from sftflow.core.cli import UserError
 from sftflow.core.jsonio import read_record
 from support import copy_workflow
 
@@ -131,17 +132,14 @@ class Demo:
         return found
 
     def broken(self) -> list[str]:
-        """Records that are there, and not whole."""
+        """Records of the stages that are there, and not whole."""
         found = []
-        for path in self.results.glob("*/*/*.json"):
-            try:
-                path.parent.name == "settings" or path.read_text(encoding="utf-8").rindex("}")
-                if path.name in {Path(stage.record).name for stage in STAGES.values()}:
-                    read_record(path)
-            except FileNotFoundError:
-                continue
-            except Exception as error:
-                found.append(f"{path}: {error}")
+        for stage in STAGES.values():
+            with suppress(FileNotFoundError):
+                try:
+                    read_record(self.results / stage.record)
+                except UserError as error:
+                    found.append(str(error))
         return found
 
 
