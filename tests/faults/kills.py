@@ -249,7 +249,10 @@ def table(outcomes: list[tuple[str, str, str]]) -> str:
         for name in STAGES
         if any(tried[name, kind] for kind in MANNERS)
     ]
-    return HEAD + "\n".join(rows) + f"\n\n{sum(passed.values())} of {len(outcomes)} passed.\n"
+    end = f"{sum(passed.values())} of {len(outcomes)} passed."
+    if untried := [name for name in STAGES if not any(tried[name, kind] for kind in MANNERS)]:
+        end += f" Not tried: {', '.join(untried)}."
+    return HEAD + "\n".join(rows) + f"\n\n{end}\n"
 
 
 def main() -> int:
