@@ -50,9 +50,11 @@ rule all:
         "Done: results/tables/ and results/report/"
 
 
-# A job that has a subject's server up asks ahead what others of this run will ask.
+# A job that has a subject's server up asks ahead what others of this run will ask. A closed terminal,
+# Ctrl-C and TERM end the jobs, too.
 onstart:
     handover.tell_plan(file for job in workflow.dag.needrun_jobs() for file in job.output)
+    process.end_jobs_when_told(be_short)
 
 
 # Records of how outputs were made travel with the results folder.

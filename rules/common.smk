@@ -15,7 +15,7 @@ from snakemake.common import overwrite_function_params
 from sftflow.config import asking, jobs, resolve
 from sftflow.config.commandline import asked_for, submits, unknown_targets
 from sftflow.config.reading import read_all
-from sftflow.core import code, handover, layout, provenance
+from sftflow.core import code, handover, layout, process, provenance, snakemakes
 from sftflow.core.cli import UserError
 from sftflow.core.identity import BACKENDS
 from sftflow.core.jsonio import digest, file_digest
@@ -52,12 +52,21 @@ RESULTS = workflow.pathvars.get("results")
 
 paths = Paths.under("<results>")  # every output, once
 
-handover.announce(study, RESULTS)
+handover.announce(study, RESULTS, submitted=workflow.remote_exec)
 
 if workflow.is_main_process:
+    if message := snakemakes.enter():
+        logger.warning(message)
     provenance.restore(RESULTS)
     for warning in resolve.warnings(study):
         logger.warning(warning)
+
+
+def be_short() -> None:
+    """Jobs that are ended on request have no reason to be shown."""
+    for handler in logger.handlers:
+        if hasattr(handler.formatter, "show_failed_logs"):
+            handler.formatter.show_failed_logs = False
 
 
 # What a job is told, and what makes it run again ------------------------------------------------------------------------

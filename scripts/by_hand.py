@@ -9,7 +9,7 @@ env:  evalscope's
 
 import sys
 
-from sftflow.core import cli, process
+from sftflow.core import cli
 from sftflow.serving import deploying, talking
 
 PROGRAMS = {"chat": talking.talk, "deploy": deploying.deploy}
@@ -20,7 +20,6 @@ def main() -> None:
     parser.add_argument("program", choices=PROGRAMS)
     parser.add_argument("--settings", type=cli.settings, required=True, help="file with JSON")
     args = parser.parse_args()
-    process.follow_snakemake()  # TERM ends servers, too
     PROGRAMS[args.program](args.settings)
 
 

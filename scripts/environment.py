@@ -17,7 +17,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from sftflow.core import cli, environments, jsonio
+from sftflow.core import cli, environments, jsonio, process
 from sftflow.core.cli import UserError
 
 # Where the path holds two copies of a package, distributions() lists both, and version() is that of
@@ -44,8 +44,7 @@ def sync(project: Path, folder: Path) -> Path:
     # A virtual environment that is active (the workflow's own) is not the one to sync.
     environment = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
     environment["UV_PROJECT_ENVIRONMENT"] = str(folder.resolve())
-    done = subprocess.run(command, stdout=sys.stderr, env=environment)
-    if done.returncode:
+    if process.start(command, environment).wait():
         raise UserError(
             f"`{' '.join(command)}` failed; its output is above. Without network, fill uv's cache "
             "first on a machine that has it (UV_CACHE_DIR), or set `software: active`"

@@ -44,12 +44,12 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sftflow.core import cli, code, gpu, identity, jsonio, layout, manifests, process
+from sftflow.core import cli, code, gpu, identity, jsonio, layout, manifests, process, worker
 from sftflow.core.cli import UserError
 from sftflow.core.progress import Progress
 from sftflow.dialogue import likelihood
 from sftflow.dialogue.likelihood import Tokens
-from sftflow.evaluation.answers import drop_torn_line, is_sealed, lock, sealed_line
+from sftflow.evaluation.answers import drop_torn_line, is_sealed, lock_of, sealed_line
 from sftflow.training.patches import installed
 from sftflow.training.template import training_template
 
@@ -97,7 +97,6 @@ class Records:
     def __init__(self, path: Path):
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path, self._file = path, open(path, "ab+")
-        lock(self._file, path, patience=30.0)
         drop_torn_line(self._file)
         self._file.seek(0)
         self.rows: dict[Key, dict] = {}
@@ -149,7 +148,8 @@ def encoded(texts: list[Text], encode: Callable[[dict | str], Tokens]) -> Iterat
     if len(texts) <= 2000 or workers < 2:
         yield from map(tokens_of, texts)
         return
-    with multiprocessing.get_context("fork").Pool(workers) as pool:
+    fork = multiprocessing.get_context("fork")
+    with fork.Pool(workers, process.die_with_parent) as pool:
         yield from pool.imap(tokens_of, texts, chunksize=64)
 
 
@@ -323,7 +323,11 @@ def main() -> None:
     parser.add_argument("--settings", type=cli.settings, required=True, help="file with JSON")
     parser.add_argument("--output", type=Path, required=True, help="…/<subject>/likelihood.json")
     args = parser.parse_args()
-    process.follow_snakemake()
+    with worker.alone(args.output, lock_of(args.output)):
+        measure(args)
+
+
+def measure(args: argparse.Namespace) -> None:
     started, settings = time.time(), args.settings
     subject, serving = settings["subject"], settings["serving"]
 
@@ -334,9 +338,9 @@ def main() -> None:
         asked = [subject_weights(args.manifest, args.adapter_manifest)]
     weights = asked[0].folder
     wanted = 0 if serving.get("device") == "cpu" else serving.get("gpus") or 1
-    device = "cuda" if wanted and gpu.describe() else "cpu"
+    device = "cuda" if gpu.cards(wanted) else "cpu"
     if device == "cpu" and serving.get("device") == "cuda":
-        raise UserError("serving.device is cuda, but this machine shows no GPU")
+        raise UserError(f"serving.device is cuda, but this machine shows no GPU: {gpu.unseen()}")
     config = jsonio.read_json(weights / "config.json")
     longest = min(
         settings["dialogue"]["max_length"], config.get("max_position_embeddings") or math.inf

@@ -20,16 +20,18 @@ SETTINGS is one JSON object:
     prompts      texts for the check (default: the script's own)
 """
 
+import argparse
 import contextlib
 import shutil
 import sys
 import time
 from pathlib import Path
 
-from sftflow.core import cli, gpu, process
+from sftflow.core import cli, gpu
 from sftflow.core.cli import UserError, note
 from sftflow.core.jsonio import tree_digest, tree_files, write_record
 from sftflow.core.manifests import folder_of, verified
+from sftflow.core.worker import WORKER, alone
 
 PROMPTS = [
     "你好",
@@ -131,9 +133,12 @@ def main() -> None:
     parser.add_argument("--settings", type=cli.settings, required=True, help="file with JSON")
     parser.add_argument("--output", type=Path, required=True, help="results/runs/<run>")
     args = parser.parse_args()
-    process.follow_snakemake()
-    begun = time.time()
+    with alone(args.output, args.output / WORKER):
+        merge(args)
 
+
+def merge(args: argparse.Namespace) -> None:
+    begun = time.time()
     settings, trained = args.settings, args.adapter.parent / "adapter"
     adapter, manifest = verified(args.adapter, trained), verified(args.manifest)
     run, dtype = settings["run"], settings["training"]["torch_dtype"]
@@ -144,7 +149,12 @@ def main() -> None:
     fresh, target = args.output / "merged.new", args.output / "merged"
     shutil.rmtree(fresh, ignore_errors=True)
     full = adapter["form"] == "full"
-    with gpu.claim(0 if settings["training"].get("device", "auto") == "cpu" else 1) as gpus:
+    asked = settings["training"].get("device", "auto")
+    with gpu.claim(0 if asked == "cpu" else 1) as gpus:
+        if asked == "cuda" and not gpus:
+            raise UserError(
+                f"training.device is cuda, but this machine shows no GPU: {gpu.unseen()}"
+            )
         device = "cuda:0" if gpus else "cpu"
         with contextlib.redirect_stdout(sys.stderr):
             if full:

@@ -36,7 +36,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sftflow.core import cli, gpu, identity, process
+from sftflow.core import cli, gpu, identity
 from sftflow.core.jsonio import read_json, read_record, write_record
 from sftflow.core.manifests import manifest_of, verified
 from sftflow.dialogue.asking import Dialogues, Judgement
@@ -63,7 +63,6 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     begun = time.monotonic()
     args = arguments()
-    process.follow_snakemake()
     offline()
     settings = args.settings
     manifest = args.manifest and verified(args.manifest, args.weights)

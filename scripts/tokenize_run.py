@@ -33,7 +33,7 @@ from json import dumps
 from math import ceil
 from pathlib import Path
 
-from sftflow.core import cli, jsonio, manifests
+from sftflow.core import cli, jsonio, manifests, process
 from sftflow.core.cli import UserError
 from sftflow.core.progress import Progress
 from sftflow.inputs import lengths
@@ -88,7 +88,8 @@ def outcomes(rows: Iterator[dict], fitter: Fitter, workers: int) -> Iterator[len
         return
     global FORKED
     FORKED = fitter
-    with multiprocessing.get_context("fork").Pool(workers) as pool:
+    fork = multiprocessing.get_context("fork")
+    with fork.Pool(workers, process.die_with_parent) as pool:
         yield from pool.imap(forked, rows, chunksize=64)
 
 

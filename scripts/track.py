@@ -29,7 +29,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from sftflow.core import cli, process
+from sftflow.core import cli
 from sftflow.core.jsonio import read_record, write_json
 from sftflow.training import tracking
 from sftflow.training.record import Events
@@ -216,7 +216,6 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="results/runs/<run>/swanlab")
     parser.add_argument("--record", type=Path, help="file that says how it went; no failure then")
     args = parser.parse_args()
-    process.follow_snakemake()
 
     settings, events = args.settings, args.events
     if args.training:

@@ -21,6 +21,7 @@ SETTINGS is one JSON object:
     made_with  what of this decides about the weights, {key: value}; by default all of it
 """
 
+import argparse
 import contextlib
 import importlib.metadata
 import json
@@ -38,6 +39,7 @@ from typing import Any
 import yaml
 from sftflow.core import cli, gpu, process
 from sftflow.core.cli import UserError, note
+from sftflow.core.environ import for_tools
 from sftflow.core.jsonio import (
     file_digest,
     read_json,
@@ -50,6 +52,7 @@ from sftflow.core.jsonio import (
 )
 from sftflow.core.manifests import folder_of, verified
 from sftflow.core.progress import Progress
+from sftflow.core.worker import WORKER, alone
 from sftflow.reporting.flags import training_flags
 from sftflow.training import checkpoints, estimate, patches, record, tracking
 from sftflow.training import settings as decide
@@ -82,7 +85,7 @@ class Job:
 
 def environment(job: Job, cache: str) -> dict[str, str]:
     """For ms-swift: no hub, no caches in the home folder, and no key."""
-    env = {k: v for k, v in os.environ.items() if k != "SWANLAB_API_KEY"}
+    env = for_tools()
     events = str(job.folder / "events.jsonl")
     return env | {
         "SFTFLOW_PLUGIN": json.dumps({"events": events, **job.expected}),
@@ -162,7 +165,8 @@ def recorder(settings: dict, folder: Path, output: Path) -> Iterator[dict]:
     write_json(file, settings)
     child = process.start(
         [sys.executable, str(TRACK), "--events", str(folder / "events.jsonl"),
-         "--settings", str(file), "--output", str(output), "--record", str(told)]
+         "--settings", str(file), "--output", str(output), "--record", str(told)],
+        for_tools(None, "SWANLAB_"),
     )  # fmt: skip
     try:
         yield entry
@@ -278,8 +282,12 @@ def main() -> None:
     parser.add_argument("--settings", type=cli.settings, required=True, help="file with JSON")
     parser.add_argument("--output", type=Path, required=True, help="results/runs/<run>")
     args = parser.parse_args()
-    process.follow_snakemake()
+    with alone(args.output, args.output / WORKER):
+        work(args)
 
+
+def work(args: argparse.Namespace) -> None:
+    """Train, or take what was trained before."""
     run, settings = args.settings["run"], args.settings["training"]
     model = args.settings["model"]
     receipt, manifest = verified(args.receipt), verified(args.manifest)
@@ -288,7 +296,9 @@ def main() -> None:
     wanted = 0 if settings["device"] == "cpu" else settings.get("gpus", 1)
     with gpu.claim(wanted) as gpus:
         if settings["device"] == "cuda" and not gpus:
-            raise UserError("training.device is cuda, but this machine shows no GPU")
+            raise UserError(
+                f"training.device is cuda, but this machine shows no GPU: {gpu.unseen()}"
+            )
         hardware: dict[str, Any] = {
             "kind": "cuda" if gpus else "cpu",
             "cores": len(os.sched_getaffinity(0)),
@@ -324,6 +334,7 @@ def main() -> None:
             return flags | ({"resume_from_checkpoint": str(checkpoint)} if checkpoint else {})
 
         expected = {k: receipt[k] for k in ("train_rows", "validation_rows") if receipt[k]}
+        expected["device"] = hardware["kind"]
         ours = {
             k: choices[k]["value"] for k in ("fused_lora", "checkpointed_layers") if k in choices
         }

@@ -143,7 +143,8 @@ class Case:
         return self.folder / f"{self.suite}.server.log"
 
     def environment(self) -> dict[str, str]:
-        return {**os.environ, "STUB": json.dumps(self.stub), **self.env}
+        given = {"STUB": json.dumps(self.stub), "SFTFLOW_PASS": "STUB"}
+        return {**os.environ, **given, **self.env}
 
     def start(self) -> subprocess.Popen:
         return subprocess.Popen(
@@ -462,6 +463,7 @@ def elsewhere(case, monkeypatch):
     """The stub as somebody else's server, which is the case's subject."""
     spec = backends.Spec(SERVING, weights=case.weights, python=str(case.python))
     monkeypatch.setattr(server.secrets, "token_hex", lambda _: "x")
+    monkeypatch.setenv("SFTFLOW_PASS", "STUB")
     monkeypatch.setenv("STUB", json.dumps({**case.stub, "name": "sftflow-x"}))
     about = {"model": "sftflow-x", "version": "2026-11", "key_env": "THEIR_KEY"}
     marker = {"weights": identity.weights(None, endpoint=about)}

@@ -22,6 +22,7 @@ from sftflow.core.jsonio import (
     write_record,
 )
 from sftflow.core.layout import Results
+from sftflow.core.worker import WORKER
 from sftflow.reporting import records
 from sftflow.training.checkpoints import checkpoints
 from sftflow.training.record import Events, history
@@ -30,6 +31,7 @@ from swanlab_server import SwanLab
 
 HERE = Path(__file__).parent
 KEY = "canary-4c1f0e"
+CANARIES = dict.fromkeys(("OPENAI_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY"), KEY)
 
 pytestmark = [
     pytest.mark.slow,
@@ -104,7 +106,7 @@ def start(tiny: Path, output: Path, chosen: dict, **kwargs) -> subprocess.Popen:
         stdout=subprocess.PIPE,
         stderr=open(output / "log", "a"),
         text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "SWANLAB_API_KEY": KEY},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "SWANLAB_API_KEY": KEY} | CANARIES,
         **kwargs,
     )  # fmt: skip
 
@@ -142,12 +144,15 @@ def curve(output: Path) -> list[tuple[int, float, float]]:
 
 
 def below(pid: int) -> list[str]:
-    """Command lines of the living processes that mention `pid`'s output folder."""
+    """Command lines of the living processes, of a training with its environment."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+                command = (entry / "cmdline").read_bytes()
+                if b"plugin.py" in command:  # the training itself: its environment, too
+                    command += (entry / "environ").read_bytes()
+                found.append(command.replace(b"\0", b" ").decode(errors="replace"))
             except OSError:
                 continue
     return found
@@ -191,8 +196,9 @@ def test_record_is_complete(whole):
 
 
 def test_key_is_nowhere(whole):
-    """Files, logs, what SwanLab would upload, and the arguments of every process meanwhile."""
-    assert (whole / "processes").stat().st_size
+    """Files, logs, what SwanLab would upload, the arguments of every process meanwhile, and the
+    environment of the training."""
+    assert "SFTFLOW_PLUGIN=" in (whole / "processes").read_text()
     assert list((whole / "swanlab").glob("run-*/*.swanlab"))
     holders = [p for p in whole.rglob("*") if p.is_file() and KEY.encode() in p.read_bytes()]
     assert not holders
@@ -252,6 +258,29 @@ def test_killed_training_goes_on_with_the_same_curve(tiny, whole, tmp_path):
     began = time.monotonic()  # a finished training is not trained again
     assert run(tiny, output, settings())[0] == 0
     assert time.monotonic() - began < 10
+
+
+def test_of_two_trainings_in_one_place_one_trains_and_takes_over_from_the_other(tiny, tmp_path):
+    """As when a Slurm job outlives its submitter, or two clones share their results."""
+    output = tmp_path / "run"
+    holder = output / f"{WORKER}.holder"
+    first = start(tiny, output, settings(num_train_epochs=1))
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not list(output.glob("checkpoints/*/events.jsonl")):
+        time.sleep(0.05)
+    second = start(tiny, output, settings(num_train_epochs=1))
+    named = second.stdout.readline()
+    first.kill()
+    first.wait()
+    seen, _ = second.communicate(timeout=300)
+    assert second.returncode == 0, (output / "log").read_text()[-3000:]
+    assert named.startswith(f"waiting for {output}: process {first.pid} on")
+    assert "is gone, this job takes over" in seen
+    events = Events(folder_of(output) / "events.jsonl").new()
+    assert [e["event"] for e in events].count("end") == 1
+    whole = [e["step"] for e in history(events) if e["event"] == "step"]
+    assert whole == list(range(1, 14)), "nobody else wrote in between"
+    assert not holder.exists() and not (output / WORKER).exists()
 
 
 def test_out_of_memory_lowers_the_micro_batch_not_the_step(tiny, whole, tmp_path):
@@ -345,6 +374,22 @@ def test_two_processes_make_the_same_steps(tiny, whole, tmp_path):
     assert [sum(e["labelled"]) for e in checks] == [sum(e["labelled"]) for e in alone]
     assert [e["loss"] for e in checks] == pytest.approx([e["loss"] for e in alone], rel=2e-3)
     assert [step for step, _ in checkpoints(tmp_path / "run")] == [20, 25, 26]
+
+
+def test_a_training_that_was_given_a_gpu_never_goes_on_without(whole, tmp_path):
+    """NVIDIA's library shows a GPU that this torch can't use: an old driver, no /dev/nvidia-uvm."""
+    command = yaml.safe_load((whole / "command.yaml").read_text())
+    command |= {"output_dir": str(tmp_path / "run")}
+    (tmp_path / "command.yaml").write_text(yaml.safe_dump(command))
+    told = {"events": str(tmp_path / "events.jsonl"), "device": "cuda"}
+    done = subprocess.run(
+        [SWIFT, ROOT / "scripts/sftflow/training/plugin.py", tmp_path / "command.yaml"],
+        capture_output=True, text=True,
+        env=os.environ | {"SFTFLOW_PLUGIN": json.dumps(told), "HF_HUB_OFFLINE": "1"},
+    )  # fmt: skip
+    assert done.returncode != 0
+    (failed,) = Events(tmp_path / "events.jsonl").new()
+    assert failed["kind"] == "device" and "computes on the CPU" in failed["message"]
 
 
 def test_diverging_loss_stops_and_keeps_the_last_good_checkpoint(tiny, tmp_path):

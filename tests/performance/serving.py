@@ -54,10 +54,7 @@ from sftflow.serving import (
     client,
     server,
 )
-from support import with_openai
 from training import SHAPES, SPECIAL, word_tokenizer, words
-
-with_openai()
 
 TOKENS = 256
 GENERATION = {"temperature": 0, "max_tokens": TOKENS}
@@ -291,6 +288,9 @@ def main() -> None:
     args = parser.parse_args()
     begun = time.monotonic()
     clock = lambda what: print(f"[{time.monotonic() - begun:5.0f} s] {what}", flush=True)  # noqa: E731
+    from support import with_openai  # it needs pytest, which the tools' environments do not have
+
+    with_openai()
     args.output.mkdir(parents=True, exist_ok=True)
     os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     prepare(args.work, args.shape, args.questions)

@@ -1,8 +1,10 @@
 """The cluster profile on a real Slurm: what a user of a cluster meets first."""
 
 import subprocess
+import sys
 
 import pytest
+from support import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("slurm")]
 
@@ -31,3 +33,14 @@ def test_gpu_resource_gives_a_job_its_own_cards():
     )
     assert seen.returncode == 0, seen.stderr
     assert len(seen.stdout.strip().split(",")) == 1 and seen.stdout.strip()
+
+
+def test_granted_cards_that_nobody_sees_end_the_job():
+    """These stand-ins are terminals: no driver knows them, as in a container without --nv."""
+    claim = "from sftflow.core import cli, gpu; raise SystemExit(cli.run(gpu.claim(1).__enter__))"
+    done = subprocess.run(
+        ["srun", "--gpus=1", sys.executable, "-c", claim],
+        cwd=ROOT / "scripts", capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "error: Slurm granted this job GPU" in done.stderr and "Traceback" not in done.stderr

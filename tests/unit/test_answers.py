@@ -104,7 +104,7 @@ def test_a_line_that_another_process_is_writing_is_left_alone(tmp_path):
 def test_one_process_at_a_time(tmp_path):
     path = tmp_path / "s.jsonl"
     with answer_store(path):
-        with pytest.raises(UserError, match="another process"):
+        with pytest.raises(UserError, match=f"process {os.getpid()} on .* is at work on"):
             AnswerStore(path, patience=0.3)
     AnswerStore(path, patience=0.3).close()
 

@@ -121,13 +121,36 @@ def test_cards_that_slurm_granted_are_used_whoever_computes_there(two_gpus, monk
         assert mine[0]["uuid"] == "GPU-test-0"
 
 
-def test_a_card_that_slurm_granted_and_nobody_sees_is_an_error(no_gpu, monkeypatch):
+@pytest.mark.parametrize(
+    ("told", "reason"),
+    [
+        ({"SLURM_JOB_GPUS": "3"}, r"Slurm granted this job GPU 3, .*no driver of NVIDIA"),
+        ({"SLURM_STEP_GPUS": "1"}, r"Slurm granted this job GPU 1"),
+        ({"SLURM_JOB_GPUS": "3", "CUDA_VISIBLE_DEVICES": ""}, r"CUDA_VISIBLE_DEVICES is ''"),
+        ({"SLURM_JOB_GPUS": "3", "CUDA_VISIBLE_DEVICES": "-1,0"}, r"is '-1,0', which hides all"),
+        ({"SLURM_JOB_GPUS": "0", "APPTAINER_CONTAINER": "/a.sif"}, "GPU 0, .*without --nv"),
+        ({"SFTFLOW_SUBMITTED": "1"}, r"submitted to a cluster for its GPU"),
+    ],
+)
+def test_a_card_that_was_granted_and_nobody_sees_is_an_error(no_gpu, monkeypatch, told, reason):
     """Training on the CPU instead, without a word, would take days."""
-    monkeypatch.setenv("SLURM_JOB_GPUS", "3")
-    with pytest.raises(UserError, match=r"granted this job GPU 3.*--nv"), gpu.claim(1):
+    monkeypatch.setattr(gpu.Path, "exists", lambda path: False)  # whatever runs these tests
+    for name in ("CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=reason), gpu.claim(1):
         pass
+    with pytest.raises(UserError, match=reason):
+        gpu.cards(2)
     with gpu.claim(0) as mine:
         assert mine == []
+
+
+def test_a_job_of_slurm_without_cards_may_do_without(no_gpu, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    monkeypatch.setenv("SFTFLOW_SUBMITTED", "1")
+    assert gpu.cards(1) == []
 
 
 def test_who_holds_a_card_is_said(two_gpus, capsys):

@@ -35,8 +35,11 @@ NOT_FOR_TABLES = re.compile(
     r"|dialogue\.likelihood"
     r"|kernels\.(?!limits$))"
 )
-# Not the standard library, but imported only where a GPU may be.
-CORE_LIBRARIES = {"sftflow.core.gpu": {"filelock", "pynvml"}}
+# Not the standard library, but imported only where a GPU may be, or something is locked.
+CORE_LIBRARIES = {
+    "sftflow.core.gpu": {"filelock", "pynvml"},
+    "sftflow.core.worker": {"filelock"},
+}
 
 # What no rule starts, and what does not run in the workflow's own environment.
 STARTED_ELSEWHERE = {

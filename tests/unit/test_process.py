@@ -118,3 +118,97 @@ def test_tail(tmp_path):
     assert process.tail(log) == ""
     log.write_text("".join(f"line {number}\n" for number in range(100)))
     assert process.tail(log, 2) == "line 98\nline 99"
+
+
+POOL = """
+import multiprocessing, os, sys, time
+sys.path.insert(0, {scripts!r})
+from sftflow.core import process
+pool = multiprocessing.get_context("fork").Pool(2, process.die_with_parent)
+print(*(worker.pid for worker in pool._pool), flush=True)
+time.sleep(300)
+"""
+
+
+def test_workers_of_a_pool_die_with_their_parent(scripts):
+    parent = subprocess.Popen(
+        [sys.executable, "-c", POOL.format(scripts=scripts)], stdout=subprocess.PIPE, text=True
+    )
+    workers = [int(word) for word in parent.stdout.readline().split()]
+    assert len(workers) == 2 and all(map(alive, workers))
+    time.sleep(0.2)
+    parent.kill()
+    parent.wait()
+    wait_for(lambda: not any(map(alive, workers)))
+
+
+LATE = """
+import os, sys, time
+sys.path.insert(0, {scripts!r})
+time.sleep(float(sys.argv[1]))  # as importing torch takes
+from sftflow.core import cli
+print("began", os.getpid(), flush=True)
+cli.run(lambda: time.sleep(300))
+"""
+
+
+def test_a_job_whose_snakemake_went_while_it_started_ends(scripts):
+    """It has no snakemake above it any more, and would run for ever."""
+    code = LATE.format(scripts=scripts)
+    top = subprocess.Popen(
+        [
+            sys.executable, "-c",
+            f"import sys; sys.path.insert(0, {scripts!r})\n"
+            "import subprocess; from sftflow.core import process; process.lead()\n"
+            f"job = subprocess.Popen([sys.executable, '-c', {code!r}, '1'])\n"
+            "print(job.pid, flush=True); job.wait()",
+        ],
+        stdout=subprocess.PIPE, text=True, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    job = int(top.stdout.readline())
+    top.kill()
+    top.wait()
+    assert alive(job)
+    assert top.stdout.readline() == f"began {job}\n"
+    wait_for(lambda: not alive(job))
+
+
+TOP = """
+import signal, subprocess, sys, time
+sys.path.insert(0, {scripts!r})
+from sftflow.core import process
+process.lead()
+process.end_jobs_when_told(lambda: print("short", flush=True))
+job = subprocess.Popen([sys.executable, "-c", {job!r}])
+try:
+    job.wait()
+except KeyboardInterrupt:
+    while True:
+        try:
+            sys.exit(job.wait())
+        except KeyboardInterrupt:
+            print("again", flush=True)
+"""
+
+
+@pytest.mark.parametrize("number", process.END)
+@pytest.mark.parametrize("deaf", [False, True])
+def test_a_snakemake_that_is_told_to_end_ends_its_jobs(tmp_path, scripts, number, deaf):
+    log, code = job(tmp_path, scripts)
+    if deaf:  # the job itself does not listen: a second time means now
+        code = code.replace("time.sleep(300)\n", "import signal\nsignal.signal(15, lambda *_: 0)\n")
+        code += "while True: time.sleep(1)\n"
+    top = subprocess.Popen(
+        [sys.executable, "-c", TOP.format(scripts=scripts, job=code)],
+        stdout=subprocess.PIPE, text=True, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    started = pids(log)
+    top.send_signal(number)
+    assert top.stdout.readline() == "short\n"
+    if deaf:
+        time.sleep(0.5)
+        assert top.poll() is None
+        top.send_signal(number)
+    assert top.wait(15) != 0
+    wait_for(lambda: not any(map(alive, started)))
+    assert "again" not in top.stdout.read()

@@ -27,6 +27,7 @@ def spec(tmp_path, monkeypatch):
 
     def make(serving=(), **behaviour):
         monkeypatch.setenv("STUB", json.dumps(behaviour))
+        monkeypatch.setenv("SFTFLOW_PASS", "STUB")
         (tmp_path / "config.json").write_text('{"dtype": "float32"}')
         python = tmp_path / "python"
         python.write_text(f'#!/bin/sh\nexec {sys.executable} {STUB} "$@"\n')
@@ -44,9 +45,12 @@ def gone(pids, seconds=5.0):
         time.sleep(0.05)
 
 
-def test_comes_up_proven_and_leaves_nothing(spec, tmp_path):
+def test_comes_up_proven_and_leaves_nothing(spec, tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "canary-of-the-shell")
     with server.serve(spec(), tmp_path / "log") as running:
         pids = [running.process.pid, *process.descendants(running.process.pid)]
+        told = [Path(f"/proc/{pid}/environ").read_bytes() for pid in pids]
+        assert all(b"PATH=" in text and b"canary" not in text for text in told)
         assert running.models == [running.model]
         assert running.probe.startswith("ANSWER")
         assert set(running.seconds) == {"ready", "first_answer"}
@@ -217,8 +221,15 @@ def test_device_that_is_not_there(spec, tmp_path, monkeypatch):
         with server.serve(spec({"backend": "vllm"}), tmp_path / "log"):
             pass
     monkeypatch.setattr(server.gpu, "describe", lambda: [{"uuid": "GPU-0"}])
-    with pytest.raises(UserError, match=r"2 GPUs asked for.*lower serving\.gpus"):
+    with pytest.raises(UserError, match=r"2 GPUs asked for.*lower gpus"):
         with server.serve(spec({"gpus": 2}), tmp_path / "log"):
+            pass
+
+
+def test_a_server_that_was_given_a_gpu_and_computes_on_the_cpu(spec, tmp_path):
+    given = replace(spec(session={"device": "cpu", "versions": {}}), cards=("GPU-0",))
+    with pytest.raises(client.ServerError, match="computes on the CPU, though it was given a GPU"):
+        with server.serve(given, tmp_path / "log"):
             pass
 
 

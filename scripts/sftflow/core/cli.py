@@ -1,10 +1,15 @@
 """What every command-line program does the same way."""
 
 import argparse
+import errno
 import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+
+from sftflow.core import process
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class UserError(Exception):
@@ -51,10 +56,26 @@ def note(text: str) -> None:
 
 
 def run(main: Callable[[], None]) -> int:
-    """Run a program; turn a UserError into one clear message and exit status 1."""
+    """Run a program, which ends with the snakemake that started it.
+
+    A UserError becomes one clear message and exit status 1, and so does a full disk.
+    """
+    process.follow_snakemake()
     try:
         main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 1
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        print(
+            f"error: {error.strerror}{where}: make room, and run again. What is done is kept",
+            file=sys.stderr, flush=True,
+        )  # fmt: skip
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr, flush=True)
+        return 130
     return 0

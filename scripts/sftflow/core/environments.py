@@ -2,10 +2,10 @@
 
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
+from sftflow.core import process
 from sftflow.core.cli import UserError
 from sftflow.core.handover import HOME, SCRATCH
 
@@ -33,6 +33,6 @@ def interpreter(env: str, software: str) -> str:
     python = folder(project(env)) / "bin/python"
     if not python.exists():
         command = [sys.executable, str(HOME / "scripts/environment.py"), "--env", env]
-        if subprocess.run(command, stdout=sys.stderr).returncode:
+        if process.start(command).wait():
             raise UserError(f"the environment {env} is not there and could not be made")
     return str(python)

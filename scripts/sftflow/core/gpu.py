@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from filelock import FileLock
 
 GIB = 2**30
+SUBMITTED = "SFTFLOW_SUBMITTED"  # set in the jobs that a snakemake elsewhere has submitted
 
 
 @contextlib.contextmanager
@@ -94,6 +95,49 @@ def describe() -> list[dict]:
         ]
 
 
+def cards(count: int) -> list[dict]:
+    """`describe()` for a job that wants `count` GPUs; [] where it may do without.
+
+    UserError where a scheduler granted some and none is to be seen: to go on without them would
+    take days, in silence.
+    """
+    visible = describe() if count else []
+    if count and not visible and (grant := granted()):
+        raise UserError(f"{grant}, but none is to be seen here: {unseen()}")
+    return visible
+
+
+def granted() -> str | None:
+    """Which GPUs a scheduler has given this job, in words; None where none did."""
+    if named := os.environ.get("SLURM_JOB_GPUS") or os.environ.get("SLURM_STEP_GPUS"):
+        return f"Slurm granted this job GPU {named}"
+    if SUBMITTED in os.environ and "SLURM_JOB_ID" not in os.environ:
+        return "this job was submitted to a cluster for its GPU (device: cpu would ask for none)"
+    return None
+
+
+def unseen() -> str:
+    """Why no GPU is to be seen here, as far as it can be told."""
+    stated = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if stated is not None and stated.partition(",")[0].strip() in ("", "-1"):
+        return f"CUDA_VISIBLE_DEVICES is {stated!r}, which hides all"
+    if not Path("/dev/nvidiactl").exists():
+        inside = {"APPTAINER_CONTAINER", "SINGULARITY_CONTAINER"} & os.environ.keys()
+        if inside:
+            return "this container was started without --nv"
+        if Path("/.dockerenv").exists() or Path("/run/.containerenv").exists():
+            return "this container was started without GPUs (docker run --gpus all)"
+        return "no driver of NVIDIA is loaded on this host (nvidia-smi would list its GPUs)"
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        pynvml.nvmlShutdown()
+    except Exception as error:  # ImportError, or any of the library's own
+        return f"NVIDIA's library says {error} (does nvidia-smi list GPUs?)"
+    return "NVIDIA's library shows none (does nvidia-smi list GPUs?)"
+
+
 def absent() -> bool:
     """Whether CUDA programs surely see no GPU here; False where it can't be known."""
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
@@ -150,17 +194,12 @@ def claim(count: int, interval: float = 1.0) -> Iterator[list[dict]]:
     keeps one that another waits for. Cards on which others compute without a lease are passed over,
     unless a scheduler has granted them.
     """
-    visible = describe() if count else []
+    visible = cards(count)
     if not visible:
-        if count and (granted := os.environ.get("SLURM_JOB_GPUS")):
-            raise UserError(
-                f"Slurm granted this job GPU {granted}, but none is to be seen here: is the driver "
-                "there (nvidia-smi), the container started with --nv, CUDA_VISIBLE_DEVICES right?"
-            )
         yield []
         return
     if len(visible) < count:
-        raise UserError(f"{count} GPUs asked for, this machine shows {len(visible)}")
+        raise UserError(f"{count} GPUs asked for, this machine shows {len(visible)}: lower gpus")
     with contextlib.ExitStack() as held:
         mine = _gather(visible, count, interval, held)
         before = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -221,7 +260,7 @@ def _leased(
     try:
         lease.acquire(timeout=0)
     except Timeout:
-        who = holder.read_text() if holder.exists() else "another job"
+        who = holder.read_text("utf-8") if holder.exists() else "another job"
         say(f"waiting for {name}, held by {who}")
         return False
     if not granted and (others := _foreign(gpu["uuid"])):
@@ -231,7 +270,7 @@ def _leased(
     held.callback(lease.release)
     with contextlib.suppress(OSError):
         holder.unlink(missing_ok=True)  # it may be another user's
-        holder.write_text(f"{getpass.getuser()}, process {os.getpid()}")
+        holder.write_text(f"{getpass.getuser()}, process {os.getpid()}", "utf-8")
     return True
 
 

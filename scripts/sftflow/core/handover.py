@@ -13,7 +13,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from sftflow.core import process
 from sftflow.core.cli import UserError
+from sftflow.core.gpu import SUBMITTED
 from sftflow.core.jsonio import digest, read_json, write_json
 
 SCRATCH = Path(".snakemake/sftflow")
@@ -22,13 +24,20 @@ PLANNED = "SFTFLOW_PLANNED"
 HOME = Path(__file__).resolve().parents[3]  # the checkout
 
 
-def announce(study: dict, results: str) -> None:
-    """Tell the jobs of this process (and the rules' shell commands: $SFTFLOW) what the study is."""
+def announce(study: dict, results: str, submitted: bool = False) -> None:
+    """Tell the jobs of this process (and the rules' shell commands: $SFTFLOW) what the study is.
+
+    `submitted`: this process is a job of its own, that a snakemake elsewhere sent to a cluster.
+    """
     path = SCRATCH.resolve() / f"study-{digest(study)[:16]}.json"
     if not path.exists():
         write_json(path, study)
     studies = json.loads(os.environ.get(STUDIES, "{}"))
     os.environ[STUDIES] = json.dumps(studies | {str(Path(results).resolve()): str(path)})
+    process.lead()
+    os.environ["PYTHONUTF8"] = "1"  # whatever the locale is, of the tools' own files, too
+    if submitted:
+        os.environ[SUBMITTED] = "1"
     os.environ["SFTFLOW"] = str(HOME / "scripts/run")
     os.environ["SFTFLOW_PYTHON"] = sys.executable
 

@@ -12,9 +12,20 @@ from typing import Any, TextIO
 from sftflow.core.cli import UserError
 
 
+class NotJson(UserError, ValueError):
+    """A file that was to hold JSON."""
+
+
 def read_json(path: str | Path) -> Any:
-    with open(path, encoding="utf-8") as file:
-        return json.load(file)
+    """The value in a file. NotJson, which names it, where it is cut off, or something else."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except ValueError as error:
+        raise NotJson(
+            f"{path} is not valid JSON ({error}): delete it if it lies in results/, and it is made "
+            "again"
+        ) from None
 
 
 @contextmanager
@@ -59,12 +70,7 @@ def write_record(path: str | Path, content: dict) -> None:
 
 def read_record(path: str | Path) -> dict:
     """The content of a record. Raises UserError when it is not what `write_record` wrote."""
-    try:
-        content = read_json(path)
-    except ValueError as error:
-        raise UserError(
-            f"{path} is not valid JSON ({error}): delete it, and it is made again"
-        ) from None
+    content = read_json(path)
     stated = content.pop("sha256", None) if isinstance(content, dict) else None
     if stated is None:
         raise UserError(

@@ -19,10 +19,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 GRACE = 5.0  # seconds between TERM and KILL when nobody is left to ask for another number
+END = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SNAKEMAKE = "SFTFLOW_SNAKEMAKE"  # pid, start time and PID namespace of the snakemake of a job
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 
 
@@ -88,6 +90,51 @@ def descendants(pid: int) -> list[int]:
     return below
 
 
+def alive(pid: int) -> bool:
+    """Whether there is such a process on this host, and it has not ended."""
+    return _stat(pid) is not None
+
+
+def born(pid: int | None = None) -> int | None:
+    """When a process (this one) started, in clock ticks; None when there is none."""
+    stat = _stat(pid or os.getpid())
+    return stat[1] if stat else None
+
+
+def snakemakes_in(folder: Path) -> list[int]:
+    """Other processes that are snakemakes at work in a folder, of whoever can be looked at.
+
+    Jobs of one, which are started with --nolock, are none.
+    """
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError):
+            pid = int(entry.name)
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            python = b"python" in os.path.basename(words[0])  # not `uv run snakemake` above it
+            if pid != os.getpid() and python and _is_snakemake(words) and b"--nolock" not in words:
+                if os.path.samefile(entry / "cwd", folder):
+                    found.append(pid)
+    return found
+
+
+def _is_snakemake(words: list[bytes]) -> bool:
+    """python …/bin/snakemake, or python -m snakemake; a shell's script may only mention it."""
+    return any(os.path.basename(word) == b"snakemake" for word in words[:4])
+
+
+def left_by(pid: int) -> list[int]:
+    """Guards, with their tools, whose job was the process `pid` and is gone; they are ending."""
+    command = [os.fsencode(part) for part in ("-I", "-S", os.path.abspath(__file__), str(pid))]
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):  # ended meanwhile
+            words = (entry / "cmdline").read_bytes().split(b"\0") if entry.name.isdigit() else []
+            if words[1:5] == command and (stat := _stat(int(entry.name))) and stat[0] != pid:
+                found.append(int(entry.name))
+    return found
+
+
 def memory(pid: int) -> int:
     """Resident memory of a process and everything below it, in bytes."""
     total = 0
@@ -98,41 +145,103 @@ def memory(pid: int) -> int:
     return total
 
 
+def lead() -> None:
+    """Of the snakemake itself: let the jobs know whom they are to follow."""
+    os.environ[SNAKEMAKE] = f"{os.getpid()}:{born()}:{_namespace()}"
+
+
+def end_jobs_when_told(before: Callable[[], None]) -> None:
+    """Of the snakemake itself: TERM, HUP (a closed terminal) and Ctrl-C end the jobs, then it.
+
+    Left alone, Snakemake waits for running jobs on TERM, which may take days, and dies of HUP
+    without giving its lock back. `before` is called once. Told again, nothing is waited for.
+    """
+    told: list[int] = []
+
+    def end(number: int, _) -> None:
+        told.append(number)
+        below = descendants(os.getpid())
+        if len(told) > 1:
+            return _signal(below, signal.SIGKILL)
+        before()
+        _signal(below, signal.SIGTERM)
+        raise KeyboardInterrupt
+
+    _on(END, end)
+
+
 def follow_snakemake(grace: float = 4.0, interval: float = 1.0) -> None:
     """End this process when the snakemake that started it is gone, or a shell between the two.
 
     `kill -9` of snakemake leaves its jobs running otherwise. Ends by TERM, which here becomes
     SystemExit so that context managers clean up; after `grace` seconds by KILL. Started by hand,
-    without a snakemake above, it only turns TERM into SystemExit.
+    without a snakemake above, it only turns TERM and HUP into SystemExit.
     """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    _on((signal.SIGTERM, signal.SIGHUP), lambda number, _: sys.exit(128 + number))
     chain = _up_to_snakemake()
-    if chain:
+    if chain is not None:
         threading.Thread(target=_follow, args=(chain, grace, interval), daemon=True).start()
 
 
+def _on(numbers: Iterable[signal.Signals], handler: Callable) -> None:
+    """Handle signals, but those that whoever started this wants ignored (nohup)."""
+    for number in numbers:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            with contextlib.suppress(ValueError):  # not the main thread
+                signal.signal(number, handler)
+
+
 def _follow(chain: dict[int, int], grace: float, interval: float) -> None:
-    while all((stat := _stat(pid)) and stat[1] == born for pid, born in chain.items()):
+    while chain and all((stat := _stat(pid)) and stat[1] == born for pid, born in chain.items()):
         time.sleep(interval)
     print("snakemake is gone: this job ends too", file=sys.stderr, flush=True)
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(grace)
-    os.kill(os.getpid(), signal.SIGKILL)
+    _signal([*descendants(os.getpid()), os.getpid()], signal.SIGKILL)
 
 
-def _up_to_snakemake() -> dict[int, int]:
-    """{pid: start time} of the ancestors up to the nearest snakemake; empty when there is none."""
+def die_with_parent() -> None:
+    """Of a worker of a pool: whose parent is killed waits for work for ever otherwise."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def _up_to_snakemake() -> dict[int, int] | None:
+    """{pid: start time} of the ancestors up to the snakemake that this process is a job of.
+
+    Empty when that one is gone already, None when there is none.
+    """
+    pid, born, namespace = os.environ.get(SNAKEMAKE, "0:0:").split(":")
+    if namespace == _namespace():  # else in a container, where it has another number
+        chain = _up_to(lambda above: above == int(pid))
+        return chain if chain.get(int(pid)) == int(born) else {}
+
+    def named(above: int) -> bool:
+        with contextlib.suppress(OSError):
+            return _is_snakemake(Path(f"/proc/{above}/cmdline").read_bytes().split(b"\0"))
+        return False
+
+    return _up_to(named) or None
+
+
+def _up_to(found: Callable[[int], bool]) -> dict[int, int]:
+    """{pid: start time} of the ancestors up to the first that is `found`; empty without one."""
     chain: dict[int, int] = {}
     pid = os.getppid()
     while pid > 1 and (stat := _stat(pid)):
         chain[pid] = stat[1]
-        with contextlib.suppress(OSError):
-            program = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:4]
-            # python …/bin/snakemake, or python -m snakemake; a shell's script may only mention it
-            if any(os.path.basename(part) == b"snakemake" for part in program):
-                return chain
+        if found(pid):
+            return chain
         pid = stat[0]
     return {}
+
+
+def _namespace() -> str:
+    """Of this process's number."""
+    try:
+        return os.readlink("/proc/self/ns/pid")[5:-1]  # pid:[…]
+    except OSError:
+        return "-"
 
 
 def _stat(pid: int) -> tuple[int, int] | None:
@@ -154,7 +263,7 @@ def _signal(pids: Sequence[int], number: int) -> None:
 def _guard(parent: int, command: list[str]) -> int:
     """Run `command`, return its status; end it and its descendants on TERM, INT or orphanhood."""
     told = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in END:
         signal.signal(number, lambda *_: told.set())
     prctl = ctypes.CDLL(None).prctl
     prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # what the tool leaves behind becomes our child

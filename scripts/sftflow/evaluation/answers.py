@@ -17,7 +17,6 @@ can leave, is not an answer and is taken away.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -30,6 +29,7 @@ from pathlib import Path
 from sftflow.core.cli import UserError
 from sftflow.core.jsonio import canonical
 from sftflow.core.spans import merged
+from sftflow.core.worker import PATIENCE, alone
 
 SYNC = 1.0  # seconds
 PAUSE = 1.0  # seconds between two answers that still belong to the same asking
@@ -46,12 +46,19 @@ class AnswerStore:
     up. Of two answers to one request the own file's goes first, then by file name.
     """
 
-    def __init__(self, path: Path, patience: float = 30.0):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(path, "ab+")
+    def __init__(self, path: Path, patience: float = PATIENCE):
+        self._held = contextlib.ExitStack()
+        self._held.enter_context(alone(path, lock_of(path), patience))
+        try:
+            self._open(path)
+        except BaseException:
+            self._held.close()
+            raise
+
+    def _open(self, path: Path) -> None:
+        self._file = self._held.enter_context(open(path, "ab+"))
         self._mutex = threading.Lock()
         self._synced = time.monotonic()
-        lock(self._file, path, patience)
         drop_torn_line(self._file)
         # lines stay bytes until they are asked for: parsed they take several times the memory
         self._lines: dict[tuple[str, int], bytes] = {}
@@ -84,11 +91,11 @@ class AnswerStore:
 
     def close(self) -> None:
         os.fsync(self._file.fileno())
-        self._file.close()
+        self._held.close()
 
 
 @contextlib.contextmanager
-def answer_store(path: Path, patience: float = 30.0) -> Iterator[AnswerStore]:
+def answer_store(path: Path, patience: float = PATIENCE) -> Iterator[AnswerStore]:
     store = AnswerStore(path, patience)
     try:
         yield store
@@ -136,19 +143,6 @@ def drop_torn_line(file) -> None:
     file.truncate(file.read().rfind(b"\n") + 1)
 
 
-def lock(file, path: Path, patience: float) -> None:
-    """Hold `file` alone; UserError when another process still does after `patience` seconds.
-
-    The kernel drops the lock with the process, so a killed job leaves none behind.
-    """
-    end = time.monotonic() + patience
-    while True:
-        try:
-            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > end:
-                raise UserError(
-                    f"another process is still writing into {path}. Wait for it, or end it, "
-                    "and start again."
-                ) from None
-            time.sleep(0.2)
+def lock_of(path: Path) -> Path:
+    """Where those meet who want to append to `path`."""
+    return path.with_name(f".{path.name}.lock")

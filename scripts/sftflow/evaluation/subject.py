@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from sftflow.core import cli, identity, layout, process
+from sftflow.core import cli, identity, layout
 from sftflow.core.cli import UserError
 from sftflow.core.jsonio import read_record
 from sftflow.core.manifests import verified
@@ -34,7 +34,6 @@ class Subject:
     def asked(cls, args: argparse.Namespace) -> "Subject":
         """Of a program's arguments, in a process that is ready to ask. UserError when readiness
         speaks of other weights."""
-        process.follow_snakemake()
         offline()
         return cls.of(args, args.settings, args.output.parents[2])
 

@@ -16,7 +16,8 @@ TOKENS = re.compile(rf"([{CJK}]+)|([^\W_{CJK}]+)")  # characters, or one word
 FIRST_WORD = 0x40000  # no character is assigned from here on: room for 850,000 words
 UNKNOWN = "\0"
 # The label before an option: (A), A., A、, A: and their full-width forms, which are folded before.
-LABEL = re.compile(r"\s*(?:\([A-Za-z]\)|[A-Za-z]\s*[.)、:])\s*(?=\S)")
+# (?<!\s): once for each run of blanks, not from every blank of it.
+LABEL = re.compile(r"(?<!\s)\s*(?:\([A-Za-z]\)|[A-Za-z]\s*[.)、:])\s*(?=\S)")
 
 
 class _Folded(dict):

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import re
 import socket
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sftflow.core import environments, identity
+from sftflow.core.environ import for_tools
 from sftflow.core.jsonio import read_record
 from sftflow.serving.client import LOCAL, Manner, Server, ServerError
 
@@ -98,8 +98,8 @@ class Spec:
 
 
 def environment(spec: Spec) -> dict[str, str]:
-    """Environment of a server: no network, no proxy for this machine, the threads it may use."""
-    env = dict(os.environ)
+    """Environment of a server: no secret, no network, no proxy for this machine, its threads."""
+    env = for_tools()
     env |= without_proxy(env)
     env |= {
         "HF_HUB_OFFLINE": "1",
@@ -177,7 +177,7 @@ def _vllm(spec: Spec, running: Server, port: int) -> tuple[list[str], dict[str, 
         "generation-config": "vllm",  # what a request does not state is off, not the model's own
     }
     if spec.adapter:
-        rank = json.loads((spec.adapter / "adapter_config.json").read_text())["r"]
+        rank = json.loads((spec.adapter / "adapter_config.json").read_text("utf-8"))["r"]
         flags |= {
             "served-model-name": f"{running.model}-base",
             "enable-lora": "",
@@ -209,7 +209,7 @@ def _dtype(spec: Spec) -> str | None:
     if asked != "auto":
         return asked
     _, weights = spec.local()
-    config = json.loads((weights / "config.json").read_text())
+    config = json.loads((weights / "config.json").read_text("utf-8"))
     return config.get("dtype") or config.get("torch_dtype")
 
 

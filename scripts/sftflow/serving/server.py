@@ -75,7 +75,7 @@ def serve(spec: Spec, log: Path) -> Iterator[Server]:
     address = spec.address or Address(
         LOOPBACK, 0, f"sftflow-{secrets.token_hex(8)}", secrets.token_urlsafe(32)
     )
-    with _gpus(spec), socket.socket() as held:
+    with _gpus(spec) as on_gpu, socket.socket() as held:
         if address.port:
             refuse_taken(address.host, address.port)
         held.setsockopt(socket.SOL_SOCKET, SHARED_BY[spec.backend], 1)
@@ -93,7 +93,7 @@ def serve(spec: Spec, log: Path) -> Iterator[Server]:
         running.process = process.start(command, env=environment(spec) | env, log=log)
         try:
             wait_until_ready(running, spec.serving.get("ready_timeout") or 600)
-            _prove_versions(running, spec.record)
+            _prove_session(running, spec.record, on_gpu)
             yield running
         finally:
             running.close()
@@ -124,27 +124,29 @@ def _unusable(host: str, port: int) -> OSError | None:
 
 
 @contextlib.contextmanager
-def _gpus(spec: Spec) -> Iterator[None]:
-    """Hold the GPUs that the server needs, if this machine has any."""
+def _gpus(spec: Spec) -> Iterator[bool]:
+    """Hold the GPUs that the server needs, if this machine has any; whether it has."""
     if spec.cards:
-        yield
+        yield True
         return
     wanted = gpus_of(spec)
     with contextlib.ExitStack() as stack:
         try:
             claimed = stack.enter_context(gpu.claim(wanted))
         except cli.UserError as error:
-            raise ServerError(f"{error}: lower serving.gpus") from error
+            raise ServerError(str(error)) from error
         device = spec.serving.get("device")
         if not claimed and device == "cuda":
-            raise ServerError("serving.device is cuda, and this machine shows no GPU")
+            raise ServerError(
+                f"serving.device is cuda, and this machine shows no GPU: {gpu.unseen()}"
+            )
         if not claimed and device != "cpu" and spec.backend == "vllm":
             raise ServerError(
                 "the backend vllm needs a GPU, and NVIDIA's library (nvidia-ml-py) shows "
                 "none here: set serving.backend to transformers (or serving.device to cpu, if your "
                 "vLLM is one for CPUs)"
             )
-        yield
+        yield bool(claimed)
 
 
 def gpus_of(spec: Spec) -> int:
@@ -250,14 +252,21 @@ def _other_models(running: Server) -> str:
     )
 
 
-def _prove_versions(running: Server, record: Path | None) -> None:
-    """The server was imported from the packages that its environment's record names."""
+def _prove_session(running: Server, record: Path | None, on_gpu: bool) -> None:
+    """The server computes where it is meant to, and was imported from the packages that its
+    environment's record names."""
+    try:
+        session = running.get("/session")
+    except ServerError:  # vLLM has no such address, and starts nowhere but on its GPU
+        return
+    if on_gpu and session.get("device") == "cpu":
+        raise ServerError(
+            "the server computes on the CPU, though it was given a GPU: its torch can't use it. "
+            f"{running.log_excerpt()}"
+        )
     if record is None:
         return
-    try:
-        told = running.get("/session")["versions"]
-    except ServerError:  # vLLM has no such address
-        return
+    told = session.get("versions", {})
     packages = read_record(record)["packages"]
     other = [name for name in told if name in packages and packages[name] != told[name]]
     if other:

@@ -4,7 +4,7 @@
 
 Loaded by `external_plugins:` in command.yaml, it registers the callback `sftflow`, which writes one
 JSON line per event into the file that the environment variable SFTFLOW_PLUGIN describes:
-{"events": path, "train_rows": n, "validation_rows": n, "fused_lora": bool,
+{"events": path, "device": cuda|cpu, "train_rows": n, "validation_rows": n, "fused_lora": bool,
 "checkpointed_layers": n, "stock": bool, "keep": checkpoints whose weights outlive the trainer's own
 (all or steps)}. Without the variable it only watches the loss. On CUDA it also brings the faster
 parts of sftflow.kernels; `stock` leaves ms-swift's training loop as it is. What it changes in other
@@ -19,7 +19,7 @@ packages stands in patches.py. The events:
                 labelled token), token accuracy, and of each batch, in order, losses and labelled
     saved       a checkpoint that is complete: its files and their sizes are beside it
     end         peak memory
-    failed      kind (out_of_memory, diverged, rows, flags) and message
+    failed      kind (out_of_memory, diverged, device, rows, flags) and message
 """
 
 import dataclasses
@@ -73,6 +73,12 @@ class Monitor(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         trainer, asked = self.trainer, options()
         self.main = state.is_world_process_zero
+        if asked.get("device") == "cuda" and args.device.type == "cpu":
+            raise Stop(
+                "device",
+                "it was given a GPU, and computes on the CPU: its torch can't use that GPU (is the "
+                "driver as new as torch's CUDA wants it, are /dev/nvidia* there?)",
+            )
         rows = {"train_rows": len(trainer.train_dataset)}
         if trainer.eval_dataset is not None:
             rows["validation_rows"] = len(trainer.eval_dataset)
