@@ -228,9 +228,13 @@ def ours(work: Path, log: Path, backend: str, size: int | None, seconds: float) 
     env = ENVIRONMENTS[backend]
     about = {"env": env, "lock": None, **environment.inspect(python(env))}
     write_record(results / f"environments/{env}.json", about)
-    benchmark = {"dataset": "general_mcq", "subsets": ["made_up"], "shots": 0, "repeats": 1}
+    benchmark = {
+        "dataset": "general_mcq", "subsets": ["made_up"], "shots": 0, "repeats": 1,
+        "generation": GENERATION,
+    }  # fmt: skip
     settings = {
         "subject": "random", "suite": "suite", "form": "base", "model": MODEL, "serving": serving,
+        "backend": {"name": backend},
         "generation": GENERATION, "benchmarks": {"questions": benchmark},
     }  # fmt: skip
     weights = results / "models/random/weights"
