@@ -1,8 +1,10 @@
 """Somebody else's service, as it is: asked through the real openai library over a local socket."""
 
 import gzip
+import http.server
 import json
 import random
+import threading
 import time
 
 import pytest
@@ -223,6 +225,42 @@ def test_what_brings_no_answer_is_one_clear_error(reply, said):
     assert KEY not in message and len(message) < 1500
     if "fewer shots" not in said:
         assert "too long" not in message, "advice only where it fits"
+
+
+def test_a_connection_that_its_server_is_about_to_close_is_not_used_again(monkeypatch):
+    """uvicorn, so ms-swift's and vLLM's server, closes a connection that was idle for 5 s; a
+    question sent in that moment came back as "Server disconnected", and a whole suite failed."""
+    monkeypatch.setattr(client, "IDLE", 0.2)
+    body = json.dumps(completion("ANSWER: B")).encode()
+    connections = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            if self.connection in connections:  # it is closed, not answered
+                self.close_connection = True
+                return
+            connections.append(self.connection)
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listening:
+        threading.Thread(target=listening.serve_forever, daemon=True).start()
+        running = client.Server(f"http://127.0.0.1:{listening.server_port}/v1", "m", "none")
+        for _ in range(2):
+            answer, _ = running.ask(QUESTION, "m")
+            assert text(answer) == "ANSWER: B"
+            time.sleep(0.3)
+        running.close()
+        listening.shutdown()
+    assert len(connections) == 2
 
 
 def test_a_redirect_never_takes_the_key_along():

@@ -142,3 +142,21 @@ def test_who_has_lost_its_lock_ends(tmp_path, monkeypatch):
     with worker.alone("it", tmp_path / "lock"):
         (tmp_path / "lock").unlink()
         assert ended.wait(5)
+
+
+def test_a_file_system_that_numbers_a_file_anew_takes_no_lock_away(tmp_path, monkeypatch):
+    """Seen in a sandbox: after minutes another inode, the same file; a job was ended by mistake."""
+    monkeypatch.setattr(worker, "LEASE", 0.6)
+    lock, told = tmp_path / "lock", []
+    monkeypatch.setattr(os, "kill", lambda *told_: told.append(told_))
+    with worker.alone("it", lock):
+        other = lock.with_name("copy")
+        other.write_bytes(lock.read_bytes())
+        other.replace(lock)
+        for _ in range(10):
+            time.sleep(0.2)
+            assert time.time() - lock.stat().st_mtime < 0.6, "it is touched no more"
+        assert not told
+        lock.unlink()
+        time.sleep(0.5)
+        assert told, "a lock that is gone is lost"

@@ -4,7 +4,8 @@ A job may outlive the snakemake that submitted it, and two clones may share thei
 kernel of one host can't tell who is at work. filelock's lease can: a file made with O_EXCL that
 names host, process and the process's start, and is touched while its holder lives. A holder of this
 host that is gone loses it at once, one of another host after LEASE seconds without a touch, by the
-clock of whoever waits. A holder that lost it (it slept, or its disk did) ends.
+clock of whoever waits. A holder that lost it (it slept, or its disk did) ends; one whose file is
+still its own did not lose it, whatever number the file system calls it by now.
 
 Needs filelock, as every environment with a program of ours has it.
 """
@@ -15,10 +16,12 @@ import os
 import platform
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from sftflow.core import process
 from sftflow.core.cli import UserError, note
@@ -42,8 +45,9 @@ def alone(what: str | Path, lock: Path, patience: float = PATIENCE) -> Iterator[
     lock.parent.mkdir(parents=True, exist_ok=True)
     lease = SoftFileLease(
         lock, lease_duration=LEASE, thread_local=False, poll_interval=0.2,
-        on_compromise=lambda _: _lost(what),
+        on_compromise=lambda seen: _doubted(what, lock, seen, ended),
     )  # fmt: skip
+    ended = threading.Event()
     holder = lock.with_name(f"{lock.name}.holder")
     try:
         lease.acquire(timeout=0)
@@ -64,6 +68,7 @@ def alone(what: str | Path, lock: Path, patience: float = PATIENCE) -> Iterator[
         write_json(holder, _this())
         yield
     finally:
+        ended.set()
         holder.unlink(missing_ok=True)
         lease.release()
 
@@ -112,9 +117,30 @@ def _wait_for_tools(before: dict) -> None:
         time.sleep(0.2)
 
 
-def _lost(what: str | Path) -> None:
-    print(
-        f"error: this job gave no sign of life for {LEASE:g} s, and another one took {what} over",
-        file=sys.stderr, flush=True,
-    )  # fmt: skip
-    os.kill(os.getpid(), signal.SIGTERM)
+def _doubted(what: str | Path, lock: Path, seen: Any, ended: threading.Event) -> None:
+    """The lease saw something that it takes for a loss, and touches its file no more.
+
+    Some file systems (of sandboxes) number a file anew while it is open. As long as the file holds
+    the lease's own token, nobody took it, and it is touched here instead.
+    """
+    while not ended.is_set():
+        if not _touched(lock, seen.token) and not ended.is_set():
+            print(
+                f"error: this job lost the lock of {what} ({seen.reason}): it gave no sign of life "
+                f"for {LEASE:g} s and another one took over, or {lock} was deleted",
+                file=sys.stderr, flush=True,
+            )  # fmt: skip
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
+        ended.wait(LEASE / 3)
+
+
+def _touched(lock: Path, token: str) -> bool:
+    """Whether the lock is still there and ours. Who checks it moves it aside for a moment."""
+    for _ in range(3):
+        with contextlib.suppress(OSError):
+            if token in lock.read_text("utf-8"):
+                os.utime(lock)
+                return True
+        time.sleep(0.1)
+    return False

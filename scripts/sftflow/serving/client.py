@@ -33,6 +33,7 @@ ERRORS = 5  # the first ones that a log names
 ERROR = re.compile(r"^(?:\(.*?\) )?(?:ERROR .*?\] )?((?:\w+\.)*\w*(?:Error|Exception): .+)$", re.M)
 
 CONNECT = 30.0  # seconds that a connection may take
+IDLE = 2.0  # seconds after which a connection is not used again
 LARGEST = 64 * 2**20  # bytes of a response
 SHOWN = 500  # characters of a server's words in an error
 BACKOFF, LONGEST_BACKOFF = 0.5, 8.0  # seconds; doubled from attempt to attempt
@@ -154,7 +155,9 @@ class Server:
         key = sendable(self.key, f"the key (environment variable {manner.key_env})")
         try:
             http = httpx.Client(
-                limits=httpx.Limits(max_connections=None),
+                # an idle connection is left before its server closes it, which many do after 5 s:
+                # one that is closed as a question is sent on it fails the question
+                limits=httpx.Limits(max_connections=None, keepalive_expiry=IDLE),
                 follow_redirects=False,
                 trust_env=not self.local,  # proxies of the environment
                 event_hooks={"response": [_bound]},
