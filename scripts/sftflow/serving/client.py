@@ -33,7 +33,6 @@ ERRORS = 5  # the first ones that a log names
 ERROR = re.compile(r"^(?:\(.*?\) )?(?:ERROR .*?\] )?((?:\w+\.)*\w*(?:Error|Exception): .+)$", re.M)
 
 CONNECT = 30.0  # seconds that a connection may take
-IDLE = 2.0  # seconds after which a connection is not used again
 LARGEST = 64 * 2**20  # bytes of a response
 SHOWN = 500  # characters of a server's words in an error
 BACKOFF, LONGEST_BACKOFF = 0.5, 8.0  # seconds; doubled from attempt to attempt
@@ -155,9 +154,10 @@ class Server:
         key = sendable(self.key, f"the key (environment variable {manner.key_env})")
         try:
             http = httpx.Client(
-                # an idle connection is left before its server closes it, which many do after 5 s:
-                # one that is closed as a question is sent on it fails the question
-                limits=httpx.Limits(max_connections=None, keepalive_expiry=IDLE),
+                # A connection for each question. An idle one may be closed as it is used again: by
+                # its server, which many do after 5 s, or by another thread, to which it looked
+                # expired (seen with 256 at once). Both fail a question that is worth seconds.
+                limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
                 follow_redirects=False,
                 trust_env=not self.local,  # proxies of the environment
                 event_hooks={"response": [_bound]},
