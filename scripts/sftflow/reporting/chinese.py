@@ -311,6 +311,41 @@ CHINESE_PATTERNS = [
     (re.compile(r"^incomplete: (.*)$", re.S), r"不完整：\1"),
 ]
 
+# Of the page of answers (templates/answers.js, answers.html.j2).
+ANSWERS_PAGE = {
+    "Answers side by side": "回答对照",
+    "Pair": "对比",
+    "Benchmark": "数据集",
+    "Subset": "子集",
+    "Search": "搜索",
+    "all": "全部",
+    "j, k or ← →: next, previous; /: search": "j、k 或 ← →：下一题、上一题；/：搜索",
+    "What is not here": "此处没有的内容",
+    "All": "全部",
+    "Fixed": "改对",
+    "Broken": "改错",
+    "Unstated": "未明示",
+    "Misread": "误读",
+    "Cut off": "被截断",
+    "Empty": "空回答",
+    "Contaminated": "受污染",
+    "questions": "题",
+    "No question is left by these filters.": "没有符合筛选条件的题目。",
+    "No answers are here.": "此处没有回答。",
+    "Link to this question": "本题链接",
+    "Target": "标准答案",
+    "It was asked in other words": "提问措辞不同",
+    "Reasoning": "思考过程",
+    "Stated": "明示",
+    "Read": "读取",
+    "Score": "得分",
+    "Ending": "结束方式",
+    "complete": "完整",
+    "cut off": "被截断",
+    "empty": "空",
+    "refused": "拒答",
+}
+
 
 def translate(frame: pd.DataFrame, language: str) -> pd.DataFrame:
     if language != "zh":

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from sftflow.core.layout import answers_at, pair_name
 from sftflow.reporting.cells import (
     Cell,
     Draws,
@@ -329,7 +330,7 @@ def bounds(name: str, interval: stats.Interval | None) -> dict[str, float | None
 def judged(row: dict) -> dict:
     """The columns that every claim has, from its difference on."""
     return {
-        "Difference": points(row.get("difference"), _pair(row, "ci")),
+        "Difference": _to_answers(row, points(row.get("difference"), _pair(row, "ci"))),
         "Fixed / broken": f"{row['fixed']} / {row['broken']}" if "fixed" in row else NONE,
         "p": p_value(row.get("p")),
         "p (Holm)": p_value(row.get("p_holm")),
@@ -475,6 +476,14 @@ def _linked(row: dict, side: str) -> str:
     if score is None:
         return NONE
     return link(f"scores/{row[side]}/{row['benchmark']}.json", percent(score))
+
+
+def _to_answers(row: dict, text: str) -> str:
+    """To the answers of a pair, side by side; a recipe's are those of its trainings."""
+    if row.get("difference") is None or row["trainings"] > 1:
+        return text
+    pair = pair_name({side: row[side] for side in ("baseline", "candidate")})
+    return link(answers_at(pair=pair, benchmark=row["benchmark"] or ""), text)
 
 
 def _pair(row: dict, name: str) -> tuple[float, float] | None:

@@ -5,7 +5,6 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 
 import jinja2
 import pandas as pd
@@ -14,11 +13,11 @@ from sftflow.config import schema
 from sftflow.core.jsonio import read_record
 from sftflow.core.layout import Results
 from sftflow.core.spans import merged
+from sftflow.reporting import browser, figures
 from sftflow.reporting import cells as tables_cells
 from sftflow.reporting import comparison as tables_comparison
 from sftflow.reporting import curve as tables_curve
 from sftflow.reporting import dialogue as tables_dialogue
-from sftflow.reporting import figures
 from sftflow.reporting import records as tables_records
 from sftflow.reporting import suites as tables_scores
 from sftflow.reporting import sweeps as tables_sweeps
@@ -31,10 +30,8 @@ from sftflow.reporting.chinese import (
     translate,
 )
 from sftflow.reporting.flags import training_flags
-from sftflow.reporting.text import MISSING, NONE
+from sftflow.reporting.text import MISSING, NONE, TEMPLATES
 from sftflow.scoring import stats
-
-TEMPLATES = Path(__file__).parent / "templates"
 
 
 def collect(study: dict, results: Results) -> dict:
@@ -60,6 +57,7 @@ def collect(study: dict, results: Results) -> dict:
     return {
         "study": study,
         "cells": cells,
+        "answers": browser.answers(study, results, cells),
         "sweeps": sweeps,
         "sweep": dict(tables_sweeps.sweep_table(study, results, cells, draws).sections),
         "chosen": tables_sweeps.chosen(sweeps),
@@ -362,15 +360,17 @@ def upright(frame: pd.DataFrame, language: str) -> pd.DataFrame:
 NAMES = {"zh": "中文", "en": "English"}
 
 
-def html(pages: dict[str, str], pictures: dict[str, str]) -> str:
+def html(pages: dict[str, str], pictures: dict[str, str], shown: browser.Shown) -> str:
     """One page with every language; Markdown is rendered without raw HTML, so answers of a model
-    that contain markup stay text."""
+    that contain markup stay text. Scores and differences lead to the answers, as far as they are
+    shown: the page travels without the files of results/."""
     parser = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True)
     bodies = {
         language: embed(parser.render(text).replace("&lt;br&gt;", "<br>"), pictures)
         for language, text in pages.items()
     }
+    bodies = {language: browser.lead(body, shown) for language, body in bodies.items()}
     return environment.get_template("report.html.j2").render(bodies=bodies, names=NAMES)
 
 

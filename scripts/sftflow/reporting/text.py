@@ -4,12 +4,15 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from sftflow.core.jsonio import write_text
 from sftflow.core.layout import PATHS, Results
+
+TEMPLATES = Path(__file__).parent / "templates"
 
 NONE = "—"  # has no meaning here, or could not be computed
 MISSING = "missing"
