@@ -320,7 +320,8 @@ def test_suites_are_tested_as_one(tmp_path):
     expected = stats.compare(base, tuned)
     assert (row["n"], row["Fixed / broken"]) == (60, f"{expected.fixed} / {expected.broken}")
     assert row["p"] == tables_text.p_value(expected.p)
-    assert row["Difference"] == tables_text.points(expected.difference, expected.interval(0.05))
+    said = tables_text.points(expected.difference, expected.interval(0.05))
+    assert row["Difference"] == f"[{said}](../report/answers.html#pair=base--tuned)"
     (tmp_path / "scores/tuned/mmlu.json").unlink()
     row = section(build(tmp_path, "comparison")["comparison"], "Suites")[0]
     assert row["n"] == row["p"] == row["Fixed / broken"] == tables_text.NONE
