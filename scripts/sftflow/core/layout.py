@@ -67,7 +67,9 @@ PATHS = Paths()
 TABLES = (
     "training", "inference", "comparison", "dialogue", "curve", "chat", "data", "sweep", "plan",
 )  # fmt: skip
-FIGURES = ("loss", "learning_rate", "learning_curve", "scores", "token_lengths", "sweep")
+FIGURES = (
+    "differences", "loss", "learning_rate", "learning_curve", "scores", "token_lengths", "sweep",
+)  # fmt: skip
 
 CRISIS = "config/dialogue/crisis.jsonl"  # messages of a crisis that come with the workflow
 NLTK_DATA = "nltk_data"  # beside the questions whose scorer reads it

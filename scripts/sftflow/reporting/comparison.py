@@ -6,7 +6,7 @@ interval, and the interval is at the level at which Holm's procedure tested the 
 so that p, interval, verdict and detectable difference speak of one test.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,18 +22,21 @@ from sftflow.reporting.cells import (
     seed_groups,
     suite_items,
 )
+from sftflow.reporting.flags import Flag
 from sftflow.reporting.text import (
     NONE,
     Table,
     confidence_text,
     label,
     link,
+    number,
     p_value,
     percent,
     points,
 )
 from sftflow.scoring import stats
 
+UNLIKE = ("unequal sample sets", "metrics differ")  # a problem that another evaluation solves
 ALL = "all questions"  # in the column of benchmarks: the suite's own claim
 
 
@@ -239,8 +242,7 @@ def benchmark_claim(cells: list[Cell | None], candidate: Candidate, seed: int) -
         sizes = " and ".join(str(score["n"]) for score in scores)
         return {
             **row,
-            "problem": f"unequal sample sets ({sizes} questions, not the same ones): evaluate them "
-            "again with the same benchmark settings",
+            "problem": f"unequal sample sets ({sizes} questions, not the same ones)",
         }
     metrics = dict.fromkeys(score["metric"] for score in scores)
     if len(metrics) > 1:
@@ -322,6 +324,25 @@ def judge(row: dict, margin: float) -> None:
 def bounds(name: str, interval: stats.Interval | None) -> dict[str, float | None]:
     low, high = interval or (None, None)
     return {f"{name}_low": low, f"{name}_high": high}
+
+
+SHIFT = 0.1  # of the answers: so many more or fewer that state nothing
+
+
+def comparison_flags(study: dict, rows: list[dict]) -> Iterator[Flag]:
+    """Claims that say less than they seem to: of contaminated questions, of a format, of none."""
+    for row in rows:
+        name = label(study, "benchmarks", row["benchmark"]) if row["benchmark"] else row["suite"]
+        if row.get("clean_verdict", row["verdict"]) != row["verdict"] != stats.UNDECIDED:
+            values = {"verdict": row["verdict"], "clean": row["clean_verdict"]}
+            values |= {"of": name, "n": number(row["clean_n"])}
+            yield Flag("contaminated verdict", row["candidate"], values)
+        before, after = (row.get(f"{side}_unparsed_share") for side in ("baseline", "candidate"))
+        if before is not None and abs(after - before) > SHIFT:
+            values = {"benchmark": name, "before": percent(before), "after": percent(after)}
+            yield Flag("format shift", row["candidate"], values)
+        if row["benchmark"] and (why := row.get("problem", "")).startswith(UNLIKE):
+            yield Flag("not comparable", row["candidate"], {"benchmark": name, "why": why})
 
 
 # --- how they look -------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ class Curves:
         self.study, self.results = study, results
         self.runs = [name for name, run in study["runs"].items() if run["training"]["checkpoints"]]
         self.notes: list[str] = []
+        self.stale: dict[str, str] = {}  # what: why
         self.rows: list[dict] = []
         self.choices: list[dict] = []
         for run in self.runs:
@@ -57,7 +58,8 @@ class Curves:
             changed.append("training")
         if changed:
             where = PATHS.curve.format(run=run)
-            self.notes.append(f"Stale, left out: {where} ({'; '.join(changed)}).")
+            self.stale[where] = "; ".join(changed)
+            self.notes.append(f"Stale, left out: {where} ({self.stale[where]}).")
             return None
         if record["missing"]:
             self.notes.append(
@@ -125,10 +127,13 @@ def verdict(best: dict, last: dict) -> str:
     return OVERFITTING if best["step"] else NEVER
 
 
+WENT_WRONG = {OVERFITTING: "overfitted", NEVER: "never better"}
+
+
 def curve_flags(found: Curves) -> list[Flag]:
     return [
         Flag(
-            "overfitted",
+            WENT_WRONG[one["verdict"]],
             one["run"],
             {
                 "step": str(one["best"]), "before": number(one["best_loss"], 3),
@@ -137,7 +142,7 @@ def curve_flags(found: Curves) -> list[Flag]:
             },
         )
         for one in found.choices
-        if one["verdict"] == OVERFITTING
+        if one["verdict"] in WENT_WRONG
     ]  # fmt: skip
 
 

@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 
 import jinja2
 import pandas as pd
@@ -14,7 +15,6 @@ from sftflow.core.jsonio import read_record
 from sftflow.core.layout import Results
 from sftflow.core.spans import merged
 from sftflow.reporting import browser, figures
-from sftflow.reporting import cells as tables_cells
 from sftflow.reporting import comparison as tables_comparison
 from sftflow.reporting import curve as tables_curve
 from sftflow.reporting import dialogue as tables_dialogue
@@ -22,37 +22,23 @@ from sftflow.reporting import records as tables_records
 from sftflow.reporting import suites as tables_scores
 from sftflow.reporting import sweeps as tables_sweeps
 from sftflow.reporting import text as tables_text
-from sftflow.reporting.chinese import (
-    CHINESE_CELLS,
-    FOREIGN_CODE,
-    chinese,
-    chinese_flag,
-    translate,
-)
-from sftflow.reporting.flags import training_flags
+from sftflow.reporting.chinese import FOREIGN_CODE, said, translate
+from sftflow.reporting.evidence import Evidence
+from sftflow.reporting.summary import flag_groups, headline
 from sftflow.reporting.text import MISSING, NONE, TEMPLATES
 from sftflow.scoring import stats
 
 
 def collect(study: dict, results: Results) -> dict:
     """Everything that the templates show; tables in English, translated when they are shown."""
-    references = schema.references()
-    cells = tables_cells.load_cells(study, results)
-    draws = tables_cells.suite_draws(study, cells)
-    compared = tables_comparison.comparison_rows(study, cells)
-    comparison = tables_comparison.comparison_table(study, cells, draws, compared)
-    training = {
-        name: record
-        for name in study["runs"]
-        if (record := results.read(f"runs/{name}/training.json"))
-    }
+    evidence = Evidence(study, results, schema.references())
+    cells, draws, talk, curves = evidence.cells, evidence.draws, evidence.talk, evidence.curves
+    comparison = tables_comparison.comparison_table(study, cells, draws, evidence.rows)
     suites = {
-        suite: tables_scores.suite_table(study, suite, cells, draws, references)
+        suite: tables_scores.suite_table(study, suite, cells, draws, evidence.references)
         for suite in study["evaluate"]["suites"]
     }
-    talk = tables_dialogue.Compared(study, results)
-    curves = tables_curve.Curves(study, results)
-    dialogue = tables_dialogue.dialogue_table(talk, tables_dialogue.suite_claims(compared))
+    dialogue = tables_dialogue.dialogue_table(talk, evidence.claims)
     sweeps = tables_sweeps.points(study, results)
     return {
         "study": study,
@@ -65,7 +51,7 @@ def collect(study: dict, results: Results) -> dict:
         "environments": environment_frame(results),
         "data": dict(tables_records.data_table(study, results).sections),
         "settings": settings_frame(study),
-        "training_records": training,
+        "training_records": evidence.training,
         "fits": {
             name: receipt["tokens"]
             for name in study["runs"]
@@ -84,14 +70,12 @@ def collect(study: dict, results: Results) -> dict:
         "suites": {suite: report_sections(table) for suite, table in suites.items()},
         "comparison": dict(comparison.sections),
         "dialogue": dict(dialogue.sections),
-        "broken": tables_dialogue.dialogue_flags(talk),
         "curve_rows": curves.rows,
         "curve": dict(tables_curve.curve_table(curves, cells).sections),
         "choices": curves.choices,
-        "verdicts": verdicts(study, comparison.data),
-        "flags": [flag for item in training.items() for flag in training_flags(*item)]
-        + tables_curve.curve_flags(curves),
-        "problems": problems(cells),
+        "headline": {each: headline(evidence, each) for each in study["languages"]},
+        "flags": evidence.flags,
+        "differences": named_differences(study, evidence.rows),
         "reach": reach(comparison.data),
         "provenance": provenance(cells),
     }
@@ -206,54 +190,6 @@ def report_sections(table: tables_text.Table) -> dict[str, pd.DataFrame]:
     return sections
 
 
-KINDS = {
-    stats.BETTER: "better", stats.WORSE: "worse", stats.SAME: "same", stats.UNDECIDED: "undecided",
-}  # fmt: skip
-
-
-def verdicts(study: dict, rows: pd.DataFrame) -> list[dict]:
-    """Per candidate: its suites' own verdicts, and its benchmarks by verdict.
-
-    `trainings` is 1 where the candidate is one subject, and the number of seeds of a recipe.
-    """
-    found: dict[tuple, dict] = {}
-    for row in rows.to_dict("records"):
-        entry = found.setdefault(
-            (row["baseline"], row["candidate"], row["trainings"] > 1),
-            {
-                "baseline": row["baseline"], "candidate": row["candidate"],
-                "trainings": row["trainings"], "suites": [],
-                "better": [], "worse": [], "same": [], "undecided": [], "problem": [],
-            },
-        )  # fmt: skip
-        if not row["benchmark"]:
-            entry["suites"].append((row["suite"], row["verdict"]))
-        else:
-            kind = KINDS.get(row["verdict"], "problem")
-            entry[kind].append(tables_text.label(study, "benchmarks", row["benchmark"]))
-    return list(found.values())
-
-
-def problems(cells: dict) -> list[str]:
-    """What a reader must know before believing the scores."""
-    found = [
-        f"`{cell.subject}` {cell.benchmark}: {cell.note}"
-        for cell in cells.values()
-        if not cell.usable
-    ]
-    for cell in cells.values():
-        if cell.usable:
-            found += [
-                f"`{cell.subject}` {cell.benchmark}: {w}"
-                for w in tables_scores.warnings(cell, None)
-            ]
-    if len(found) > 30:
-        kinds = Counter(cell.state for cell in cells.values())
-        counts = ", ".join(f"{count} {state}" for state, count in sorted(kinds.items()))
-        return [f"{len(cells)} scores: {counts}", *found[:30], "…"]
-    return found
-
-
 def reach(rows: pd.DataFrame) -> list[dict]:
     """Undecided claims about subjects, with the difference that their n could have shown."""
     if "detectable" not in rows:
@@ -306,18 +242,35 @@ def draw(study: dict, found: dict) -> dict[str, str]:
     chance = {}
     for cell in found["cells"].values():
         if cell.usable and cell.score["ci95"]:
-            benchmark = study["benchmarks"][cell.benchmark]["label"] or cell.benchmark
+            benchmark = tables_text.label(study, "benchmarks", cell.benchmark)
+            subject = tables_text.label(study, "subjects", cell.subject)
             values = (cell.score["score"], *cell.score["ci95"])
-            points.setdefault(cell.subject, {})[benchmark] = values
+            points.setdefault(subject, {})[benchmark] = values
             chance[benchmark] = cell.score["chance"]
     return {
         "loss": figures.loss(found["training_records"]),
         "learning_rate": figures.learning_rate(found["training_records"]),
         "learning_curve": figures.learning_curve(found["curve_rows"]),
+        "differences": figures.differences(found["differences"], study["statistics"]["margin"]),
         "scores": figures.scores(points, chance),
         "token_lengths": figures.token_lengths(found["fits"], found["turns"]),
         "sweep": figures.sweep(tables_sweeps.drawn(found["sweeps"])),
     }
+
+
+def named_differences(study: dict, rows: list[dict]) -> list[dict]:
+    """The claims that have an interval, as figures.differences draws them."""
+    label = partial(tables_text.label, study)
+    return [
+        {
+            "pair": f"{label('subjects', row['candidate'])} − {label('subjects', row['baseline'])}",
+            "name": label("benchmarks", row["benchmark"]) if row["benchmark"] else row["suite"],
+            "suite": not row["benchmark"],
+            **{key: row[key] for key in ("difference", "ci_low", "ci_high", "verdict")},
+        }
+        for row in rows
+        if row.get("ci_low") is not None
+    ]
 
 
 def page(language: str, found: dict) -> str:
@@ -327,16 +280,18 @@ def page(language: str, found: dict) -> str:
     )  # fmt: skip
     environment.filters["table"] = lambda frame: shown(frame, translate, language)
     environment.filters["upright"] = lambda frame: shown(frame, upright, language)
-    environment.filters["flag"] = chinese_flag if language == "zh" else str
-    environment.filters["verdict"] = lambda verdict: (
-        CHINESE_CELLS["Verdict"].get(verdict, chinese(verdict)) if language == "zh" else verdict
+    environment.filters["grouped"] = lambda flags, each: flag_groups(
+        found["study"], flags, language, each
     )
+    environment.filters["said"] = lambda text: said(text, language)
     environment.filters["roughly"] = tables_comparison.roughly
     environment.filters["percent"] = tables_text.percent
     environment.filters["rise"] = tables_curve.rise_text
     environment.filters["number"] = tables_text.number
     environment.filters["duration"] = tables_text.duration
-    text = environment.get_template(f"report.{language}.md.j2").render(**found, none=NONE)
+    text = environment.get_template(f"report.{language}.md.j2").render(
+        **found | {"headline": found["headline"][language]}, none=NONE
+    )
     return re.sub(r"\n{3,}", "\n\n", text)
 
 

@@ -66,6 +66,11 @@ def _signed(share: float) -> str:
     return f"{round(100 * share, 1) + 0.0:+.1f}"  # + 0.0: never -0.0
 
 
+def interval_of(row: dict) -> tuple[float, float] | None:
+    """Of a raw row."""
+    return None if row.get("ci_low") is None else (row["ci_low"], row["ci_high"])
+
+
 def p_value(p: float | None) -> str:
     if p is None:
         return NONE
@@ -102,8 +107,9 @@ def pick(record: dict | None, path: str) -> Any:
 
 
 def label(study: dict, kind: str, name: str) -> str:
-    """What a person reads for a benchmark or subject: its label."""
-    return study[kind][name]["label"] or name
+    """What a person reads for a benchmark, subject or run: its label; the name of what has none, as
+    a recipe of several seeds, or is gone from the config."""
+    return study[kind].get(name, {}).get("label") or name
 
 
 def headings(study: dict, kind: str, names: Iterable[str]) -> dict[str, str]:
