@@ -211,7 +211,7 @@ def test_format_and_knowledge_stand_apart_in_a_comparison(results):
     assert section(found["comparison"], "Benchmarks")[1]["Unstated"] == "75.0 → 0.0"
     base, tuned = (
         next(r for r in section(found["psychology"], "Details") if r["Subject"] == name)
-        for name in ("base", "tuned")
+        for name in ("Base 1B", "tuned")
     )
     assert base["Accuracy"].startswith("50.0 [") and base["Strict"].startswith("0.0 [")
     assert base["Flags"] == "unstated, misread" and tuned["Flags"] == tables_text.NONE
@@ -234,7 +234,7 @@ def test_misread_and_empty_answers_are_warned_of(results):
         results, made_up.write_session(results, study, "base", "psychology", {"mmlu": records})
     )
     details = section(build(results, "psychology")["psychology"], "Details")
-    row = next(r for r in details if r["Subject"] == "base")
+    row = next(r for r in details if r["Subject"] == "Base 1B")
     assert row["Flags"] == "empty, misread"
     assert (row["Misread"], row["Empty"], row["Unstated"]) == ("97.5", "2.5", "2.5")
 
@@ -251,7 +251,7 @@ def test_loops_that_were_cut_off_are_warned_of(results):
         results, made_up.write_session(results, study, "base", "psychology", {"mmlu": records})
     )
     details = section(build(results, "psychology")["psychology"], "Details")
-    row = next(r for r in details if r["Subject"] == "base")
+    row = next(r for r in details if r["Subject"] == "Base 1B")
     assert row["Accuracy"].startswith("25.0 [") and row["Strict"].startswith("0.0 [")
     assert row["Flags"] == "unstated, cut off, misread"
 

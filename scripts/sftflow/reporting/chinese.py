@@ -372,6 +372,7 @@ SENTENCES = {
     "{candidate} (the recipe, {seeds} seeds) against {baseline}": (
         "{candidate}（训练方案，{seeds} 个种子）对比 {baseline}"
     ),
+    "More columns": "其余各列",
     "{count} more": "另有 {count} 项",
     "{count} more: {names}": "另有 {count} 条：{names}",
     "{text} and {count} more": "{text} 等另外 {count} 个",
@@ -412,7 +413,7 @@ CATALOGUE = CHINESE | VERDICTS | REASONS | POINTS | KINDS_OF_LOSS | SENTENCES
 CHINESE_PATTERNS = [
     (re.compile(r"^missing$"), "缺失"),
     (re.compile(r"^(\d+) \(served\)$"), r"\1（部署）"),
-    (re.compile(r"^[Ss]uite (\S+)$"), r"评测集 \1"),
+    (re.compile(r"^suite (\S+)$", re.I), r"评测集 \1"),
     (
         re.compile(r"unequal sample sets \((\d+) and (\d+) questions, not the same ones\)"),
         r"题目集合不同（\1 题与 \2 题）",

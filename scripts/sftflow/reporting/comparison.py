@@ -91,7 +91,7 @@ def comparison_table(study: dict, cells: dict, draws: Draws, rows: list[dict]) -
         "differences in percentage points. The suites' own tests, over all their questions, are "
         f"the primary ones; {confidence_text(study)} interval where nothing is adjusted.",
         [
-            ("Suites", suite_frame([row for row in single if not row["benchmark"]])),
+            ("Suites", suite_frame(study, [row for row in single if not row["benchmark"]])),
             ("Benchmarks", benchmark_frame(study, cells, benchmarks)),
             *([("Seeds together", recipe_frame(study, recipes))] if recipes else []),
             ("Format or knowledge", form_frame(study, benchmarks)),
@@ -352,10 +352,11 @@ def judged(row: dict) -> dict:
     """The columns that every claim has, from its difference on."""
     return {
         "Difference": _to_answers(row, points(row.get("difference"), _pair(row, "ci"))),
+        "Verdict": verdict_text(row),
+        "n": row.get("n", NONE),
         "Fixed / broken": f"{row['fixed']} / {row['broken']}" if "fixed" in row else NONE,
         "p": p_value(row.get("p")),
         "p (Holm)": p_value(row.get("p_holm")),
-        "Verdict": verdict_text(row),
         "Detectable": percent(row.get("detectable")),
         "Difference, clean": NONE
         if "clean_n" not in row
@@ -384,14 +385,13 @@ def tidy(rows: list[dict]) -> pd.DataFrame:
     return frame.drop(columns=[c for c in silent if c in frame and (frame[c] == silent[c]).all()])
 
 
-def suite_frame(rows: list[dict]) -> pd.DataFrame:
+def suite_frame(study: dict, rows: list[dict]) -> pd.DataFrame:
     return tidy(
         [
             {
-                "Baseline": row["baseline"],
-                "Candidate": row["candidate"],
+                "Baseline": label(study, "subjects", row["baseline"]),
+                "Candidate": label(study, "subjects", row["candidate"]),
                 "Suite": row["suite"],
-                "n": row.get("n", NONE),
                 "Baseline score": percent(row.get("baseline_score")),
                 "Candidate score": percent(row.get("candidate_score")),
                 **judged(row),
@@ -423,19 +423,18 @@ def benchmark_frame(study: dict, cells: dict, rows: list[dict]) -> pd.DataFrame:
     return tidy(
         [
             {
-                "Baseline": row["baseline"],
-                "Candidate": row["candidate"],
+                "Baseline": label(study, "subjects", row["baseline"]),
+                "Candidate": label(study, "subjects", row["candidate"]),
                 "Benchmark": measured(
                     study, row["benchmark"], [cells.get((row["candidate"], row["benchmark"]))]
                 ),
-                "n": row.get("n", NONE),
                 "Baseline score": _linked(row, "baseline"),
                 "Candidate score": _linked(row, "candidate"),
+                **judged(row),
                 "Unstated": f"{percent(row['baseline_unparsed_share'])} → "
                 f"{percent(row['candidate_unparsed_share'])}"
                 if "fixed" in row
                 else NONE,
-                **judged(row),
                 "Note": row["note"],
             }
             for row in rows
@@ -448,18 +447,17 @@ def recipe_frame(study: dict, rows: list[dict]) -> pd.DataFrame:
     return tidy(
         [
             {
-                "Baseline": row["baseline"],
+                "Baseline": label(study, "subjects", row["baseline"]),
                 "Candidate": f"{row['candidate']} ({row['trainings']} seeds)",
                 "Suite": row["suite"],
                 "Benchmark": label(study, "benchmarks", row["benchmark"])
                 if row["benchmark"]
                 else ALL,
-                "n": row.get("n", NONE),
+                **judged(row),
                 "SD between seeds": percent(row.get("between")),
                 "Seeds better / worse": f"{row['seeds_better']} / {row['seeds_worse']}"
                 if "seeds_better" in row
                 else NONE,
-                **judged(row),
                 "Note": row["note"],
             }
             for row in rows
@@ -479,8 +477,8 @@ def form_frame(study: dict, rows: list[dict]) -> pd.DataFrame:
     """A row per pair and benchmark: the 2 x 2 of stated and right, before → after, in answers."""
     return pd.DataFrame(
         {
-            "Baseline": row["baseline"],
-            "Candidate": row["candidate"],
+            "Baseline": label(study, "subjects", row["baseline"]),
+            "Candidate": label(study, "subjects", row["candidate"]),
             "Benchmark": label(study, "benchmarks", row["benchmark"]),
             **{
                 heading: f"{row[f'baseline_{name}']} → {row[f'candidate_{name}']}"

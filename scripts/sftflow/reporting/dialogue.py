@@ -247,17 +247,17 @@ def loss_frame(study: dict, rows: list[dict]) -> pd.DataFrame:
             "Baseline": label(study, "subjects", row["baseline"]),
             "Candidate": label(study, "subjects", row["candidate"]),
             "Text": row["group"],
-            "n": row.get("n", NONE),
-            "Tokens": number(row.get("tokens")),
             "Loss before": number(row.get("baseline_value"), 4),
             "Loss after": number(row.get("candidate_value"), 4),
             "Difference": nats(row),
+            "Verdict": row.get("problem")
+            or stats.verdict(risen(interval_of(row)), study["dialogue"]["margin"]),
+            "n": row.get("n", NONE),
+            "Tokens": number(row.get("tokens")),
             "Perplexity": NONE
             if "baseline_value" not in row
             else f"{number(exp(row['baseline_value']), 2)} → "
             f"{number(exp(row['candidate_value']), 2)}",
-            "Verdict": row.get("problem")
-            or stats.verdict(risen(interval_of(row)), study["dialogue"]["margin"]),
         }
         for row in rows
     )
@@ -432,10 +432,10 @@ def profile_frame(study: dict, rows: list[dict]) -> pd.DataFrame:
             "Candidate": label(study, "subjects", row["candidate"]),
             "What": row["kind"],
             "Of": row["of"],
-            "n": row["n"],
             "Change": row["effect"] + row["unit"],
             "Margin": row["margin"] + row["unit"],
             "Verdict": row["verdict"],
+            "n": row["n"],
         }
         for row in rows
     )

@@ -59,8 +59,8 @@ def training_table(study: dict, results: Results) -> Table:
 def training_row(study: dict, name: str, record: dict | None, flags: list[Flag]) -> dict:
     run = study["runs"][name]
     row = {
-        "Run": name,
-        "Model": run["model"],
+        "Run": label(study, "runs", name),
+        "Model": label(study, "models", run["model"]),
         "Dataset": run["dataset"],
         "Seed": run["training"]["seed"],
     }
@@ -155,7 +155,7 @@ def chat_table(study: dict, results: Results) -> Table:
         frame = pd.DataFrame(
             {
                 "Prompt": row["prompt"],
-                "Subject": row["subject"],
+                "Subject": label(study, "subjects", row["subject"]),
                 "Answer": row.get("answer", MISSING),
             }
             for row in rows
@@ -194,9 +194,12 @@ def data_table(study: dict, results: Results) -> Table:
         "dialogues hold.",
         [
             ("Datasets", pd.DataFrame(dataset_row(*item) for item in datasets.items())),
-            ("Dropped rows", dropped_frame("Dataset", datasets)),
+            ("Dropped rows", dropped_frame(study, "Dataset", datasets)),
             ("Runs", pd.DataFrame(fit_row(study, *item) for item in runs.items())),
-            ("Dropped by a run", dropped_frame("Run", runs)),
+            (
+                "Dropped by a run",
+                dropped_frame(study, "Run", runs),
+            ),
             ("Contamination", contamination_frame(study, overlap)),
             ("Contamination, examples", example_frame(study, overlap)),
         ],
@@ -245,10 +248,10 @@ def _mean_and_max(record: dict) -> str:
     return f"{number(record['mean'], 1)}, {number(record['max'])}"
 
 
-def dropped_frame(kind: str, receipts: dict[str, dict | None]) -> pd.DataFrame:
+def dropped_frame(study: dict, kind: str, receipts: dict[str, dict | None]) -> pd.DataFrame:
     return pd.DataFrame(
         {
-            kind: name,
+            kind: label(study, f"{kind.lower()}s", name),
             "Reason": reason,
             "Rows": number(found["count"]),
             "First lines": ", ".join(map(str, found["lines"])),
@@ -259,7 +262,7 @@ def dropped_frame(kind: str, receipts: dict[str, dict | None]) -> pd.DataFrame:
 
 
 def fit_row(study: dict, name: str, receipt: dict | None) -> dict:
-    row = {"Run": name, "Dataset": study["runs"][name]["dataset"]}
+    row = {"Run": label(study, "runs", name), "Dataset": study["runs"][name]["dataset"]}
     if receipt is None:
         return {**row, "Kept": MISSING}
     tokens = receipt["tokens"]

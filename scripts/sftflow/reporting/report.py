@@ -136,13 +136,15 @@ def settings_frame(study: dict) -> pd.DataFrame:
     runs = study["runs"]
     if not runs:
         return pd.DataFrame()
+    labels = tables_text.headings(study, "runs", runs)
     if len(runs) > tables_text.WIDE:
         varied = [s for s in SETTINGS if len({str(r["training"][s]) for r in runs.values()}) > 1]
         return pd.DataFrame(
-            {"Run": name, **{s: run["training"][s] for s in varied}} for name, run in runs.items()
+            {"Run": labels[name], **{s: run["training"][s] for s in varied}}
+            for name, run in runs.items()
         )
     return pd.DataFrame(
-        {"Setting": s, **{name: str(run["training"][s]) for name, run in runs.items()}}
+        {"Setting": s, **{labels[name]: str(run["training"][s]) for name, run in runs.items()}}
         for s in SETTINGS
     )
 
@@ -247,13 +249,17 @@ def draw(study: dict, found: dict) -> dict[str, str]:
             values = (cell.score["score"], *cell.score["ci95"])
             points.setdefault(subject, {})[benchmark] = values
             chance[benchmark] = cell.score["chance"]
+    labels = tables_text.headings(study, "runs", study["runs"])
+    training = {labels[run]: record for run, record in found["training_records"].items()}
+    fits = {labels[run]: tokens for run, tokens in found["fits"].items()}
+    curves = [row | {"run": labels[row["run"]]} for row in found["curve_rows"]]
     return {
-        "loss": figures.loss(found["training_records"]),
-        "learning_rate": figures.learning_rate(found["training_records"]),
-        "learning_curve": figures.learning_curve(found["curve_rows"]),
+        "loss": figures.loss(training),
+        "learning_rate": figures.learning_rate(training),
+        "learning_curve": figures.learning_curve(curves),
         "differences": figures.differences(found["differences"], study["statistics"]["margin"]),
         "scores": figures.scores(points, chance),
-        "token_lengths": figures.token_lengths(found["fits"], found["turns"]),
+        "token_lengths": figures.token_lengths(fits, found["turns"]),
         "sweep": figures.sweep(tables_sweeps.drawn(found["sweeps"])),
     }
 
@@ -283,6 +289,7 @@ def page(language: str, found: dict) -> str:
     environment.filters["grouped"] = lambda flags, each: flag_groups(
         found["study"], flags, language, each
     )
+    environment.filters["inert"] = tables_text.inert
     environment.filters["said"] = lambda text: said(text, language)
     environment.filters["roughly"] = tables_comparison.roughly
     environment.filters["percent"] = tables_text.percent
@@ -297,7 +304,10 @@ def page(language: str, found: dict) -> str:
 
 def shown(frame: pd.DataFrame, form: Callable, language: str) -> str:
     """A table for a reader: of many rows the foremost, and where the others are."""
-    text = tables_text.markdown(form(tables_text.foremost(frame, ROWS), language))
+    words = tables_text.Words(
+        lambda text, **values: said(text, language, **values), partial(form, language=language)
+    )
+    text = tables_text.told(tables_text.foremost(frame, ROWS), 4, words)
     if len(frame) <= ROWS:
         return text
     return f"{text}\n\n{MORE[language].format(len(frame) - ROWS)}"
@@ -312,6 +322,11 @@ def upright(frame: pd.DataFrame, language: str) -> pd.DataFrame:
     return turned.rename_axis(columns=None).reset_index(names=wide.columns[0])
 
 
+FOLDED = re.compile(
+    rf"<p><em>({'|'.join(said(tables_text.MORE_COLUMNS, each) for each in ('zh', 'en'))})</em></p>"
+    r'\s*(<div class="table">.*?</div>)',
+    re.S,
+)
 NAMES = {"zh": "中文", "en": "English"}
 
 
@@ -330,10 +345,11 @@ def html(pages: dict[str, str], pictures: dict[str, str], shown: browser.Shown) 
 
 
 def embed(body: str, pictures: dict[str, str]) -> str:
-    """Put the figures into the page, and tables into boxes that scroll."""
+    """Put the figures into the page, tables into boxes that scroll, and what is left of a wide one
+    out of sight until it is asked for."""
     for name, svg in pictures.items():
         data = base64.b64encode(svg.encode()).decode()
         body = body.replace(f"../figures/{name}.svg", f"data:image/svg+xml;base64,{data}")
-    return body.replace("<table>", '<div class="table"><table>').replace(
-        "</table>", "</table></div>"
-    )
+    body = body.replace("<table>", '<div class="table"><table>')
+    body = body.replace("</table>", "</table></div>")
+    return FOLDED.sub(r"<details><summary>\1</summary>\2</details>", body)

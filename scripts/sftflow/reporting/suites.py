@@ -41,7 +41,7 @@ def suite_table(study: dict, suite: str, cells: dict, draws: Draws, references: 
     seeds = seed_frame(study, benchmarks, cells)
     if len(seeds):
         sections.append(("Between seeds", seeds))
-    sections.append(("Details", detail_frame(rows)))
+    sections.append(("Details", detail_frame(study, rows)))
     return Table(
         suite,
         f"Suite {suite}",
@@ -56,7 +56,7 @@ def suite_table(study: dict, suite: str, cells: dict, draws: Draws, references: 
         + SCORE_NOTES
         + shared_notes(study, suite, cells)
         + reference_notes(study, chosen, references)
-        + stale_notes(chosen),
+        + stale_notes(study, chosen),
     )
 
 
@@ -119,9 +119,12 @@ def reference_text(figure: dict) -> str:
     return ", ".join(filter(None, [shots, figure["prompt"], figure["source"]]))
 
 
-def stale_notes(cells: list[Cell]) -> list[str]:
+def stale_notes(study: dict, cells: list[Cell]) -> list[str]:
     stale = [
-        f"{cell.subject} {cell.benchmark} ({cell.note})" for cell in cells if cell.state == STALE
+        f"{label(study, 'subjects', cell.subject)} "
+        f"{label(study, 'benchmarks', cell.benchmark)} ({cell.note})"
+        for cell in cells
+        if cell.state == STALE
     ]
     if not stale:
         return []
@@ -320,12 +323,12 @@ def seed_frame(study: dict, benchmarks: list[str], cells: dict) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def detail_frame(rows: list[dict]) -> pd.DataFrame:
+def detail_frame(study: dict, rows: list[dict]) -> pd.DataFrame:
     frame = pd.DataFrame(
         {
             "Benchmark": row["benchmark"],
             "Subset": row["subset"],
-            "Subject": row["subject"],
+            "Subject": label(study, "subjects", row["subject"]),
             "n": row.get("n", NONE),
             "Accuracy": MISSING
             if "score" not in row

@@ -21,6 +21,7 @@ from sftflow.reporting.text import (
     Table,
     confidence_text,
     headings,
+    label,
     number,
     pick,
     with_interval,
@@ -171,7 +172,9 @@ def frame(
                 "Flags": kinds(chain.from_iterable(flags)) or NONE,
                 **{f"Suite {s}": suite_text(study, s, names, draws) for s in suites},
                 **{columns[b]: score_text([cells.get((n, b)) for n in names]) for b in columns},
-                "Run": names[0] if len(names) == 1 else study["runs"][names[0]]["group"],
+                "Run": label(study, "runs", names[0])
+                if len(names) == 1
+                else study["runs"][names[0]]["group"],
             }
         )
     return pd.DataFrame(rows)
