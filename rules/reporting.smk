@@ -112,6 +112,7 @@ rule report:
         pages=collect(paths.page, language=study["languages"]),
         html=report(paths.html, category="Report"),
         answers=paths.answers,
+        summary=paths.summary,
         figures=collect(paths.figure, figure=FIGURES),
     log:
         "<logs>/report.log",

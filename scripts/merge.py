@@ -30,6 +30,7 @@ from sftflow.core import cli, gpu, process
 from sftflow.core.cli import UserError, note
 from sftflow.core.jsonio import tree_digest, tree_files, write_record
 from sftflow.core.manifests import folder_of, verified
+from sftflow.training import alarm
 
 PROMPTS = [
     "你好",
@@ -114,6 +115,7 @@ def export(base: Path, adapter: Path, target: Path, dtype: str, model: dict, dev
     """`swift export --merge_lora true` into `target`, which must not exist."""
     from swift.pipelines import export_main
 
+    alarm.silence()
     export_main(
         [
             "--model", str(base), "--adapters", str(adapter), "--load_args", "false",

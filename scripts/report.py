@@ -1,5 +1,6 @@
 """Write the report: report/report.<language>.md, report/report.html, the figures that they show
-(figures/*.svg), and report/answers.html, the answers behind the scores; all below --results.
+(figures/*.svg), report/answers.html, the answers behind the scores, and report/summary.txt, what
+the terminal says at the end; all below --results.
 
 The sections are those of a fine-tuning report written by hand, filled from what lies in results/.
 Each HTML page holds every language and needs no other file, so it can be sent to someone.
@@ -24,6 +25,7 @@ def main() -> None:
     for name, svg in pictures.items():
         write_text(results.path(PATHS.figure, figure=name), svg)
     write_text(results.path(PATHS.answers), found["answers"].page)
+    write_text(results.path(PATHS.summary), found["summary"])
     pages = {language: page(language, found) for language in study["languages"]}
     for language, text in pages.items():
         write_text(results.path(PATHS.page, language=language), text)

@@ -53,6 +53,7 @@ class Paths:
     page: str = "report/report.{language}.md"
     html: str = "report/report.html"
     answers: str = "report/answers.html"
+    summary: str = "report/summary.txt"  # what the terminal says at the end
     settings: str = "settings/{rule}/{name}.json"
     study: str = "study.json"
 

@@ -24,7 +24,7 @@ from sftflow.reporting import sweeps as tables_sweeps
 from sftflow.reporting import text as tables_text
 from sftflow.reporting.chinese import FOREIGN_CODE, said, translate
 from sftflow.reporting.evidence import Evidence
-from sftflow.reporting.summary import flag_groups, headline
+from sftflow.reporting.summary import flag_groups, headline, in_terminal
 from sftflow.reporting.text import MISSING, NONE, TEMPLATES
 from sftflow.scoring import stats
 
@@ -75,6 +75,7 @@ def collect(study: dict, results: Results) -> dict:
         "choices": curves.choices,
         "headline": {each: headline(evidence, each) for each in study["languages"]},
         "flags": evidence.flags,
+        "summary": in_terminal(evidence),
         "differences": named_differences(study, evidence.rows),
         "reach": reach(comparison.data),
         "provenance": provenance(cells),

@@ -246,3 +246,32 @@ def flag_lines(study: dict, flags: list[Flag], language: str = "en", each: int =
         )
         for found in flag_groups(study, flags, language, each)
     ]
+
+
+# --- at the terminal -----------------------------------------------------------------------------
+
+PAIRS, FLAGS = 5, 8  # that the end of a run tells; the report has all
+
+
+def in_terminal(evidence: Evidence) -> str:
+    """What a run says at its end: what changed, and a line for each kind of flag. In English."""
+    told = list(headline(evidence).items())
+    flags = flag_lines(evidence.study, evidence.flags, each=1)
+    lines = [line for title, found in told[:PAIRS] for line in (title, *indented(found))]
+    lines += more(len(told), PAIRS, "comparisons")
+    lines += ["Flags", *indented(flags[:FLAGS])] if flags else ["Flags: none"]
+    lines += more(len(flags), FLAGS, "kinds of flags")
+    return "\n".join(printable(line) for line in lines) + "\n"
+
+
+def indented(lines: list[str]) -> list[str]:
+    return [f"  {line}" for line in lines]
+
+
+def more(count: int, shown: int, what: str) -> list[str]:
+    return [f"  {count - shown} more {what} in the report"] if count > shown else []
+
+
+def printable(line: str) -> str:
+    """Without characters that a terminal would obey."""
+    return "".join(c if c.isprintable() else " " for c in line)
