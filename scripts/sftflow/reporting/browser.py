@@ -20,7 +20,7 @@ from sftflow.reporting.chinese import ANSWERS_PAGE
 from sftflow.reporting.text import TEMPLATES, label
 from sftflow.scoring.scores import group_items, item_vector, traits
 
-MOST = 100_000  # answers that a page holds; pairs beyond them are named, not shown
+MOST = 50_000  # answers that a page holds; pairs beyond them are named, not shown
 
 
 @dataclass
@@ -78,19 +78,22 @@ def answers(study: dict, results: Results, cells: dict[tuple[str, str], Cell]) -
 def gather(study: dict, results: Results, cells: dict[tuple[str, str], Cell]) -> Shown:
     """The answers of every pair that is compared, as far as they are there and not too many."""
     shown, size = Shown(), 0
-    seen: set[str] = set()
+    waiting: dict[str, list[Cell]] = {}  # by subject, those that are not in the page yet
+    for cell in cells.values():
+        waiting.setdefault(cell.subject, []).append(cell)
     for pair in study["comparisons"]:
         sides = (pair["baseline"], pair["candidate"])
-        mine = [cell for cell in cells.values() if cell.subject in set(sides) - seen]
+        mine = [cell for side in sides for cell in waiting.get(side, [])]
         more = sum(cell.score["answers"] for cell in mine if cell.usable)
         if size and size + more > MOST:
             shown.absent.append(f"{' → '.join(sides)}: the page holds {MOST:,} answers at most")
             continue
-        seen |= set(sides)
         size += more
         shown.pairs.append(sides)
         for cell in mine:
             add(shown, results, cell)
+        for side in sides:
+            waiting.pop(side, None)
     return shown
 
 
