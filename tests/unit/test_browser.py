@@ -117,7 +117,8 @@ def test_scores_and_differences_of_the_report_lead_into_the_page(results, monkey
         "pair=base--tuned&amp;benchmark=gsm8k",
         "pair=base--tuned",
     ):
-        assert f'href="answers.html#{place}"' in report, place
+        for language in ("zh", "en"):
+            assert f'href="answers.html#{place}&amp;language={language}"' in report, place
     size = len(answers.encode())
     assert f"{size / 1e3:.0f} kB" in report
     table = (results / "report/report.en.md").read_text()

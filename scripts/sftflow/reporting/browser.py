@@ -42,17 +42,23 @@ class Shown:
         return benchmark in self.answers.get(subject, {})
 
 
-LINK = re.compile(r'href="\.\./(?:scores/([^/"]+)/([^/"]+)\.json|report/(answers\.html[^"]*))"')
+LINK = re.compile(
+    r'href="\.\./(?:scores/([^/"]+)/([^/"]+)\.json|report/answers\.html(?:#([^"]*))?)"'
+)
 
 
-def lead(page: str, shown: Shown) -> str:
-    """The report's page, with its links to scores leading to the answers that are shown."""
+def lead(page: str, shown: Shown, language: str) -> str:
+    """The report's page, with its links to scores leading to the answers that are shown, and all
+    that lead there in its own language."""
 
     def target(match: re.Match) -> str:
-        subject, benchmark, answers = match.groups()
-        if not answers and (unquote(subject), unquote(benchmark)) not in shown:
+        subject, benchmark, place = match.groups()
+        if subject and (unquote(subject), unquote(benchmark)) not in shown:
             return match[0]
-        return f'href="{answers or f"answers.html#subject={subject}&amp;benchmark={benchmark}"}"'
+        if subject:
+            place = f"subject={subject}&amp;benchmark={benchmark}"
+        where = "&amp;".join(filter(None, [place, f"language={language}"]))
+        return f'href="answers.html#{where}"'
 
     return LINK.sub(target, page)
 

@@ -341,7 +341,7 @@ def html(pages: dict[str, str], pictures: dict[str, str], shown: browser.Shown) 
         language: embed(parser.render(text).replace("&lt;br&gt;", "<br>"), pictures)
         for language, text in pages.items()
     }
-    bodies = {language: browser.lead(body, shown) for language, body in bodies.items()}
+    bodies = {language: browser.lead(body, shown, language) for language, body in bodies.items()}
     return environment.get_template("report.html.j2").render(bodies=bodies, names=NAMES)
 
 
