@@ -57,13 +57,17 @@ onstart:
     process.end_jobs_when_told(be_short)
 
 
-# Records of how outputs were made travel with the results folder.
+# Records of how outputs were made travel with the results folder. The last lines are the result, or why there is none.
 onsuccess:
     provenance.keep(RESULTS)
+    if "report" in {job.rule.name for job in workflow.dag.jobs}:
+        logger.info(endings.result(RESULTS))
 
 
 onerror:
     provenance.keep(RESULTS)
+    if workflow.scheduler.failed:
+        logger.error(endings.failures(workflow.scheduler.failed))
 
 
 if ALONE:

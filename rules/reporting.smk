@@ -1,5 +1,5 @@
 # In:   what lies in <results>: receipts, training records, readiness, chats, scores
-# Out:  <results>/tables/*.md and *.csv, <results>/figures/*, <results>/report/*
+# Out:  <results>/tables/*.md and *.csv, <results>/figures/*, <results>/report/* (answers.html: the answers behind the scores)
 #
 # With stage=report no other rules exist, and the inputs are what is there, not what could be made.
 
@@ -111,6 +111,8 @@ rule report:
     output:
         pages=collect(paths.page, language=study["languages"]),
         html=report(paths.html, category="Report"),
+        answers=paths.answers,
+        summary=paths.summary,
         figures=collect(paths.figure, figure=FIGURES),
     log:
         "<logs>/report.log",

@@ -50,6 +50,7 @@ from sftflow.core.progress import Progress
 from sftflow.dialogue import likelihood
 from sftflow.dialogue.likelihood import Tokens
 from sftflow.evaluation.answers import drop_torn_line, is_sealed, lock_of, sealed_line
+from sftflow.training import alarm
 from sftflow.training.patches import installed
 from sftflow.training.template import training_template
 
@@ -359,6 +360,7 @@ def measure(args: argparse.Namespace) -> None:
     progress()
     rate, due = None, []
     if missing:
+        alarm.silence()
         encode = likelihood.encoder(training_template(weights, settings["model"]))
         found = encoded([texts[key] for key in missing], encode)
         tokens = dict(zip(missing, found, strict=True))

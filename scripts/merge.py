@@ -32,6 +32,7 @@ from sftflow.core.cli import UserError, note
 from sftflow.core.jsonio import tree_digest, tree_files, write_record
 from sftflow.core.manifests import folder_of, verified
 from sftflow.core.worker import WORKER, alone
+from sftflow.training import alarm
 
 PROMPTS = [
     "你好",
@@ -116,6 +117,7 @@ def export(base: Path, adapter: Path, target: Path, dtype: str, model: dict, dev
     """`swift export --merge_lora true` into `target`, which must not exist."""
     from swift.pipelines import export_main
 
+    alarm.silence()
     export_main(
         [
             "--model", str(base), "--adapters", str(adapter), "--load_args", "false",

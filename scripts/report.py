@@ -1,8 +1,9 @@
-"""Write the report: report/report.<language>.md, report/report.html, and the figures that they show
-(figures/*.svg), all below --results.
+"""Write the report: report/report.<language>.md, report/report.html, the figures that they show
+(figures/*.svg), report/answers.html, the answers behind the scores, and report/summary.txt, what
+the terminal says at the end; all below --results.
 
 The sections are those of a fine-tuning report written by hand, filled from what lies in results/.
-The HTML page holds every language and figure and needs no other file, so it can be sent to someone.
+Each HTML page holds every language and needs no other file, so it can be sent to someone.
 """
 
 import gc
@@ -23,11 +24,14 @@ def main() -> None:
     pictures = draw(study, found)
     for name, svg in pictures.items():
         write_text(results.path(PATHS.figure, figure=name), svg)
+    write_text(results.path(PATHS.answers), found["answers"].page)
+    write_text(results.path(PATHS.summary), found["summary"])
     pages = {language: page(language, found) for language in study["languages"]}
     for language, text in pages.items():
         write_text(results.path(PATHS.page, language=language), text)
     whole = results.path(PATHS.html)
-    write_text(whole, html(pages, pictures))
+    write_text(whole, html(pages, pictures, found["answers"].shown))
+    cli.note(f"answers: {results.path(PATHS.answers)}, {found['answers'].size}")
     cli.note(f"report in {', '.join(pages)}: {whole}")
 
 

@@ -38,6 +38,7 @@ from sftflow.core.cli import UserError
 from sftflow.core.progress import Progress
 from sftflow.inputs import lengths
 from sftflow.inputs.receipts import SHOWN, Histogram, Lines
+from sftflow.training import alarm
 from sftflow.training.template import training_template
 
 TOOLS = "tools, and no form for them"
@@ -47,6 +48,7 @@ SAID = 200  # characters kept of what a template says
 
 def swift_encoder(weights: Path, model: dict) -> tuple[lengths.Encode, bool]:
     """(what counts as ms-swift counts when it trains, whether it has a form for tools)"""
+    alarm.silence()
     template = training_template(weights, model)
 
     def encode(messages: list[dict], tools: str | None) -> bytes:

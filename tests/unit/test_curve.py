@@ -13,6 +13,7 @@ from sftflow.config.check import check
 from sftflow.core.jsonio import read_record, write_record
 from sftflow.core.layout import Results, weights_of
 from sftflow.reporting import figures, report
+from sftflow.reporting.cells import load_cells
 from sftflow.reporting.comparison import candidates
 from sftflow.reporting.curve import (
     LOWEST,
@@ -70,7 +71,10 @@ def test_what_is_said_of_the_last_step(tmp_path, means, verdict):
     (one,) = curves.choices
     assert one["verdict"] == verdict and one["last"] == 300
     flags = curve_flags(curves)
-    assert [flag.kind for flag in flags] == ["overfitted"] * (verdict == OVERFITTING)
+    assert [flag.kind for flag in flags] == [
+        *(["overfitted"] if verdict == OVERFITTING else []),
+        *(["never better"] if verdict == NEVER else []),
+    ]
     assert one["best"] == min(means, key=lambda step: means[step]) or verdict == NO_RISE
 
 
@@ -115,7 +119,7 @@ def test_report_shows_figure_table_flag_and_who_chose(tmp_path):
     for text in (
         "under a run's name is the last step", "never by the benchmarks", "learning_curve.svg",
         "`tuned`: held-out loss is lowest at step 200", "**overfitting**", "300 (served)",
-        "overfitted: Held-out loss per token was lowest at step 200",
+        "tuned: Held-out loss per token was lowest at step 200",
     ):  # fmt: skip
         assert text in english, text
     for text in ("最后一步的权重", "学习曲线", "第 200 步最低", "**过拟合**", "300（部署）"):
@@ -198,7 +202,7 @@ def test_a_checkpoint_of_a_stated_step_is_a_subject(tmp_path):
     assert weights_of(entry, "adapter")["adapter"] == "runs/tuned/steps/100/adapter.json"
     assert weights_of(made["subjects"]["tuned"], "adapter")["adapter"] == "runs/tuned/adapter.json"
     assert {one.family for one in candidates(made)} == {"tuned"}
-    cells = report.tables_cells.load_cells(made, Results(tmp_path))
+    cells = load_cells(made, Results(tmp_path))
     (row,) = score_frame(made, cells).to_dict("records")
     assert (row["Run"], row["Step"]) == ("tuned", "100") and "[" in row["GSM8K"]
     errors = check(raw | {"evaluate": {"subjects": ["tuned@150"]}})

@@ -11,8 +11,8 @@ from scipy import stats as scipy_stats
 from sftflow.core.jsonio import read_record, write_record
 from sftflow.core.layout import Results
 from sftflow.reporting import report
-from sftflow.reporting.comparison import comparison_rows
-from sftflow.reporting.dialogue import Compared, dialogue_flags, dialogue_table, suite_claims
+from sftflow.reporting.dialogue import Compared, dialogue_flags, dialogue_table
+from sftflow.reporting.evidence import Evidence
 from sftflow.scoring import stats
 
 FINE = ("That sounds hard. What would help you now?", "stop", "I feel low today.")
@@ -42,9 +42,8 @@ def study(folder, shift: float, broken: int = 0, neutral: float = 0.0) -> dict:
 
 
 def table(folder, made: dict) -> dict:
-    results = Results(folder)
-    cells = report.tables_cells.load_cells(made, results)
-    return dialogue_table(Compared(made, results), suite_claims(comparison_rows(made, cells)))
+    evidence = Evidence(made, Results(folder), {})
+    return dialogue_table(evidence.talk, evidence.claims)
 
 
 def sections(folder, made: dict) -> dict:

@@ -7,6 +7,7 @@ import pytest
 from sftflow.config import resolve
 from sftflow.core.jsonio import read_record, write_record
 from sftflow.core.layout import Results
+from sftflow.inputs import lengths, sharegpt
 from sftflow.reporting import chinese, records, report, text
 from sftflow.reporting.flags import KINDS, Flag, training_flags
 
@@ -119,17 +120,66 @@ DIALOGUE = [
 ]  # fmt: skip
 
 
+SCORES = [
+    Flag(
+        "contaminated", "d",
+        {"benchmark": "MMLU", "overlapping": "7", "n": "40", "share": "17.5"},
+    ),
+    Flag(
+        "contaminated verdict", "r",
+        {"of": "MMLU", "verdict": "better", "clean": "undecided", "n": "33"},
+    ),
+    Flag("format shift", "r", {"benchmark": "MMLU", "before": "3.0", "after": "60.0"}),
+    Flag("misread", "r", {"benchmark": "MMLU", "share": "50.0", "strict": "20.0"}),
+    Flag("cut off", "r", {"benchmark": "MMLU", "share": "35.0"}),
+    Flag("unstated", "r", {"benchmark": "MMLU", "share": "35.0"}),
+    Flag("empty", "r", {"benchmark": "MMLU", "count": "3", "n": "40"}),
+    Flag(
+        "off published", "r",
+        {"benchmark": "MMLU", "score": "35.0", "published": "71.0", "source": "5-shot, README"},
+    ),
+    Flag("never better", "r", DIALOGUE[0].values),
+    Flag(
+        "dropped rows", "d",
+        {"dropped": "5", "rows": "100", "share": "5.0", "reasons": "empty turn: 3, not text: 2"},
+    ),
+    Flag(
+        "not comparable", "r",
+        {
+            "benchmark": "MMLU",
+            "why": "unequal sample sets (40 and 39 questions, not the same ones)",
+        },
+    ),
+    Flag("stale", "r", {"what": "MMLU", "changes": "settings.shots: 0 → 5"}),
+    Flag("missing", "r", {"benchmark": "MMLU"}),
+]  # fmt: skip
+
+
 def test_every_kind_speaks_chinese():
     flags = [flag for record in RECORDS.values() for flag in training_flags("r", record)]
-    flags += DIALOGUE
+    flags += DIALOGUE + SCORES
     assert KINDS.keys() == chinese.FLAGS.keys() == chinese.FLAG_NAMES.keys()
     assert sorted(KINDS) == sorted(flag.kind for flag in flags)
     for flag in flags:
-        kind, said = flag.kind, chinese.chinese_flag(flag)
-        assert chinese.FLAG_NAMES[kind] in said
-        numbers = re.compile(r"\d+\.?\d*")
-        assert sorted(numbers.findall(said)) == sorted(numbers.findall(f"{flag}"))
-        assert not re.search(r"\b(rose|loss|noise|lower)\b", said)
+        said = chinese.message(flag, "zh")
+        assert said.name == chinese.FLAG_NAMES[flag.kind]
+        whole, numbers = f"{said.text}。{said.remedy}", re.compile(r"\d+(?:\.\d+)?")
+        assert sorted(numbers.findall(whole)) == sorted(numbers.findall(f"{flag}"))
+        assert not re.search(r"\b(rose|loss|noise|lower|empty|better|were)\b", whole)
+
+
+def test_a_kind_says_the_same_in_both_languages():
+    """The same values, so that neither leaves out what the other tells."""
+    for kind, english in KINDS.items():
+        for part in ("text", "remedy"):
+            said = (getattr(message, part) for message in (english, chinese.FLAGS[kind]))
+            one, other = (sorted(re.findall(r"{\w+}", text)) for text in said)
+            assert one == other, kind
+
+
+def test_reasons_of_dropped_rows_speak_chinese():
+    reasons = [*sharegpt.REASONS, lengths.TOO_LONG, lengths.NO_ANSWER, lengths.EXCHANGE]
+    assert chinese.REASONS.keys() == {*reasons, lengths.NO_LOSS}
 
 
 def test_flags_stand_in_table_and_report(tmp_path):
@@ -148,9 +198,16 @@ def test_flags_stand_in_table_and_report(tmp_path):
     assert table.sections[0][1]["Flags"].tolist() == table.data["flags"].tolist() == [*RECORDS]
     found = report.collect(study, Results(tmp_path))
     english, zh = (report.page(language, found) for language in ("en", "zh"))
-    assert len(found["flags"]) == len(RECORDS)
+    assert {flag.kind for flag in found["flags"]} == {*RECORDS, "dropped rows", "contaminated"}
     for flag in found["flags"]:
-        assert f"- `{flag.where}` {flag}\n" in text.render(table)
-        assert f"- `{flag.where}` {flag}\n" in english.partition("## 10.")[2]
-        assert f"- `{flag.where}` {chinese.chinese_flag(flag)}\n" in zh.partition("## 10.")[2]
-        assert chinese.FLAG_NAMES[flag.kind] in zh.partition("## 10.")[0], "in the table"
+        said = chinese.message(flag, "zh")
+        if flag.kind in RECORDS:
+            assert f"- {flag.where}: {flag}\n" in text.render(table)
+        for page, words in ((english, chinese.message(flag, "en")), (zh, said)):
+            first, _, problems = page.partition("## 10.")
+            for part in (words.name, words.text, words.remedy):
+                assert part in problems
+            assert f"**{words.name}**" in first.partition("## 2.")[0]
+        assert said.name in zh.partition("## 5.")[2].partition("## 10.")[0] or (
+            flag.kind not in RECORDS
+        ), "in the table"

@@ -211,11 +211,15 @@ def test_format_and_knowledge_stand_apart_in_a_comparison(results):
     assert section(found["comparison"], "Benchmarks")[1]["Unstated"] == "75.0 → 0.0"
     base, tuned = (
         next(r for r in section(found["psychology"], "Details") if r["Subject"] == name)
-        for name in ("base", "tuned")
+        for name in ("Base 1B", "tuned")
     )
     assert base["Accuracy"].startswith("50.0 [") and base["Strict"].startswith("0.0 [")
-    assert "strict accuracy, 0.0, tells another story: right letters" in base["Note"]
-    assert "another story" not in tuned["Note"] and tuned["Strict"].startswith("100.0 [")
+    assert base["Flags"] == "unstated, misread" and tuned["Flags"] == tables_text.NONE
+    assert "tuned" not in "".join(found["psychology"].notes[:2])
+    assert (
+        "MMLU: 50.0 % right by evalscope's reading, 0.0 % by what" in found["psychology"].notes[0]
+    )
+    assert tuned["Strict"].startswith("100.0 [")
 
 
 def test_misread_and_empty_answers_are_warned_of(results):
@@ -230,9 +234,8 @@ def test_misread_and_empty_answers_are_warned_of(results):
         results, made_up.write_session(results, study, "base", "psychology", {"mmlu": records})
     )
     details = section(build(results, "psychology")["psychology"], "Details")
-    row = next(r for r in details if r["Subject"] == "base")
-    assert "evalscope reads is not what the answers state" in row["Note"]
-    assert "answers without text: 1" in row["Note"]
+    row = next(r for r in details if r["Subject"] == "Base 1B")
+    assert row["Flags"] == "empty, misread"
     assert (row["Misread"], row["Empty"], row["Unstated"]) == ("97.5", "2.5", "2.5")
 
 
@@ -248,10 +251,9 @@ def test_loops_that_were_cut_off_are_warned_of(results):
         results, made_up.write_session(results, study, "base", "psychology", {"mmlu": records})
     )
     details = section(build(results, "psychology")["psychology"], "Details")
-    row = next(r for r in details if r["Subject"] == "base")
+    row = next(r for r in details if r["Subject"] == "Base 1B")
     assert row["Accuracy"].startswith("25.0 [") and row["Strict"].startswith("0.0 [")
-    for said in ("many answers truncated", "many answers state nothing", "another story"):
-        assert said in row["Note"]
+    assert row["Flags"] == "unstated, cut off, misread"
 
 
 def test_unequal_sample_sets_are_an_error_of_that_comparison(results):
@@ -320,7 +322,8 @@ def test_suites_are_tested_as_one(tmp_path):
     expected = stats.compare(base, tuned)
     assert (row["n"], row["Fixed / broken"]) == (60, f"{expected.fixed} / {expected.broken}")
     assert row["p"] == tables_text.p_value(expected.p)
-    assert row["Difference"] == tables_text.points(expected.difference, expected.interval(0.05))
+    said = tables_text.points(expected.difference, expected.interval(0.05))
+    assert row["Difference"] == f"[{said}](../report/answers.html#pair=base--tuned)"
     (tmp_path / "scores/tuned/mmlu.json").unlink()
     row = section(build(tmp_path, "comparison")["comparison"], "Suites")[0]
     assert row["n"] == row["p"] == row["Fixed / broken"] == tables_text.NONE
@@ -512,11 +515,12 @@ def test_a_published_figure_warns_and_does_not_fail(tmp_path):
     table = build_with_references(tmp_path, study, "general")
     row = section(table, "Details")[0]
     assert row["Published"] == "86.0"
-    assert "far from the published 86.0" in row["Note"]
+    assert "off published" in row["Flags"]
+    assert "here, 86.0 published (0-shot, chain of thought" in tables_text.render(table)
     assert "GSM8K 86.0 for internlm (0-shot, chain of thought, README" in tables_text.render(table)
     study = made_up.write_study(tmp_path, REFERRED, {"internlm": 0.9})
     row = section(build_with_references(tmp_path, study, "general"), "Details")[0]
-    assert row["Published"] == "86.0" and "published" not in row["Note"]
+    assert row["Published"] == "86.0" and "Flags" not in row
 
 
 def test_a_published_figure_stands_only_where_the_whole_benchmark_was_asked(tmp_path):
@@ -575,9 +579,9 @@ def test_the_report_is_filled_and_stands_alone(results, monkeypatch):
     assert "| 数据集" in chinese and "F1分数" in chinese
     page = (results / "report/report.html").read_text()
     assert not re.search(r"(src|href)=\"https?:", page)
-    assert page.count("data:image/svg+xml;base64,") == 8  # four figures, two languages
+    assert page.count("data:image/svg+xml;base64,") == 10  # five figures, two languages
     assert "<b>in two" not in page
-    for name in ("loss", "learning_rate", "scores", "token_lengths"):
+    for name in ("differences", "loss", "learning_rate", "scores", "token_lengths"):
         assert (results / f"figures/{name}.svg").read_text().startswith("<?xml")
     first = (results / "report/report.html").read_bytes()
     run_report(results, monkeypatch)
@@ -587,14 +591,15 @@ def test_the_report_is_filled_and_stands_alone(results, monkeypatch):
 def test_the_report_of_an_empty_study_says_so(tmp_path, monkeypatch):
     write_json(tmp_path / "study.json", resolve.load(made_up.RAW | {"languages": ["en"]}))
     run_report(tmp_path, monkeypatch)
-    assert "no score file" in (tmp_path / "report/report.en.md").read_text()
+    page = (tmp_path / "report/report.en.md").read_text()
+    assert "**Missing** (4)" in page and "Base 1B, tuned: No score of MMLU" in page
     assert not (tmp_path / "report/report.zh.md").exists()
 
 
 def test_a_users_name_is_not_translated():
     frame = pd.DataFrame({"Model": ["base"], "Form": ["base"], "Verdict": ["undecided"]})
     shown = translate(frame, "zh").iloc[0].to_dict()
-    assert shown == {"模型": "base", "形式": "基座", "结论": "未定"}
+    assert shown == {"模型": "base", "形式": "基座", "结论": "样本不足，无显著差异"}
 
 
 def test_scores_of_samples_in_a_file_are_those_of_the_tables(results):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -93,6 +94,32 @@ def test_progress_can_be_seen(demo):
         assert any("ETA" in line and "/" in line for line in lines), label
 
 
+def test_a_run_ends_with_its_result(demo):
+    """Not with a job that ends, nor after pages of why jobs ran."""
+    assert "Reason:" not in demo.run.stdout
+    end = demo.run.stdout[demo.run.stdout.index("steps (100%) done") :]
+    told = (demo.results / "report/summary.txt").read_text(encoding="utf-8")
+    assert told in end and "Knowledge:" in told and "Flags" in told
+    assert "results/report/report.html" in end and "results/report/answers.html" in end
+
+
+def test_no_log_tells_of_code_that_can_not_run(demo):
+    logs = [log for log in demo.folder.glob("logs/**/*.log") if log.stat().st_size]
+    assert len(logs) > 10
+    assert not [log for log in logs if "This will execute custom" in log.read_text("utf-8")]
+
+
+def test_a_failed_run_ends_with_the_reason(workflow):
+    """A changed record, found by the job that reads it."""
+    record = workflow / "results/scores/tiny/mmlu.json"
+    record.parent.mkdir(parents=True)
+    record.write_text('{"sha256": "0"}')
+    run = run_snakemake(workflow, "--config", "stage=report", "--", "tables")
+    end = run.stdout[run.stdout.index("logs/tables.log, its last lines:") :]
+    assert run.returncode == 1
+    assert end.splitlines()[1].startswith("  error: results/scores/tiny/mmlu.json was changed")
+
+
 def test_one_server_for_each_subject_and_form(demo):
     """A start takes longer than a suite: what is asked of a subject shares one."""
     logs = demo.folder.glob("logs/**/*.server.*")  # Snakemake makes those that are missing, empty
@@ -151,9 +178,10 @@ def test_tuned_beats_base_on_what_it_was_taught(demo):
     assert fixed > broken
     assert binomtest(fixed, fixed + broken).pvalue < 0.05
     page = (demo.results / "tables/comparison.md").read_text(encoding="utf-8")
-    (row,) = [line for line in page.splitlines() if "| psychology " in line]
-    assert f"| {fixed} / {broken} " in row and "| better " in row
-    assert f"| {len(changes)} " in row
+    pages = page.split("## Benchmarks")[0].partition("### Tiny tuned against Tiny base\n")[2]
+    first, rest = [line for line in pages.splitlines() if line.startswith("| psychology ")][:2]
+    assert "| better " in first and re.search(rf"\| +{len(changes)} \|", first)
+    assert f" {fixed} / {broken} |" in rest
 
 
 def test_the_learning_curve_is_that_of_its_records(demo):

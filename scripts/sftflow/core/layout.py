@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
+from urllib.parse import urlencode
 
 from sftflow.core.cli import UserError
 from sftflow.core.handover import HOME
@@ -51,6 +52,8 @@ class Paths:
     figure: str = "figures/{figure}.svg"
     page: str = "report/report.{language}.md"
     html: str = "report/report.html"
+    answers: str = "report/answers.html"
+    summary: str = "report/summary.txt"  # what the terminal says at the end
     settings: str = "settings/{rule}/{name}.json"
     study: str = "study.json"
 
@@ -65,7 +68,9 @@ PATHS = Paths()
 TABLES = (
     "training", "inference", "comparison", "dialogue", "curve", "chat", "data", "sweep", "plan",
 )  # fmt: skip
-FIGURES = ("loss", "learning_rate", "learning_curve", "scores", "token_lengths", "sweep")
+FIGURES = (
+    "differences", "loss", "learning_rate", "learning_curve", "scores", "token_lengths", "sweep",
+)  # fmt: skip
 
 CRISIS = "config/dialogue/crisis.jsonl"  # messages of a crisis that come with the workflow
 NLTK_DATA = "nltk_data"  # beside the questions whose scorer reads it
@@ -75,6 +80,11 @@ CRISIS_SET = "crisis"  # their name among the datasets of a subject's answers
 def pair_name(pair: dict) -> str:
     """A comparison as the name of its files."""
     return f"{pair['baseline']}--{pair['candidate']}"
+
+
+def answers_at(**where: str) -> str:
+    """A place in the page of answers: `answers_at(pair=…, benchmark=…)`, what is "" left out."""
+    return f"{PATHS.answers}#{urlencode({name: value for name, value in where.items() if value})}"
 
 
 def table_names(suites: Iterable[str]) -> list[str]:

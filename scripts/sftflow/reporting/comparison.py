@@ -6,11 +6,12 @@ interval, and the interval is at the level at which Holm's procedure tested the 
 so that p, interval, verdict and detectable difference speak of one test.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from sftflow.core.layout import answers_at, pair_name
 from sftflow.reporting.cells import (
     Cell,
     Draws,
@@ -21,18 +22,21 @@ from sftflow.reporting.cells import (
     seed_groups,
     suite_items,
 )
+from sftflow.reporting.flags import Flag
 from sftflow.reporting.text import (
     NONE,
     Table,
     confidence_text,
     label,
     link,
+    number,
     p_value,
     percent,
     points,
 )
 from sftflow.scoring import stats
 
+UNLIKE = ("unequal sample sets", "metrics differ")  # a problem that another evaluation solves
 ALL = "all questions"  # in the column of benchmarks: the suite's own claim
 
 
@@ -87,7 +91,7 @@ def comparison_table(study: dict, cells: dict, draws: Draws, rows: list[dict]) -
         "differences in percentage points. The suites' own tests, over all their questions, are "
         f"the primary ones; {confidence_text(study)} interval where nothing is adjusted.",
         [
-            ("Suites", suite_frame([row for row in single if not row["benchmark"]])),
+            ("Suites", suite_frame(study, [row for row in single if not row["benchmark"]])),
             ("Benchmarks", benchmark_frame(study, cells, benchmarks)),
             *([("Seeds together", recipe_frame(study, recipes))] if recipes else []),
             ("Format or knowledge", form_frame(study, benchmarks)),
@@ -238,8 +242,7 @@ def benchmark_claim(cells: list[Cell | None], candidate: Candidate, seed: int) -
         sizes = " and ".join(str(score["n"]) for score in scores)
         return {
             **row,
-            "problem": f"unequal sample sets ({sizes} questions, not the same ones): evaluate them "
-            "again with the same benchmark settings",
+            "problem": f"unequal sample sets ({sizes} questions, not the same ones)",
         }
     metrics = dict.fromkeys(score["metric"] for score in scores)
     if len(metrics) > 1:
@@ -323,17 +326,37 @@ def bounds(name: str, interval: stats.Interval | None) -> dict[str, float | None
     return {f"{name}_low": low, f"{name}_high": high}
 
 
+SHIFT = 0.1  # of the answers: so many more or fewer that state nothing
+
+
+def comparison_flags(study: dict, rows: list[dict]) -> Iterator[Flag]:
+    """Claims that say less than they seem to: of contaminated questions, of a format, of none."""
+    for row in rows:
+        name = label(study, "benchmarks", row["benchmark"]) if row["benchmark"] else row["suite"]
+        if row.get("clean_verdict", row["verdict"]) != row["verdict"] != stats.UNDECIDED:
+            values = {"verdict": row["verdict"], "clean": row["clean_verdict"]}
+            values |= {"of": name, "n": number(row["clean_n"])}
+            yield Flag("contaminated verdict", row["candidate"], values)
+        before, after = (row.get(f"{side}_unparsed_share") for side in ("baseline", "candidate"))
+        if before is not None and abs(after - before) > SHIFT:
+            values = {"benchmark": name, "before": percent(before), "after": percent(after)}
+            yield Flag("format shift", row["candidate"], values)
+        if row["benchmark"] and (why := row.get("problem", "")).startswith(UNLIKE):
+            yield Flag("not comparable", row["candidate"], {"benchmark": name, "why": why})
+
+
 # --- how they look -------------------------------------------------------------------------------
 
 
 def judged(row: dict) -> dict:
     """The columns that every claim has, from its difference on."""
     return {
-        "Difference": points(row.get("difference"), _pair(row, "ci")),
+        "Difference": _to_answers(row, points(row.get("difference"), _pair(row, "ci"))),
+        "Verdict": verdict_text(row),
+        "n": row.get("n", NONE),
         "Fixed / broken": f"{row['fixed']} / {row['broken']}" if "fixed" in row else NONE,
         "p": p_value(row.get("p")),
         "p (Holm)": p_value(row.get("p_holm")),
-        "Verdict": verdict_text(row),
         "Detectable": percent(row.get("detectable")),
         "Difference, clean": NONE
         if "clean_n" not in row
@@ -362,14 +385,13 @@ def tidy(rows: list[dict]) -> pd.DataFrame:
     return frame.drop(columns=[c for c in silent if c in frame and (frame[c] == silent[c]).all()])
 
 
-def suite_frame(rows: list[dict]) -> pd.DataFrame:
+def suite_frame(study: dict, rows: list[dict]) -> pd.DataFrame:
     return tidy(
         [
             {
-                "Baseline": row["baseline"],
-                "Candidate": row["candidate"],
+                "Baseline": label(study, "subjects", row["baseline"]),
+                "Candidate": label(study, "subjects", row["candidate"]),
                 "Suite": row["suite"],
-                "n": row.get("n", NONE),
                 "Baseline score": percent(row.get("baseline_score")),
                 "Candidate score": percent(row.get("candidate_score")),
                 **judged(row),
@@ -401,19 +423,18 @@ def benchmark_frame(study: dict, cells: dict, rows: list[dict]) -> pd.DataFrame:
     return tidy(
         [
             {
-                "Baseline": row["baseline"],
-                "Candidate": row["candidate"],
+                "Baseline": label(study, "subjects", row["baseline"]),
+                "Candidate": label(study, "subjects", row["candidate"]),
                 "Benchmark": measured(
                     study, row["benchmark"], [cells.get((row["candidate"], row["benchmark"]))]
                 ),
-                "n": row.get("n", NONE),
                 "Baseline score": _linked(row, "baseline"),
                 "Candidate score": _linked(row, "candidate"),
+                **judged(row),
                 "Unstated": f"{percent(row['baseline_unparsed_share'])} → "
                 f"{percent(row['candidate_unparsed_share'])}"
                 if "fixed" in row
                 else NONE,
-                **judged(row),
                 "Note": row["note"],
             }
             for row in rows
@@ -426,18 +447,17 @@ def recipe_frame(study: dict, rows: list[dict]) -> pd.DataFrame:
     return tidy(
         [
             {
-                "Baseline": row["baseline"],
+                "Baseline": label(study, "subjects", row["baseline"]),
                 "Candidate": f"{row['candidate']} ({row['trainings']} seeds)",
                 "Suite": row["suite"],
                 "Benchmark": label(study, "benchmarks", row["benchmark"])
                 if row["benchmark"]
                 else ALL,
-                "n": row.get("n", NONE),
+                **judged(row),
                 "SD between seeds": percent(row.get("between")),
                 "Seeds better / worse": f"{row['seeds_better']} / {row['seeds_worse']}"
                 if "seeds_better" in row
                 else NONE,
-                **judged(row),
                 "Note": row["note"],
             }
             for row in rows
@@ -457,8 +477,8 @@ def form_frame(study: dict, rows: list[dict]) -> pd.DataFrame:
     """A row per pair and benchmark: the 2 x 2 of stated and right, before → after, in answers."""
     return pd.DataFrame(
         {
-            "Baseline": row["baseline"],
-            "Candidate": row["candidate"],
+            "Baseline": label(study, "subjects", row["baseline"]),
+            "Candidate": label(study, "subjects", row["candidate"]),
             "Benchmark": label(study, "benchmarks", row["benchmark"]),
             **{
                 heading: f"{row[f'baseline_{name}']} → {row[f'candidate_{name}']}"
@@ -475,6 +495,14 @@ def _linked(row: dict, side: str) -> str:
     if score is None:
         return NONE
     return link(f"scores/{row[side]}/{row['benchmark']}.json", percent(score))
+
+
+def _to_answers(row: dict, text: str) -> str:
+    """To the answers of a pair, side by side; a recipe's are those of its trainings."""
+    if row.get("difference") is None or row["trainings"] > 1:
+        return text
+    pair = pair_name({side: row[side] for side in ("baseline", "candidate")})
+    return link(answers_at(pair=pair, benchmark=row["benchmark"] or ""), text)
 
 
 def _pair(row: dict, name: str) -> tuple[float, float] | None:

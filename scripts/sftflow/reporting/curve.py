@@ -16,7 +16,7 @@ from sftflow.reporting import stale
 from sftflow.reporting.cells import asked
 from sftflow.reporting.flags import TRIFLE, Flag
 from sftflow.reporting.suites import cell_text
-from sftflow.reporting.text import MISSING, NONE, Table, confidence_text, headings, number
+from sftflow.reporting.text import MISSING, NONE, Table, confidence_text, headings, label, number
 from sftflow.scoring import stats
 
 Losses = dict[str, tuple[int, float]]  # {id of a text: (tokens, nats)}
@@ -35,6 +35,7 @@ class Curves:
         self.study, self.results = study, results
         self.runs = [name for name, run in study["runs"].items() if run["training"]["checkpoints"]]
         self.notes: list[str] = []
+        self.stale: dict[str, str] = {}  # what: why
         self.rows: list[dict] = []
         self.choices: list[dict] = []
         for run in self.runs:
@@ -57,7 +58,8 @@ class Curves:
             changed.append("training")
         if changed:
             where = PATHS.curve.format(run=run)
-            self.notes.append(f"Stale, left out: {where} ({'; '.join(changed)}).")
+            self.stale[where] = "; ".join(changed)
+            self.notes.append(f"Stale, left out: {where} ({self.stale[where]}).")
             return None
         if record["missing"]:
             self.notes.append(
@@ -125,10 +127,13 @@ def verdict(best: dict, last: dict) -> str:
     return OVERFITTING if best["step"] else NEVER
 
 
+WENT_WRONG = {OVERFITTING: "overfitted", NEVER: "never better"}
+
+
 def curve_flags(found: Curves) -> list[Flag]:
     return [
         Flag(
-            "overfitted",
+            WENT_WRONG[one["verdict"]],
             one["run"],
             {
                 "step": str(one["best"]), "before": number(one["best_loss"], 3),
@@ -137,7 +142,7 @@ def curve_flags(found: Curves) -> list[Flag]:
             },
         )
         for one in found.choices
-        if one["verdict"] == OVERFITTING
+        if one["verdict"] in WENT_WRONG
     ]  # fmt: skip
 
 
@@ -192,7 +197,7 @@ def score_frame(study: dict, cells: dict) -> pd.DataFrame:
     benchmarks = headings(study, "benchmarks", asked(study))
     return pd.DataFrame(
         {
-            "Run": study["subjects"][name]["run"],
+            "Run": label(study, "runs", study["subjects"][name]["run"]),
             "Step": str(study["subjects"][name]["step"]),
             **{title: cell_text(cells[name, one]) for one, title in benchmarks.items()},
         }
@@ -205,7 +210,7 @@ def choice_frame(found: Curves) -> pd.DataFrame:
     chosen = {one["run"]: one for one in found.choices}
     return pd.DataFrame(
         {
-            "Run": run,
+            "Run": label(found.study, "runs", run),
             "Lowest at step": str(chosen[run]["best"]),
             "Loss there": number(chosen[run]["best_loss"], 4),
             "Served step": str(chosen[run]["last"]),
@@ -214,7 +219,7 @@ def choice_frame(found: Curves) -> pd.DataFrame:
             "Verdict": chosen[run]["verdict"],
         }
         if run in chosen
-        else {"Run": run, "Lowest at step": MISSING}
+        else {"Run": label(found.study, "runs", run), "Lowest at step": MISSING}
         for run in found.runs
     ).fillna(NONE)
 
@@ -225,7 +230,10 @@ def step_frame(found: Curves) -> pd.DataFrame:
     for row in found.rows:
         line = lines.setdefault(
             (row["run"], row["step"]),
-            {"Run": row["run"], "Step": str(row["step"]) + (" (served)" if row["served"] else "")},
+            {
+                "Run": label(found.study, "runs", row["run"]),
+                "Step": str(row["step"]) + (" (served)" if row["served"] else ""),
+            },
         )
         if row["neutral"]:
             line[row["text"]] = f"{number(row['loss'], 4)} ({row['difference']:+.4f})"

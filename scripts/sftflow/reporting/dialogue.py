@@ -17,7 +17,16 @@ from sftflow.core.layout import PATHS, Results
 from sftflow.dialogue.behaviour import FAULTS, MEANS, SHARES, faults, measures
 from sftflow.reporting import judgements, stale
 from sftflow.reporting.flags import NEAR, Flag
-from sftflow.reporting.text import NONE, Table, confidence_text, label, number, percent, points
+from sftflow.reporting.text import (
+    NONE,
+    Table,
+    confidence_text,
+    interval_of,
+    label,
+    number,
+    percent,
+    points,
+)
 from sftflow.scoring import stats
 
 NOT_MEASURED = "not measured"
@@ -227,10 +236,6 @@ def bounds(interval: stats.Interval | None) -> dict[str, float | None]:
     return {"ci_low": low, "ci_high": high}
 
 
-def interval_of(row: dict) -> stats.Interval | None:
-    return None if row.get("ci_low") is None else (row["ci_low"], row["ci_high"])
-
-
 def risen(interval: stats.Interval | None) -> stats.Interval | None:
     """Of what is better when it is less, as if it were better when it is more."""
     return interval and (-interval[1], -interval[0])
@@ -242,17 +247,17 @@ def loss_frame(study: dict, rows: list[dict]) -> pd.DataFrame:
             "Baseline": label(study, "subjects", row["baseline"]),
             "Candidate": label(study, "subjects", row["candidate"]),
             "Text": row["group"],
-            "n": row.get("n", NONE),
-            "Tokens": number(row.get("tokens")),
             "Loss before": number(row.get("baseline_value"), 4),
             "Loss after": number(row.get("candidate_value"), 4),
             "Difference": nats(row),
+            "Verdict": row.get("problem")
+            or stats.verdict(risen(interval_of(row)), study["dialogue"]["margin"]),
+            "n": row.get("n", NONE),
+            "Tokens": number(row.get("tokens")),
             "Perplexity": NONE
             if "baseline_value" not in row
             else f"{number(exp(row['baseline_value']), 2)} → "
             f"{number(exp(row['candidate_value']), 2)}",
-            "Verdict": row.get("problem")
-            or stats.verdict(risen(interval_of(row)), study["dialogue"]["margin"]),
         }
         for row in rows
     )
@@ -387,8 +392,9 @@ def profile_rows(found: Compared, pair: Pair, claims: Claims) -> Iterator[dict]:
             "kind": suite_kind(study, claim["suite"]),
             "of": f"suite {claim['suite']}",
             "n": claim["n"],
-            "change": points(claim["difference"], interval),
-            "margin": f"{percent(margin)} points",
+            "effect": points(claim["difference"], interval),
+            "unit": " points",
+            "margin": percent(margin),
             "verdict": non_inferior(interval, margin),
         }
     for row in of_pair(found.losses, pair):
@@ -398,8 +404,9 @@ def profile_rows(found: Compared, pair: Pair, claims: Claims) -> Iterator[dict]:
                 "kind": "Language",
                 "of": row["group"],
                 "n": row["n"],
-                "change": nats(row) + " nats",
-                "margin": f"{study['dialogue']['margin']:g} nats",
+                "effect": nats(row),
+                "unit": " nats",
+                "margin": f"{study['dialogue']['margin']:g}",
                 "verdict": row.get("problem")
                 or non_inferior(risen(interval_of(row)), study["dialogue"]["margin"]),
             }
@@ -411,8 +418,9 @@ def profile_rows(found: Compared, pair: Pair, claims: Claims) -> Iterator[dict]:
                 "kind": "Behaviour",
                 "of": f"answers with a fault, {group_name(study, row)}",
                 "n": row["n"],
-                "change": points(row["difference"], interval),
-                "margin": f"{percent(margin)} points",
+                "effect": points(row["difference"], interval),
+                "unit": " points",
+                "margin": percent(margin),
                 "verdict": non_inferior(risen(interval), margin),
             }
 
@@ -424,10 +432,10 @@ def profile_frame(study: dict, rows: list[dict]) -> pd.DataFrame:
             "Candidate": label(study, "subjects", row["candidate"]),
             "What": row["kind"],
             "Of": row["of"],
-            "n": row["n"],
-            "Change": row["change"],
-            "Margin": row["margin"],
+            "Change": row["effect"] + row["unit"],
+            "Margin": row["margin"] + row["unit"],
             "Verdict": row["verdict"],
+            "n": row["n"],
         }
         for row in rows
     )

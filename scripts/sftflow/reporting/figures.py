@@ -6,9 +6,9 @@ Each function takes plain records and returns SVG text, the same bytes for the s
 import io
 import warnings
 from collections.abc import Callable, Iterable
-from itertools import accumulate, cycle
+from itertools import accumulate, cycle, groupby
 from math import nan
-from operator import mul
+from operator import itemgetter, mul
 from statistics import fmean, stdev
 from typing import Any
 
@@ -20,12 +20,14 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from matplotlib.typing import RcKeyType
 from sftflow.config.expand import said
+from sftflow.scoring import stats
 
 COLORS = ["#2563eb", "#dc6803", "#15803d", "#9333ea", "#be123c", "#0e7490", "#854d0e", "#475569"]
 STYLES = ("-", "--", ":", "-.")
 STYLE: dict[RcKeyType, Any] = {
     "svg.hashsalt": "sftflow",
     "svg.fonttype": "none",  # text stays text: the reader's fonts know the user's script
+    "text.parse_math": False,  # a label with $ is a label
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -185,6 +187,62 @@ def scores(points: dict[str, dict[str, tuple[float, float, float]]], chance: dic
             axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
     return _svg(draw, height=max(2.4, 1.2 + 0.5 * len(benchmarks)))
+
+
+# Marker, colour, filled: a verdict is seen in grey, too.
+MARKS = {
+    stats.BETTER: (">", "#15803d", True),
+    stats.WORSE: ("<", "#be123c", True),
+    stats.SAME: ("s", "#475569", True),
+    stats.UNDECIDED: ("o", "#475569", False),
+}
+LINES = 40  # of the figure of differences: as many as a page holds
+
+
+def differences(rows: list[dict], margin: float | None = None) -> str:
+    """What changed, with its interval: {pair, name, suite, difference, ci_low, ci_high, verdict}.
+
+    A suite's own claim stands above those of its benchmarks, in bold. Of many the suites alone are
+    shown; the band is the margin within which a difference does not matter.
+    """
+    shown = rows if len(rows) <= LINES else [row for row in rows if row["suite"]]
+    if len(shown) > LINES:
+        shown = sorted(shown, key=lambda row: row["verdict"] == stats.UNDECIDED)[:LINES]
+    lines: list[dict | str] = []
+    for pair, mine in groupby(shown, key=itemgetter("pair")):
+        lines += [pair, *mine]
+
+    def draw(axes: Axes) -> None:
+        more = f" ({len(shown)} of {len(rows)})" if len(shown) < len(rows) else ""
+        _shown({"": {}} if rows else {}, axes, f"What changed{more}", "")
+        if margin:
+            axes.axvspan(-100 * margin, 100 * margin, color="#e5e7eb", lw=0, label="margin")
+        axes.axvline(0, color="#1f2937", lw=1)
+        told = set()
+        for place, row in enumerate(lines):
+            if isinstance(row, str):
+                continue
+            marker, color, filled = MARKS[row["verdict"]]
+            low, middle, high = (100 * row[key] for key in ("ci_low", "difference", "ci_high"))
+            axes.errorbar(
+                middle, place, xerr=[[middle - low], [high - middle]], fmt=marker, color=color,
+                ms=8 if row["suite"] else 6, mfc=color if filled else "white",
+                elinewidth=2.2 if row["suite"] else 1.3,
+                label=None if row["verdict"] in told else row["verdict"],
+            )  # fmt: skip
+            told.add(row["verdict"])
+        names = [row if isinstance(row, str) else row["name"] for row in lines]
+        axes.set_yticks(range(len(lines)), names)
+        for row, tick in zip(lines, axes.get_yticklabels(), strict=True):
+            tick.set_fontweight("bold" if isinstance(row, str) or row["suite"] else "normal")
+            tick.set_fontstyle("italic" if isinstance(row, str) else "normal")
+        axes.tick_params(axis="y", length=0)
+        axes.set_ylim(len(lines) - 0.4, -0.6)
+        axes.set_xlabel("Difference (percentage points), with its interval")
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+
+    return _svg(draw, height=max(2.2, 1.1 + 0.27 * len(lines)))
 
 
 def token_lengths(fits: dict[str, dict], datasets: dict[str, dict]) -> str:

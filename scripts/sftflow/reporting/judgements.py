@@ -119,9 +119,10 @@ def preference_frame(study: dict, rows: list[dict]) -> pd.DataFrame:
             "Baseline": label(study, "subjects", row["baseline"]),
             "Candidate": label(study, "subjects", row["candidate"]),
             "Judge": judge_name(study, row),
+            "Win rate": with_interval(row["win_rate"], pair_of(row, "ci_low", "ci_high")),
+            "Verdict": verdict_of(row, margin),
             "n": row["n"],
             "Win, tie, loss": f"{row['wins']}, {row['ties']}, {row['losses']}",
-            "Win rate": with_interval(row["win_rate"], pair_of(row, "ci_low", "ci_high")),
             "Win rate at equal length": with_interval(
                 row["length_controlled"], pair_of(row, "lc_low", "lc_high")
             ),
@@ -129,7 +130,6 @@ def preference_frame(study: dict, rows: list[dict]) -> pd.DataFrame:
             "Alike in both orders": percent(row["consistency"]),
             "First place wins": percent(row["first_place"]),
             "Unreadable": row["unreadable"],
-            "Verdict": verdict_of(row, margin),
         }
         for row in rows
     )
@@ -201,12 +201,12 @@ def crisis_frame(study: dict, rows: list[dict]) -> pd.DataFrame:
             "Candidate": label(study, "subjects", row["candidate"]),
             "Judge": judge_name(study, row),
             "Point": row["point"],
-            "n": row["n"],
             "Holds": f"{percent(row['baseline_value'])} → {percent(row['candidate_value'])}",
             "Change": points(row["difference"], pair_of(row, "ci_low", "ci_high")),
+            "Verdict": crisis_verdict(row, study["statistics"]["margin"]),
+            "n": row["n"],
             "p (Holm)": p_value(row["p_holm"]) if "p_holm" in row else NONE,
             "Unreadable": row["unreadable"],
-            "Verdict": crisis_verdict(row, study["statistics"]["margin"]),
         }
         for row in rows
     )

@@ -1,10 +1,11 @@
 """Tables of what is no score: training, inference, chats, data."""
 
+from collections.abc import Iterator
 from itertools import chain
 
 import pandas as pd
-from sftflow.core.layout import Results
-from sftflow.reporting.flags import Flag, training_flags
+from sftflow.core.layout import PATHS, Results
+from sftflow.reporting.flags import Flag, kinds, training_flags
 from sftflow.reporting.text import (
     MISSING,
     NONE,
@@ -39,7 +40,10 @@ def training_table(study: dict, results: Results) -> Table:
             for name, record in records.items()
         ),
         [
-            *(f"`{flag.where}` {flag}" for flag in chain.from_iterable(flags.values())),
+            *(
+                f"{label(study, 'runs', flag.where)}: {flag}"
+                for flag in chain.from_iterable(flags.values())
+            ),
             "First and final loss are means per token that carries loss, over the first and the "
             "last tenth of the steps (at least 10, at most 100: `window_steps`), in nats. "
             "Validation loss is before the first step and after the last; validation changes no "
@@ -52,15 +56,11 @@ def training_table(study: dict, results: Results) -> Table:
     )
 
 
-def kinds(flags: list[Flag]) -> str:
-    return ", ".join(flag.kind for flag in flags)
-
-
 def training_row(study: dict, name: str, record: dict | None, flags: list[Flag]) -> dict:
     run = study["runs"][name]
     row = {
-        "Run": name,
-        "Model": run["model"],
+        "Run": label(study, "runs", name),
+        "Model": label(study, "models", run["model"]),
         "Dataset": run["dataset"],
         "Seed": run["training"]["seed"],
     }
@@ -155,7 +155,7 @@ def chat_table(study: dict, results: Results) -> Table:
         frame = pd.DataFrame(
             {
                 "Prompt": row["prompt"],
-                "Subject": row["subject"],
+                "Subject": label(study, "subjects", row["subject"]),
                 "Answer": row.get("answer", MISSING),
             }
             for row in rows
@@ -194,9 +194,12 @@ def data_table(study: dict, results: Results) -> Table:
         "dialogues hold.",
         [
             ("Datasets", pd.DataFrame(dataset_row(*item) for item in datasets.items())),
-            ("Dropped rows", dropped_frame("Dataset", datasets)),
+            ("Dropped rows", dropped_frame(study, "Dataset", datasets)),
             ("Runs", pd.DataFrame(fit_row(study, *item) for item in runs.items())),
-            ("Dropped by a run", dropped_frame("Run", runs)),
+            (
+                "Dropped by a run",
+                dropped_frame(study, "Run", runs),
+            ),
             ("Contamination", contamination_frame(study, overlap)),
             ("Contamination, examples", example_frame(study, overlap)),
         ],
@@ -245,10 +248,10 @@ def _mean_and_max(record: dict) -> str:
     return f"{number(record['mean'], 1)}, {number(record['max'])}"
 
 
-def dropped_frame(kind: str, receipts: dict[str, dict | None]) -> pd.DataFrame:
+def dropped_frame(study: dict, kind: str, receipts: dict[str, dict | None]) -> pd.DataFrame:
     return pd.DataFrame(
         {
-            kind: name,
+            kind: label(study, f"{kind.lower()}s", name),
             "Reason": reason,
             "Rows": number(found["count"]),
             "First lines": ", ".join(map(str, found["lines"])),
@@ -259,7 +262,7 @@ def dropped_frame(kind: str, receipts: dict[str, dict | None]) -> pd.DataFrame:
 
 
 def fit_row(study: dict, name: str, receipt: dict | None) -> dict:
-    row = {"Run": name, "Dataset": study["runs"][name]["dataset"]}
+    row = {"Run": label(study, "runs", name), "Dataset": study["runs"][name]["dataset"]}
     if receipt is None:
         return {**row, "Kept": MISSING}
     tokens = receipt["tokens"]
@@ -298,7 +301,7 @@ def contamination_frame(study: dict, overlap: dict[str, dict | None]) -> pd.Data
             rows.append(
                 {
                     "Dataset": name,
-                    "Benchmark": benchmark_name(study, benchmark),
+                    "Benchmark": label(study, "benchmarks", benchmark),
                     "n": number(found["n"]),
                     "Overlapping": number(found["overlapping"]),
                     "Share": percent(found["share"]),
@@ -312,16 +315,45 @@ def contamination_frame(study: dict, overlap: dict[str, dict | None]) -> pd.Data
     return pd.DataFrame(rows)
 
 
-def benchmark_name(study: dict, benchmark: str) -> str:
-    known = benchmark in study["benchmarks"]  # an old record may name one that is gone
-    return label(study, "benchmarks", benchmark) if known else benchmark
+MUCH = 0.01  # of a benchmark's questions, or of a file's rows: less is named in the tables only
+
+
+def contamination_flags(study: dict, results: Results) -> Iterator[Flag]:
+    """Benchmarks whose questions the dialogues hold, by dataset."""
+    for name in study["datasets"]:
+        record = results.read(PATHS.contamination, dataset=name) or {"benchmarks": {}}
+        for benchmark, found in record["benchmarks"].items():
+            if found["overlapping"] and found["share"] > MUCH:
+                values = {
+                    "benchmark": label(study, "benchmarks", benchmark),
+                    "overlapping": number(found["overlapping"]),
+                    "n": number(found["n"]),
+                    "share": percent(found["share"]),
+                }
+                yield Flag("contaminated", name, values)
+
+
+def dropped_flags(study: dict, results: Results) -> Iterator[Flag]:
+    """Rows that are not trained on, by dataset, and by run of what its dataset kept."""
+    for template, kind in ((PATHS.dataset_receipt, "dataset"), (PATHS.run_receipt, "run")):
+        for name in study[f"{kind}s"]:
+            receipt = results.read(template, **{kind: name}) or {"dropped": {}}
+            dropped = {why: found["count"] for why, found in receipt["dropped"].items()}
+            if dropped and sum(dropped.values()) > MUCH * receipt["rows_read"]:
+                values = {
+                    "dropped": number(sum(dropped.values())),
+                    "rows": number(receipt["rows_read"]),
+                    "share": percent(sum(dropped.values()) / receipt["rows_read"]),
+                    "reasons": ", ".join(f"{why}: {count}" for why, count in dropped.items()),
+                }
+                yield Flag("dropped rows", name, values)
 
 
 def example_frame(study: dict, overlap: dict[str, dict | None]) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "Dataset": name,
-            "Benchmark": benchmark_name(study, benchmark),
+            "Benchmark": label(study, "benchmarks", benchmark),
             "Subset": example["subset"],
             "Kind": example.get("kind", NONE),
             "Covered": percent(example["coverage"]),

@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
+from functools import partial
 
 import jinja2
 import pandas as pd
@@ -14,52 +14,36 @@ from sftflow.config import schema
 from sftflow.core.jsonio import read_record
 from sftflow.core.layout import Results
 from sftflow.core.spans import merged
-from sftflow.reporting import cells as tables_cells
+from sftflow.reporting import browser, figures
 from sftflow.reporting import comparison as tables_comparison
 from sftflow.reporting import curve as tables_curve
 from sftflow.reporting import dialogue as tables_dialogue
-from sftflow.reporting import figures
 from sftflow.reporting import records as tables_records
 from sftflow.reporting import suites as tables_scores
 from sftflow.reporting import sweeps as tables_sweeps
 from sftflow.reporting import text as tables_text
-from sftflow.reporting.chinese import (
-    CHINESE_CELLS,
-    FOREIGN_CODE,
-    chinese,
-    chinese_flag,
-    translate,
-)
-from sftflow.reporting.flags import training_flags
-from sftflow.reporting.text import MISSING, NONE
+from sftflow.reporting.chinese import FOREIGN_CODE, said, translate
+from sftflow.reporting.evidence import Evidence
+from sftflow.reporting.summary import flag_groups, headline, in_terminal
+from sftflow.reporting.text import MISSING, NONE, TEMPLATES
 from sftflow.scoring import stats
-
-TEMPLATES = Path(__file__).parent / "templates"
 
 
 def collect(study: dict, results: Results) -> dict:
     """Everything that the templates show; tables in English, translated when they are shown."""
-    references = schema.references()
-    cells = tables_cells.load_cells(study, results)
-    draws = tables_cells.suite_draws(study, cells)
-    compared = tables_comparison.comparison_rows(study, cells)
-    comparison = tables_comparison.comparison_table(study, cells, draws, compared)
-    training = {
-        name: record
-        for name in study["runs"]
-        if (record := results.read(f"runs/{name}/training.json"))
-    }
+    evidence = Evidence(study, results, schema.references())
+    cells, draws, talk, curves = evidence.cells, evidence.draws, evidence.talk, evidence.curves
+    comparison = tables_comparison.comparison_table(study, cells, draws, evidence.rows)
     suites = {
-        suite: tables_scores.suite_table(study, suite, cells, draws, references)
+        suite: tables_scores.suite_table(study, suite, cells, draws, evidence.references)
         for suite in study["evaluate"]["suites"]
     }
-    talk = tables_dialogue.Compared(study, results)
-    curves = tables_curve.Curves(study, results)
-    dialogue = tables_dialogue.dialogue_table(talk, tables_dialogue.suite_claims(compared))
+    dialogue = tables_dialogue.dialogue_table(talk, evidence.claims)
     sweeps = tables_sweeps.points(study, results)
     return {
         "study": study,
         "cells": cells,
+        "answers": browser.answers(study, results, cells),
         "sweeps": sweeps,
         "sweep": dict(tables_sweeps.sweep_table(study, results, cells, draws).sections),
         "chosen": tables_sweeps.chosen(sweeps),
@@ -67,7 +51,7 @@ def collect(study: dict, results: Results) -> dict:
         "environments": environment_frame(results),
         "data": dict(tables_records.data_table(study, results).sections),
         "settings": settings_frame(study),
-        "training_records": training,
+        "training_records": evidence.training,
         "fits": {
             name: receipt["tokens"]
             for name in study["runs"]
@@ -86,14 +70,13 @@ def collect(study: dict, results: Results) -> dict:
         "suites": {suite: report_sections(table) for suite, table in suites.items()},
         "comparison": dict(comparison.sections),
         "dialogue": dict(dialogue.sections),
-        "broken": tables_dialogue.dialogue_flags(talk),
         "curve_rows": curves.rows,
         "curve": dict(tables_curve.curve_table(curves, cells).sections),
         "choices": curves.choices,
-        "verdicts": verdicts(study, comparison.data),
-        "flags": [flag for item in training.items() for flag in training_flags(*item)]
-        + tables_curve.curve_flags(curves),
-        "problems": problems(cells),
+        "headline": {each: headline(evidence, each) for each in study["languages"]},
+        "flags": evidence.flags,
+        "summary": in_terminal(evidence),
+        "differences": named_differences(study, evidence.rows),
         "reach": reach(comparison.data),
         "provenance": provenance(cells),
     }
@@ -154,13 +137,15 @@ def settings_frame(study: dict) -> pd.DataFrame:
     runs = study["runs"]
     if not runs:
         return pd.DataFrame()
+    labels = tables_text.headings(study, "runs", runs)
     if len(runs) > tables_text.WIDE:
         varied = [s for s in SETTINGS if len({str(r["training"][s]) for r in runs.values()}) > 1]
         return pd.DataFrame(
-            {"Run": name, **{s: run["training"][s] for s in varied}} for name, run in runs.items()
+            {"Run": labels[name], **{s: run["training"][s] for s in varied}}
+            for name, run in runs.items()
         )
     return pd.DataFrame(
-        {"Setting": s, **{name: str(run["training"][s]) for name, run in runs.items()}}
+        {"Setting": s, **{labels[name]: str(run["training"][s]) for name, run in runs.items()}}
         for s in SETTINGS
     )
 
@@ -206,54 +191,6 @@ def report_sections(table: tables_text.Table) -> dict[str, pd.DataFrame]:
     else:
         del sections["Details"]
     return sections
-
-
-KINDS = {
-    stats.BETTER: "better", stats.WORSE: "worse", stats.SAME: "same", stats.UNDECIDED: "undecided",
-}  # fmt: skip
-
-
-def verdicts(study: dict, rows: pd.DataFrame) -> list[dict]:
-    """Per candidate: its suites' own verdicts, and its benchmarks by verdict.
-
-    `trainings` is 1 where the candidate is one subject, and the number of seeds of a recipe.
-    """
-    found: dict[tuple, dict] = {}
-    for row in rows.to_dict("records"):
-        entry = found.setdefault(
-            (row["baseline"], row["candidate"], row["trainings"] > 1),
-            {
-                "baseline": row["baseline"], "candidate": row["candidate"],
-                "trainings": row["trainings"], "suites": [],
-                "better": [], "worse": [], "same": [], "undecided": [], "problem": [],
-            },
-        )  # fmt: skip
-        if not row["benchmark"]:
-            entry["suites"].append((row["suite"], row["verdict"]))
-        else:
-            kind = KINDS.get(row["verdict"], "problem")
-            entry[kind].append(tables_text.label(study, "benchmarks", row["benchmark"]))
-    return list(found.values())
-
-
-def problems(cells: dict) -> list[str]:
-    """What a reader must know before believing the scores."""
-    found = [
-        f"`{cell.subject}` {cell.benchmark}: {cell.note}"
-        for cell in cells.values()
-        if not cell.usable
-    ]
-    for cell in cells.values():
-        if cell.usable:
-            found += [
-                f"`{cell.subject}` {cell.benchmark}: {w}"
-                for w in tables_scores.warnings(cell, None)
-            ]
-    if len(found) > 30:
-        kinds = Counter(cell.state for cell in cells.values())
-        counts = ", ".join(f"{count} {state}" for state, count in sorted(kinds.items()))
-        return [f"{len(cells)} scores: {counts}", *found[:30], "…"]
-    return found
 
 
 def reach(rows: pd.DataFrame) -> list[dict]:
@@ -308,18 +245,39 @@ def draw(study: dict, found: dict) -> dict[str, str]:
     chance = {}
     for cell in found["cells"].values():
         if cell.usable and cell.score["ci95"]:
-            benchmark = study["benchmarks"][cell.benchmark]["label"] or cell.benchmark
+            benchmark = tables_text.label(study, "benchmarks", cell.benchmark)
+            subject = tables_text.label(study, "subjects", cell.subject)
             values = (cell.score["score"], *cell.score["ci95"])
-            points.setdefault(cell.subject, {})[benchmark] = values
+            points.setdefault(subject, {})[benchmark] = values
             chance[benchmark] = cell.score["chance"]
+    labels = tables_text.headings(study, "runs", study["runs"])
+    training = {labels[run]: record for run, record in found["training_records"].items()}
+    fits = {labels[run]: tokens for run, tokens in found["fits"].items()}
+    curves = [row | {"run": labels[row["run"]]} for row in found["curve_rows"]]
     return {
-        "loss": figures.loss(found["training_records"]),
-        "learning_rate": figures.learning_rate(found["training_records"]),
-        "learning_curve": figures.learning_curve(found["curve_rows"]),
+        "loss": figures.loss(training),
+        "learning_rate": figures.learning_rate(training),
+        "learning_curve": figures.learning_curve(curves),
+        "differences": figures.differences(found["differences"], study["statistics"]["margin"]),
         "scores": figures.scores(points, chance),
-        "token_lengths": figures.token_lengths(found["fits"], found["turns"]),
+        "token_lengths": figures.token_lengths(fits, found["turns"]),
         "sweep": figures.sweep(tables_sweeps.drawn(found["sweeps"])),
     }
+
+
+def named_differences(study: dict, rows: list[dict]) -> list[dict]:
+    """The claims that have an interval, as figures.differences draws them."""
+    label = partial(tables_text.label, study)
+    return [
+        {
+            "pair": f"{label('subjects', row['candidate'])} − {label('subjects', row['baseline'])}",
+            "name": label("benchmarks", row["benchmark"]) if row["benchmark"] else row["suite"],
+            "suite": not row["benchmark"],
+            **{key: row[key] for key in ("difference", "ci_low", "ci_high", "verdict")},
+        }
+        for row in rows
+        if row.get("ci_low") is not None
+    ]
 
 
 def page(language: str, found: dict) -> str:
@@ -329,22 +287,28 @@ def page(language: str, found: dict) -> str:
     )  # fmt: skip
     environment.filters["table"] = lambda frame: shown(frame, translate, language)
     environment.filters["upright"] = lambda frame: shown(frame, upright, language)
-    environment.filters["flag"] = chinese_flag if language == "zh" else str
-    environment.filters["verdict"] = lambda verdict: (
-        CHINESE_CELLS["Verdict"].get(verdict, chinese(verdict)) if language == "zh" else verdict
+    environment.filters["grouped"] = lambda flags, each: flag_groups(
+        found["study"], flags, language, each
     )
+    environment.filters["inert"] = tables_text.inert
+    environment.filters["said"] = lambda text: said(text, language)
     environment.filters["roughly"] = tables_comparison.roughly
     environment.filters["percent"] = tables_text.percent
     environment.filters["rise"] = tables_curve.rise_text
     environment.filters["number"] = tables_text.number
     environment.filters["duration"] = tables_text.duration
-    text = environment.get_template(f"report.{language}.md.j2").render(**found, none=NONE)
+    text = environment.get_template(f"report.{language}.md.j2").render(
+        **found | {"headline": found["headline"][language]}, none=NONE
+    )
     return re.sub(r"\n{3,}", "\n\n", text)
 
 
 def shown(frame: pd.DataFrame, form: Callable, language: str) -> str:
     """A table for a reader: of many rows the foremost, and where the others are."""
-    text = tables_text.markdown(form(tables_text.foremost(frame, ROWS), language))
+    words = tables_text.Words(
+        lambda text, **values: said(text, language, **values), partial(form, language=language)
+    )
+    text = tables_text.told(tables_text.foremost(frame, ROWS), 4, words)
     if len(frame) <= ROWS:
         return text
     return f"{text}\n\n{MORE[language].format(len(frame) - ROWS)}"
@@ -359,26 +323,34 @@ def upright(frame: pd.DataFrame, language: str) -> pd.DataFrame:
     return turned.rename_axis(columns=None).reset_index(names=wide.columns[0])
 
 
+FOLDED = re.compile(
+    rf"<p><em>({'|'.join(said(tables_text.MORE_COLUMNS, each) for each in ('zh', 'en'))})</em></p>"
+    r'\s*(<div class="table">.*?</div>)',
+    re.S,
+)
 NAMES = {"zh": "中文", "en": "English"}
 
 
-def html(pages: dict[str, str], pictures: dict[str, str]) -> str:
+def html(pages: dict[str, str], pictures: dict[str, str], shown: browser.Shown) -> str:
     """One page with every language; Markdown is rendered without raw HTML, so answers of a model
-    that contain markup stay text."""
+    that contain markup stay text. Scores and differences lead to the answers, as far as they are
+    shown: the page travels without the files of results/."""
     parser = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True)
     bodies = {
         language: embed(parser.render(text).replace("&lt;br&gt;", "<br>"), pictures)
         for language, text in pages.items()
     }
+    bodies = {language: browser.lead(body, shown, language) for language, body in bodies.items()}
     return environment.get_template("report.html.j2").render(bodies=bodies, names=NAMES)
 
 
 def embed(body: str, pictures: dict[str, str]) -> str:
-    """Put the figures into the page, and tables into boxes that scroll."""
+    """Put the figures into the page, tables into boxes that scroll, and what is left of a wide one
+    out of sight until it is asked for."""
     for name, svg in pictures.items():
         data = base64.b64encode(svg.encode()).decode()
         body = body.replace(f"../figures/{name}.svg", f"data:image/svg+xml;base64,{data}")
-    return body.replace("<table>", '<div class="table"><table>').replace(
-        "</table>", "</table></div>"
-    )
+    body = body.replace("<table>", '<div class="table"><table>')
+    body = body.replace("</table>", "</table></div>")
+    return FOLDED.sub(r"<details><summary>\1</summary>\2</details>", body)

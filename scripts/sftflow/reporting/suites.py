@@ -1,8 +1,11 @@
 """The table of a suite: scores side by side, means, seeds and details."""
 
+from itertools import chain
+
 import numpy as np
 import pandas as pd
 from sftflow.reporting.cells import Cell, Draws, incomplete, measured, seed_groups, suite_items
+from sftflow.reporting.flags import Flag, in_order, kinds
 from sftflow.reporting.text import (
     MISSING,
     NONE,
@@ -13,6 +16,7 @@ from sftflow.reporting.text import (
     headings,
     label,
     link,
+    number,
     percent,
     pick,
     with_interval,
@@ -37,18 +41,22 @@ def suite_table(study: dict, suite: str, cells: dict, draws: Draws, references: 
     seeds = seed_frame(study, benchmarks, cells)
     if len(seeds):
         sections.append(("Between seeds", seeds))
-    sections.append(("Details", detail_frame(rows)))
+    sections.append(("Details", detail_frame(study, rows)))
     return Table(
         suite,
         f"Suite {suite}",
         "Accuracy, or the metric named with the benchmark, in percent with "
         f"{confidence_text(study)} interval.",
         sections,
-        pd.DataFrame(rows),
-        SCORE_NOTES
+        pd.DataFrame(row | {"flags": kinds(row.get("flags", []))} for row in rows),
+        [
+            f"{label(study, 'subjects', flag.where)}: {flag}"
+            for flag in in_order(chain.from_iterable(row.get("flags", []) for row in rows))
+        ]
+        + SCORE_NOTES
         + shared_notes(study, suite, cells)
         + reference_notes(study, chosen, references)
-        + stale_notes(chosen),
+        + stale_notes(study, chosen),
     )
 
 
@@ -101,7 +109,7 @@ def reference_notes(study: dict, cells: list[Cell], references: dict) -> list[st
     if not found:
         return []
     return [
-        f"Published figures, a sanity band (a note warns where one lies more than {percent(BAND)} "
+        f"Published figures, a sanity band (a flag warns where one lies more than {percent(BAND)} "
         "points outside the interval): " + "; ".join(found) + "."
     ]
 
@@ -111,9 +119,12 @@ def reference_text(figure: dict) -> str:
     return ", ".join(filter(None, [shots, figure["prompt"], figure["source"]]))
 
 
-def stale_notes(cells: list[Cell]) -> list[str]:
+def stale_notes(study: dict, cells: list[Cell]) -> list[str]:
     stale = [
-        f"{cell.subject} {cell.benchmark} ({cell.note})" for cell in cells if cell.state == STALE
+        f"{label(study, 'subjects', cell.subject)} "
+        f"{label(study, 'benchmarks', cell.benchmark)} ({cell.note})"
+        for cell in cells
+        if cell.state == STALE
     ]
     if not stale:
         return []
@@ -143,9 +154,8 @@ def score_rows(study: dict, cell: Cell, references: dict) -> list[dict]:
         whole["subset"] = subsets[0]["name"]
     reference = reference_for(study, references, cell)
     whole["published"] = reference and reference["score"]
-    whole["note"] = "; ".join(
-        filter(None, [cell.note, settings.get("note"), *warnings(cell, reference)])
-    )
+    whole["note"] = "; ".join(filter(None, [cell.note, settings.get("note")]))
+    whole["flags"] = score_flags(study, cell, reference)
     whole["file"] = cell.path
     rows = [whole]
     if len(subsets) > 1:
@@ -202,33 +212,34 @@ def reference_for(study: dict, references: dict, cell: Cell) -> dict | None:
     return references[model["reference"]].get(benchmark["preset"]) if benchmark["whole"] else None
 
 
-def warnings(cell: Cell, reference: dict | None) -> list[str]:
+MANY = 0.1  # of a score's answers: what more of them do changes what the score means
+
+
+def score_flags(study: dict, cell: Cell, reference: dict | None) -> list[Flag]:
     """What a reader must know before believing the number."""
     score = cell.score
-    found = []
+    name = label(study, "benchmarks", cell.benchmark)
+    found: list[Flag] = []
+
+    def flag(kind: str, **values: str) -> None:
+        found.append(Flag(kind, cell.subject, {"benchmark": name, **values}))
+
     low, high = score["ci95"] or (score["score"], score["score"])
-    if score["unparsed"] > 0.1 * score["answers"]:
-        found.append("many answers state nothing: format or knowledge?")
-    if score["truncated"] > 0.1 * score["answers"]:
-        found.append("many answers truncated: raise max_tokens")
+    for kind, what in (("unstated", "unparsed"), ("cut off", "truncated")):
+        if score[what] > MANY * score["answers"]:
+            flag(kind, share=percent(score[what] / score["answers"]))
     if score.get("empty"):
-        found.append(f"answers without text: {score['empty']}")
+        flag("empty", count=number(score["empty"]), n=number(score["answers"]))
     strict = score.get("strict")
     if strict and not low <= strict["score"] <= high:
-        found.append(
-            f"strict accuracy, {percent(strict['score'])}, tells another story: "
-            + (
-                "what evalscope reads is not what the answers state"
-                if score["misread"] > score["unparsed"]
-                else "right letters or numbers are found in answers that state none"
-            )
+        flag("misread", share=percent(score["score"]), strict=percent(strict["score"]))
+    if reference and not low - BAND <= reference["score"] <= high + BAND:
+        flag(
+            "off published",
+            score=percent(score["score"]),
+            published=percent(reference["score"]),
+            source=reference_text(reference),
         )
-    if reference:
-        if not low - BAND <= reference["score"] <= high + BAND:
-            found.append(
-                f"far from the published {percent(reference['score'])}: check prompt, template and "
-                "parsing"
-            )
     return found
 
 
@@ -312,12 +323,12 @@ def seed_frame(study: dict, benchmarks: list[str], cells: dict) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def detail_frame(rows: list[dict]) -> pd.DataFrame:
+def detail_frame(study: dict, rows: list[dict]) -> pd.DataFrame:
     frame = pd.DataFrame(
         {
             "Benchmark": row["benchmark"],
             "Subset": row["subset"],
-            "Subject": row["subject"],
+            "Subject": label(study, "subjects", row["subject"]),
             "n": row.get("n", NONE),
             "Accuracy": MISSING
             if "score" not in row
@@ -337,13 +348,14 @@ def detail_frame(rows: list[dict]) -> pd.DataFrame:
             "Chance": percent(row.get("chance")),
             "Few-shot": NONE if row.get("shots") is None else row["shots"],
             "Published": percent(row.get("published")),
+            "Flags": kinds(row.get("flags", [])) or NONE,
             "Note": row["note"],
             "Score": link(row["file"]) if "score" in row else NONE,
         }
         for row in rows
     )
     return frame.drop(
-        columns=[name for name in ("Clean", "Published") if (frame[name] == NONE).all()]
+        columns=[name for name in ("Clean", "Published", "Flags") if (frame[name] == NONE).all()]
     )
 
 

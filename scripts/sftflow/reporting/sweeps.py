@@ -13,7 +13,7 @@ import pandas as pd
 from sftflow.config.expand import said
 from sftflow.core.layout import Results
 from sftflow.reporting.cells import Cell, Draws, asked
-from sftflow.reporting.flags import training_flags
+from sftflow.reporting.flags import kinds, training_flags
 from sftflow.reporting.suites import cell_text
 from sftflow.reporting.text import (
     MISSING,
@@ -21,6 +21,7 @@ from sftflow.reporting.text import (
     Table,
     confidence_text,
     headings,
+    label,
     number,
     pick,
     with_interval,
@@ -160,7 +161,6 @@ def frame(
     for point, word in zip(made, words, strict=True):
         trained, names = len(point.losses), list(point.records)
         flags = [training_flags(*item) for item in point.records.items() if item[1]]
-        kinds = dict.fromkeys(flag.kind for flag in chain.from_iterable(flags))
         rows.append(
             {
                 **{key: said(value) for key, value in point.values.items()},
@@ -169,10 +169,12 @@ def frame(
                 "Final loss": spread(point.known("final_loss"), 4),
                 "Seeds": f"{trained} of {len(names)}" if trained < len(names) else f"{trained}",
                 "Steps": number(max(point.known("steps"), default=None)),
-                "Flags": ", ".join(kinds) or NONE,
+                "Flags": kinds(chain.from_iterable(flags)) or NONE,
                 **{f"Suite {s}": suite_text(study, s, names, draws) for s in suites},
                 **{columns[b]: score_text([cells.get((n, b)) for n in names]) for b in columns},
-                "Run": names[0] if len(names) == 1 else study["runs"][names[0]]["group"],
+                "Run": label(study, "runs", names[0])
+                if len(names) == 1
+                else study["runs"][names[0]]["group"],
             }
         )
     return pd.DataFrame(rows)

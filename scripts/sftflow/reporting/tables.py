@@ -5,10 +5,11 @@ in its place.
 """
 
 from sftflow.core.layout import Results
-from sftflow.reporting.cells import extra_scores, load_cells, suite_draws
-from sftflow.reporting.comparison import comparison_rows, comparison_table
-from sftflow.reporting.curve import Curves, curve_table
-from sftflow.reporting.dialogue import Compared, dialogue_table, suite_claims
+from sftflow.reporting.cells import extra_scores
+from sftflow.reporting.comparison import comparison_table
+from sftflow.reporting.curve import curve_table
+from sftflow.reporting.dialogue import dialogue_table
+from sftflow.reporting.evidence import Evidence
 from sftflow.reporting.records import (
     chat_table,
     data_table,
@@ -28,16 +29,13 @@ def build(study: dict, results: Results, references: dict, wanted: list[str]) ->
         "chat": chat_table,
         "data": data_table,
     }
-    scores_wanted = bool(set(wanted) - plain.keys())
-    cells = load_cells(study, results) if scores_wanted else {}
-    draws = suite_draws(study, cells) if scores_wanted else {}
-    compared = comparison_rows(study, cells) if {"comparison", "dialogue"} & set(wanted) else []
+    found = Evidence(study, results, references)
     tables = []
     for name in wanted:
         if name in plain:
             tables.append(plain[name](study, results))
         elif name == "comparison":
-            tables.append(comparison_table(study, cells, draws, compared))
+            tables.append(comparison_table(study, found.cells, found.draws, found.rows))
             if extra := extra_scores(study, results):
                 tables[-1].notes.append(
                     "Scores that lie in results/ but that this config does not ask for, left out: "
@@ -45,11 +43,11 @@ def build(study: dict, results: Results, references: dict, wanted: list[str]) ->
                     + (" …" if len(extra) > 20 else "")
                 )
         elif name == "dialogue":
-            tables.append(dialogue_table(Compared(study, results), suite_claims(compared)))
+            tables.append(dialogue_table(found.talk, found.claims))
         elif name == "curve":
-            tables.append(curve_table(Curves(study, results), cells))
+            tables.append(curve_table(found.curves, found.cells))
         elif name == "sweep":
-            tables.append(sweep_table(study, results, cells, draws))
+            tables.append(sweep_table(study, results, found.cells, found.draws))
         else:
-            tables.append(suite_table(study, name, cells, draws, references))
+            tables.append(suite_table(study, name, found.cells, found.draws, references))
     return tables

@@ -2,8 +2,9 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,27 @@ import pandas as pd
 from sftflow.core.jsonio import write_text
 from sftflow.core.layout import PATHS, Results
 
+TEMPLATES = Path(__file__).parent / "templates"
+
 NONE = "—"  # has no meaning here, or could not be computed
 MISSING = "missing"
 STALE = "stale"
 MOST = 500  # rows of a table, and notes below it, that a page holds; the .csv has every row
 WIDE = 6  # so many subjects still stand side by side as columns
 TAG = re.compile(r"<(?=[A-Za-z/!?])")  # what a reader's browser would take for markup
+AGAINST = "{candidate} against {baseline}"
+MORE_COLUMNS = "More columns"
+
+
+@dataclass(frozen=True)
+class Words:
+    """A language: how a text of ours is said in it, and how a table is."""
+
+    say: Callable[..., str]
+    table: Callable[[pd.DataFrame], pd.DataFrame]
+
+
+ENGLISH = Words(lambda text, **values: text.format(**values), lambda frame: frame)
 
 
 @dataclass
@@ -63,6 +79,11 @@ def _signed(share: float) -> str:
     return f"{round(100 * share, 1) + 0.0:+.1f}"  # + 0.0: never -0.0
 
 
+def interval_of(row: dict) -> tuple[float, float] | None:
+    """Of a raw row."""
+    return None if row.get("ci_low") is None else (row["ci_low"], row["ci_high"])
+
+
 def p_value(p: float | None) -> str:
     if p is None:
         return NONE
@@ -99,8 +120,9 @@ def pick(record: dict | None, path: str) -> Any:
 
 
 def label(study: dict, kind: str, name: str) -> str:
-    """What a person reads for a benchmark or subject: its label."""
-    return study[kind][name]["label"] or name
+    """What a person reads for a benchmark, subject or run: its label; the name of what has none, as
+    a recipe of several seeds, or is gone from the config."""
+    return study[kind].get(name, {}).get("label") or name
 
 
 def headings(study: dict, kind: str, names: Iterable[str]) -> dict[str, str]:
@@ -139,24 +161,87 @@ def foremost(frame: pd.DataFrame, most: int) -> pd.DataFrame:
     return frame.iloc[np.argsort(weights, kind="stable")[:most]]
 
 
+PAIR = ["Baseline", "Candidate"]
+KEYS = ("Suite", "Benchmark", "Subset", "Text", "Judge", "Point")  # what a row is about
+FIRST = 8  # columns that a page of paper or a small screen shows whole
+
+
+def by_pair(frame: pd.DataFrame) -> list[tuple[tuple[str, str] | None, pd.DataFrame]]:
+    """A table of few comparisons as one for each, to stand under its pair; else as it is."""
+    if not {*PAIR} <= set(frame.columns):
+        return [(None, frame)]
+    pairs = len(frame[PAIR].drop_duplicates())
+    if pairs > WIDE or pairs == len(frame) > 1:
+        return [(None, frame)]
+    return [(pair, mine.drop(columns=PAIR)) for pair, mine in frame.groupby(PAIR, sort=False)]
+
+
+def folded(frame: pd.DataFrame) -> list[pd.DataFrame]:
+    """What a reader looks for, up to the verdict and n; and what is left of a wide table."""
+    columns = list(frame.columns)
+    if len(columns) <= FIRST or "Verdict" not in columns or PAIR[0] in columns:
+        return [frame]
+    end = columns.index("Verdict") + (2 if "n" in columns else 1)
+    keys = [name for name in columns[:end] if name in KEYS]
+    return [frame[columns[:end]], frame[keys + columns[end:]]]
+
+
+def told(frame: pd.DataFrame, level: int, words: Words = ENGLISH) -> str:
+    """A table for a reader, in Markdown: each pair under its heading, the rest of a wide table
+    after what is looked for first."""
+    parts = []
+    for pair, mine in by_pair(frame):
+        if pair:
+            baseline, candidate = map(inert, pair)
+            title = words.say(AGAINST, baseline=baseline, candidate=candidate)
+            parts.append(f"{'#' * level} {title}")
+        first, *rest = (markdown(words.table(each)) for each in folded(mine))
+        parts.append(first)
+        for each in rest:
+            parts += [f"*{words.say(MORE_COLUMNS)}*", each]
+    return "\n\n".join(parts)
+
+
 def markdown(frame: pd.DataFrame) -> str:
-    """A pipe table. Cells keep their text: a bar or a line break would end them, a tag vanish."""
+    """A pipe table, numbers to the right. Cells keep their text: a bar or a line break would end
+    them, a tag vanish."""
     if frame.empty:
         return "(none)"
-    return frame.map(_cell).to_markdown(index=False, disable_numparse=True)
+    cells = frame.map(_cell)
+    aligned = ["right" if _numbers(cells.iloc[:, i]) else "left" for i in range(cells.shape[1])]
+    return cells.to_markdown(index=False, disable_numparse=True, colalign=aligned)
+
+
+NUMBER = re.compile(  # 12, 1.3 GiB, +1.0 [-2.0, 3.0], 3 → 4, [20.0](file)
+    r"\[?[-+~<]*\s?[\d.,:]{1,12}(\]\(.*|\s?(%|s|GiB|→|±|/|\[|\(×).*)?$"
+)
+INTERVAL = re.compile(r" (\[[-+\d., ]+\])")
+
+
+def _numbers(cells: Iterable[str]) -> bool:
+    """Whether these cells are numbers, as far as there is something in them."""
+    known = [cell for cell in cells if cell not in (NONE, MISSING, "", "缺失")]
+    return bool(known) and all(NUMBER.match(cell) for cell in known)
 
 
 def _cell(value: object) -> str:
     text = str(value)
     if text.isalnum():
         return text
+    text = INTERVAL.sub(lambda found: "\u00a0" + found[1].replace(" ", "\u00a0"), text)
     return TAG.sub("&lt;", text).replace("|", "\\|").replace("\r", "").replace("\n", "<br>")
+
+
+def inert(text: str) -> str:
+    """Somebody's words within a line of Markdown: no tag, link, picture or code."""
+    return TAG.sub("&lt;", " ".join(text.split())).replace("`", "'").replace("](", "]\\(")
 
 
 def render(table: Table) -> str:
     parts = [f"# {table.title}", table.text]
     for heading, frame in table.sections:
-        parts += ([f"## {heading}"] if heading else []) + [markdown(foremost(frame, MOST))]
+        parts += [f"## {heading}"] if heading else []
+        parts.append(told(foremost(frame, MOST), 3))
         if len(frame) > MOST:
             parts.append(
                 f"… {len(frame) - MOST:,} more rows, of {len(frame):,}. What has changed or is "

@@ -2,6 +2,7 @@
 
 from base64 import b64encode
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
 
@@ -168,16 +169,14 @@ def summary(items: list[dict], overlapping: set[str] | None, confidence: float) 
     answers = [answer for item in items for answer in item["answers"]]
     graded = any(answer["right"] is None for answer in answers)
     said = [answer for answer in answers if answer["stated"] is not None]
+    counts = Counter(trait for answer in answers for trait in traits(answer))
     result = {
         "n": len(items),
         **estimate(items, confidence),
         "strict": None if graded else estimate(items, confidence, "right"),
         "macro_f1": macro_f1(answers),
         "answers": len(answers),
-        "unparsed": len(answers) - len(said),
-        "misread": sum(map(misread, answers)),
-        "truncated": sum(answer["ending"] == "cut off" for answer in answers),
-        "empty": sum(not answer["answer"].strip() for answer in answers),
+        **{name: counts[name] for name in TRAITS},
         "accuracy_stated": None if graded or not said else fmean(a["right"] for a in said),
         "form": None if graded else form_counts(answers),
         "chance": chance(items),
@@ -187,6 +186,19 @@ def summary(items: list[dict], overlapping: set[str] | None, confidence: float) 
         clean = [item for item in items if item["id"] not in overlapping]
         result["clean"] = {"n": len(clean), **estimate(clean, confidence)}
     return result
+
+
+TRAITS: dict[str, Callable[[dict], bool]] = {
+    "unparsed": lambda answer: answer["stated"] is None,
+    "misread": misread,
+    "truncated": lambda answer: answer["ending"] == "cut off",
+    "empty": lambda answer: not answer["answer"].strip(),
+}
+
+
+def traits(answer: dict) -> list[str]:
+    """What a reader must know of an answer: `unparsed`, `misread`, `truncated`, `empty`."""
+    return [name for name, holds in TRAITS.items() if holds(answer)]
 
 
 FORM = {

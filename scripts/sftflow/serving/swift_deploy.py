@@ -34,9 +34,10 @@ from swift.pipelines.infer.deploy import SwiftDeploy  # noqa: E402
 from transformers import GenerationConfig  # noqa: E402
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # last: it has programs with common names
-from sftflow.training import patches  # noqa: E402
+from sftflow.training import alarm, patches  # noqa: E402
 
 IMPORTED = time.monotonic()
+alarm.silence()
 
 
 TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")

@@ -40,7 +40,7 @@ from swift.callbacks import TrainerCallback, callbacks_map
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from sftflow.core.jsonio import write_json
-from sftflow.training import patches
+from sftflow.training import alarm, patches
 from sftflow.training.checkpoints import COMPLETE, asked_for, file_sizes, keep
 
 GIB = 2**30
@@ -332,6 +332,7 @@ def arrival(device: torch.device):
 
 
 callbacks_map["sftflow"] = Monitor
+alarm.silence()
 patches.apply_once(patches.packed_rows)  # before ms-swift checks its arguments
 
 

@@ -1,0 +1,120 @@
+"""What the terminal says: when a step will be done, why a job failed, and what came out."""
+
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+
+import made_up
+import pytest
+from sftflow.core import endings, progress
+from sftflow.core.jsonio import write_text
+from sftflow.core.layout import PATHS, Results
+from sftflow.reporting import summary
+from sftflow.reporting.evidence import Evidence
+from sftflow.training import alarm
+
+
+@pytest.fixture
+def said(monkeypatch):
+    """say(seconds, done): the line that is printed then, or None."""
+    clock, lines = [0.0], []
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(progress, "note", lines.append)
+    bar = progress.Progress("evaluate", 100, "answers")
+
+    def say(seconds: float, done: int) -> str | None:
+        clock[0], before = seconds, len(lines)
+        bar.update(done)
+        return lines[-1] if len(lines) > before else None
+
+    return say
+
+
+def test_a_start_up_is_no_speed(said):
+    said(0, 0)
+    assert said(300, 1) == "evaluate  1/100 answers  1 %"
+    assert said(306, 2) == "evaluate  2/100 answers  2 %"
+    assert said(312, 3) == "evaluate  3/100 answers  3 %  ETA 0:09:42"  # 6 s each
+
+
+def test_what_was_there_before_is_no_speed(said):
+    said(0, 40)
+    said(10, 40)
+    assert "ETA" not in said(20, 41)
+    assert said(30, 46).endswith("46/100 answers  46 %  ETA 0:01:48")
+
+
+def test_answers_that_all_come_at_once_say_nothing_of_the_rest(said):
+    said(0, 0)
+    assert "ETA" not in said(10, 32)
+    assert said(20, 64).endswith("ETA 0:00:11")
+
+
+LONG = "".join(f"line {n}\n" for n in range(300))
+
+
+@pytest.mark.parametrize(
+    ("log", "last", "count"),
+    [
+        (f"{LONG}error: no such file\n  look there\n", ["error: no such file", "  look there"], 20),
+        (f"{LONG}ValueError: bad\n", ["ValueError: bad"], 20),
+        (f"{LONG}torch.OutOfMemoryError: full\nbye\nbye\n", ["torch.OutOfMemoryError: full"], 20),
+        (LONG, ["line 299"], 20),
+        ("error: one\n" + LONG, ["line 18"], 20),
+        ("10 %\r20 %\r30 %\r\n\x1b[31mred\x1b[0m\x07\n", ["30 %", "red"], 2),
+        ("", [], 0),
+    ],
+)
+def test_a_failed_log_ends_with_the_reason(log, last, count):
+    lines = endings.last_words(log)
+    assert lines[len(lines) - len(last) :] == last and len(lines) == count
+
+
+SAID = (("a.server.log", "up"), ("a.log", "error: a"))
+
+
+def test_failed_jobs_are_told_once_each(tmp_path):
+    (tmp_path / "a.log").write_text("error: a\n")
+    (tmp_path / "a.server.log").write_text("up\n")
+    (tmp_path / "b.log").write_text("")
+    one = SimpleNamespace(log=[tmp_path / "a.log", tmp_path / "a.server.log"])
+    gone = SimpleNamespace(log=[tmp_path / "gone.log", tmp_path / "b.log"])
+    text = endings.failures([one, SimpleNamespace(jobs=[one, gone])])
+    ends = [f"\n{tmp_path}/{name}, its last lines:\n  {line}" for name, line in SAID]
+    assert text == "\n".join(ends)
+
+
+def test_a_run_without_a_report_has_no_result(tmp_path):
+    assert endings.result(str(tmp_path)) == ""
+
+
+def test_the_result_is_said_without_what_a_terminal_obeys(tmp_path):
+    hostile = made_up.RAW | {
+        "models": {"base": {"source": "org/base", "label": "\x1b[31mred\u202e"}}
+    }
+    study = made_up.write_study(tmp_path, hostile, {"base": 0.35, "tuned": 0.75})
+    made_up.write_records(tmp_path, study)
+    told = summary.in_terminal(Evidence(study, Results(tmp_path), {}))
+    assert told.startswith("tuned against  [31mred \n  Knowledge: general +")
+    assert "psychology +" in told and "Flags" in told
+    assert all(line.isprintable() for line in told.splitlines())
+    write_text(tmp_path / PATHS.summary, told)
+    write_text(tmp_path / PATHS.html, "")
+    assert endings.result(str(tmp_path)).startswith(f"\n{told}\nReport:  {tmp_path}/report/")
+
+
+@pytest.mark.parametrize("name", ["weights", "it's a 权重"])
+def test_only_a_folder_without_code_silences_the_alarm(tmp_path: Path, name):
+    folder = tmp_path / name
+    folder.mkdir()
+
+    def line(text: str) -> logging.LogRecord:
+        return logging.LogRecord("swift", logging.WARNING, "", 0, text, None, None)
+
+    loading = line(
+        f"Loading model from {str(folder)!r} with trust_remote_code=True. This will execute custom"
+    )
+    assert not alarm.holds(loading)
+    assert alarm.holds(line("Loading something else"))
+    (folder / "modeling_own.py").write_text("")
+    assert alarm.holds(loading)
