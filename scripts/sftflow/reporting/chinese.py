@@ -1,6 +1,7 @@
 """The Chinese of tables and reports (sentences stand in templates/report.zh.md.j2)."""
 
 import re
+from collections.abc import Callable
 from functools import partial
 
 import pandas as pd
@@ -410,7 +411,7 @@ for column in (
 ):  # fmt: skip
     CHINESE_CELLS[column] = CHINESE_CELLS["Verdict"]
 CATALOGUE = CHINESE | VERDICTS | REASONS | POINTS | KINDS_OF_LOSS | SENTENCES
-CHINESE_PATTERNS = [
+CHINESE_PATTERNS: list[tuple[re.Pattern, str | Callable[[re.Match], str]]] = [
     (re.compile(r"^missing$"), "缺失"),
     (re.compile(r"^(\d+) \(served\)$"), r"\1（部署）"),
     (re.compile(r"^suite (\S+)$", re.I), r"评测集 \1"),
@@ -441,8 +442,20 @@ CHINESE_PATTERNS = [
     (re.compile(r" points$"), " 个百分点"),
     (re.compile(r" nats$"), " nat"),
     (re.compile(r"^(.+): next turns$"), r"\1：末轮（给定真实历史）"),
-    (re.compile(r"^not compared: (.*)$", re.S), r"未比较：\1"),
-    (re.compile(r"^incomplete: (.*)$", re.S), r"不完整：\1"),
+    # in their exact form only: an answer of a model may hold such words, too
+    (re.compile(r"(^|(?<=: ))not compared: "), "未比较："),
+    (re.compile(r"(?<=未比较：)(\S+): missing$"), r"\1 缺失"),
+    (re.compile(r"(?<=未比较：)(\S+): stale$"), r"\1 已过期"),
+    (
+        re.compile(r"\bincomplete: (?:\S+ (?:missing|stale)(?:, )?)+"),
+        lambda found: (
+            found[0]
+            .replace("incomplete: ", "不完整：")
+            .replace(" missing", " 缺失")
+            .replace(" stale", " 已过期")
+        ),
+    ),
+    (re.compile(r"^stale: "), "已过期："),
 ]
 
 # Of the page of answers (templates/answers.js, answers.html.j2).

@@ -1,0 +1,102 @@
+"""The Chinese page is Chinese throughout: what has no entry in reporting/chinese.py fails."""
+
+import json
+import random
+import re
+from itertools import pairwise
+
+import made_up
+from sftflow.core.jsonio import read_record, write_record
+from sftflow.core.layout import Results
+from sftflow.reporting import report
+
+FAR = {"url": "http://far.example/v1", "model": "strong-70b", "version": "1"}
+RAW = made_up.RAW | {
+    "training": {"checkpoints": "all"},
+    "endpoints": {"far": FAR},
+    "judges": {"strong": {"subject": "far"}},
+    "runs": {"tuned": made_up.RAW["runs"]["tuned"]},
+    "sweeps": {"rank": {"run": "tuned", "grid": {"lora_rank": [4, 8]}}},
+}
+FINE, BROKEN = ("Go for a walk.", "stop", "I feel low."), ("so " * 200, "length", "I feel low.")
+
+
+def everything(folder) -> dict:
+    """A study of every kind of record, with something wrong in each."""
+    made = made_up.write_study(folder, json.loads(json.dumps(RAW)), {"base": 0.2, "tuned": 0.9})
+    made_up.write_records(folder, made)
+    chance = random.Random(7)
+
+    def losses(mean: float) -> list:
+        return [(100, 100 * (mean + chance.gauss(0, 0.01))) for _ in range(30)]
+
+    opening = ("talks", "opening")
+    for subject, mean, answers in (("base", 2.0, [FINE]), ("tuned", 2.3, [BROKEN])):
+        texts = {"talks": losses(mean), "zh": losses(mean)}
+        made_up.write_dialogue(folder, made, subject, texts, {opening: answers * 30})
+    steps = {step: {"talks": losses(mean)} for step, mean in ((0, 2.0), (100, 1.5), (200, 1.9))}
+    made_up.write_curve(folder, made, "tuned", steps, (150,))
+    pair = {"baseline": "base", "candidate": "tuned"}
+    turns = [
+        {"dialogue": f"{i}", "baseline": "a", "candidate": "b", "said": "AA"} for i in range(9)
+    ]
+    made_up.write_judgement(folder, made, "strong", pair, turns)
+    for subject, risk in (("base", True), ("tuned", False)):
+        points = dict.fromkeys(("risk", "help", "method", "judgement", "diagnosis"), risk)
+        rows = [
+            {"kind": kind, "points": points} for kind in ("crisis", "figurative") for _ in "123"
+        ]
+        made_up.write_crisis(folder, made, "strong", subject, rows)
+    session = folder / "evaluations/tuned/psychology.json"
+    ids = [made_up.sample(i, True, "high_school_psychology")["id"] for i in range(20)]
+    made_up.write_scores(folder, session, {"mmlu": {"ids": ids}})
+    training = folder / "runs/tuned/training.json"
+    lowered = {"first_loss": 2.0, "final_loss": 2.9, "first_loss_se": 0.01, "out_of_memory": [
+        {"micro_batch": 2, "accumulation": 8}
+    ]}  # fmt: skip
+    write_record(training, read_record(training) | lowered)
+    (folder / "scores/rank-lora_rank4/mmlu.json").unlink()
+    gone = folder / "scores/rank-lora_rank8/gsm8k.json"
+    write_record(gone, read_record(gone) | {"made_with": {"statistics.confidence": 0.9}})
+    return made
+
+
+# Names, and what a user or a model wrote.
+CODE = re.compile(r"```.*?```|`[^`]*`|\]\([^)]*\)|!?\[|An answer .*?(?=\|)|<br>", re.S)
+NAMES = (
+    "What should I do if I cannot sleep at night?", "basic and professional psychology",
+    "Which memory", "holds", "about seven items", "which memory holds about seven",
+    "in two lines", "SFT", "made up", "Base 1B",
+)  # fmt: skip
+ENGLISH = re.compile(r"[A-Za-z][a-z]+(?:[ ,:;]+[a-z][a-z']+){2,}")
+
+
+def test_the_chinese_page_holds_no_english_sentence(tmp_path):
+    made = everything(tmp_path)
+    found = report.collect(made, Results(tmp_path))
+    kinds = {flag.kind for flag in found["flags"]}
+    assert kinds >= {
+        "broken", "forgotten", "contaminated", "overfitted", "inconsistent judge", "missing",
+        "stale", "diverged", "out of memory", "dropped rows",
+    }  # fmt: skip
+    text = CODE.sub(" ", report.page("zh", found))
+    for name in NAMES:
+        text = text.replace(name, "")
+    assert sorted(set(ENGLISH.findall(text))) == []
+
+
+def test_every_heading_and_word_of_the_tables_is_in_the_catalogue(tmp_path):
+    """Single words too, which no sentence gives away: headings of columns, verdicts, kinds."""
+    found = report.collect(everything(tmp_path), Results(tmp_path))
+    text = CODE.sub(" ", report.page("zh", found))
+    heads = [line for line in text.splitlines() if line.startswith("|")]
+    words = {
+        cell.strip()
+        for line, rule in pairwise(heads)
+        if rule.startswith("|:-") or rule.startswith("|-")
+        for cell in line.split("|")
+    }
+    assert {word for word in words if re.fullmatch(r"[A-Z][a-z]+( [a-z]+)*", word)} <= KEPT
+
+
+KEPT = {"Python", "Few-shot"}
