@@ -6,6 +6,7 @@ can, and is not seen, is a wrong number in a table.
 
 import copy
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -186,9 +187,19 @@ def leaves(node: dict, path: str = "") -> Iterator[tuple[str, dict]]:
         yield from leaves(child, f"{path}.{key}")
 
 
+def planned_keys() -> list[str]:
+    """One key for each section and set of jobs that are due: Snakemake sees no more of them. All
+    with EXHAUSTIVE=1, which takes minutes; what is below the plan is walked whole either way."""
+    if os.environ.get("EXHAUSTIVE"):
+        return WALKED
+    kinds = {(path.rpartition(".")[0], frozenset(expected(path))): path for path in WALKED}
+    return sorted(kinds.values())
+
+
 @pytest.mark.slow
 def test_the_plan_follows_the_annotation(study):
-    """`snakemake -n` after a change of each key alone."""
+    """`snakemake -n` after a change of a key alone."""
+    walked = planned_keys()
     raw = yaml.safe_load((study / "config/config.yaml").read_text(encoding="utf-8"))
 
     def plan(path: str) -> set[str]:
@@ -200,7 +211,7 @@ def test_the_plan_follows_the_annotation(study):
         return set(jobs(done.stdout)) - SHOWING
 
     with ThreadPoolExecutor(2) as pool:
-        plans = dict(zip(WALKED, pool.map(plan, WALKED), strict=True))
+        plans = dict(zip(walked, pool.map(plan, walked), strict=True))
     wrong = {}
     for path, planned in plans.items():
         due = expected(path)
