@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import readme_table
 import yaml
-from scipy.stats import binomtest
+from scipy.stats import binom, binomtest
+from scipy.stats import t as student
 from support import jobs, run_snakemake
 
 pytestmark = pytest.mark.slow
@@ -208,6 +209,70 @@ def test_the_learning_curve_is_that_of_its_records(demo):
         own = json.loads(path.read_text(encoding="utf-8"))
         assert losses[step] == pytest.approx(loss(own["records"]), rel=1e-5)
     assert (demo.results / "figures/learning_curve.svg").exists()
+
+
+def test_the_dialogue_table_is_that_of_its_records(demo):
+    """Each loss, share, mean, difference and p of it, worked out here from the lines of the two."""
+    with open(demo.results / "tables/dialogue.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+
+    def lines(subject: str, kind: str) -> dict[tuple, dict]:
+        path = demo.results / f"dialogue/{subject}/{kind}.json"
+        records = demo.results / json.loads(path.read_text(encoding="utf-8"))["records"]
+        found = map(json.loads, records.read_text(encoding="utf-8").splitlines())
+        return {
+            (line.get("text") or line["group"], line.get("turn", ""), line["id"]): line
+            for line in found
+        }
+
+    def both(kind: str, group: str, turn: str) -> list[tuple[dict, dict]]:
+        before, after = lines(BASE, kind), lines(TUNED, kind)
+        return [(before[key], after[key]) for key in before if key[:2] == (group, turn)]
+
+    def measured(line: dict, what: str) -> float | None:
+        five = ("empty", "endless", "loops", "leaked", "switched")
+        return any(line[name] for name in five) if what == "any fault" else line[what]
+
+    p_values = {}
+    for row in (row for row in rows if row["turn"] or row["what"] == "loss"):
+        close = lambda value, row=row: pytest.approx(float(row[value]), abs=1e-9)  # noqa: E731
+        what, loss = row["what"], row["what"] == "loss"
+        pairs = both("likelihood" if loss else "behaviour", row["group"], row["turn"])
+        if loss:
+            pairs = [(a, b) for a, b in pairs if a["nll"] is not None]
+            sizes = [a["tokens"] for a, _ in pairs]
+            values = [(a["nll"], b["nll"]) for a, b in pairs]
+        else:
+            values = [(measured(a, what), measured(b, what)) for a, b in pairs]
+            values = [(a, b) for a, b in values if a is not None and b is not None]
+            sizes = [1] * len(values)
+        before, after = (sum(side) / sum(sizes) for side in zip(*values, strict=True))
+        assert len(values) == int(row["n"])
+        assert (before, after) == (close("baseline_value"), close("candidate_value"))
+        assert after - before == close("difference")
+        if loss:  # the jackknife over texts
+            changes = [b - a for a, b in values]
+            left_out = [
+                (sum(changes) - change) / (sum(sizes) - size)
+                for change, size in zip(changes, sizes, strict=True)
+            ]
+            n, mean = len(left_out), sum(left_out) / len(left_out)
+            error = ((n - 1) / n * sum((each - mean) ** 2 for each in left_out)) ** 0.5
+            half = student.ppf(0.975, n - 1) * error
+            assert after - before - half == pytest.approx(float(row["ci_low"]), rel=1e-6)
+            assert after - before + half == pytest.approx(float(row["ci_high"]), rel=1e-6)
+        elif row["p_holm"]:
+            better = sum(b < a for a, b in values)
+            n, least = sum(b != a for a, b in values), min(better, sum(b > a for a, b in values))
+            p = 2 * binom.cdf(least, n, 0.5) - binom.pmf(least, n, 0.5) if n else 1.0
+            p_values[what, row["group"], row["turn"]] = min(p, 1.0)
+            assert p == pytest.approx(float(row["p"]), abs=1e-9)
+    adjusted, least = {}, 0.0
+    for place, key in enumerate(sorted(p_values, key=lambda key: p_values[key])):
+        least = adjusted[key] = max(least, min(1.0, (len(p_values) - place) * p_values[key]))
+    shown = {(r["what"], r["group"], r["turn"]): float(r["p_holm"]) for r in rows if r["p_holm"]}
+    assert {key: shown[key] for key in adjusted} == pytest.approx(adjusted, abs=1e-9)
+    assert len(adjusted) > 20
 
 
 def test_no_question_is_a_training_row(demo):
