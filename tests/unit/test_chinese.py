@@ -85,6 +85,12 @@ def test_the_chinese_page_holds_no_english_sentence(tmp_path):
     assert sorted(set(ENGLISH.findall(text))) == []
 
 
+def test_an_empty_table_is_empty_in_chinese(tmp_path):
+    made = made_up.write_study(tmp_path)
+    page = report.page("zh", report.collect(made, Results(tmp_path)))
+    assert "（无）" in page and "(none)" not in page
+
+
 def test_every_heading_and_word_of_the_tables_is_in_the_catalogue(tmp_path):
     """Single words too, which no sentence gives away: headings of columns, verdicts, kinds."""
     found = report.collect(everything(tmp_path), Results(tmp_path))

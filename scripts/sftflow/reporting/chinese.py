@@ -362,6 +362,7 @@ WORDS = {
 }
 # Sentences of summary.py.
 SENTENCES = {
+    "(none)": "（无）",
     ", ": "、",
     "; ": "；",
     "{kind}: {text}.": "{kind}：{text}。",
@@ -422,7 +423,10 @@ CHINESE_PATTERNS: list[tuple[re.Pattern, str | Callable[[re.Match], str]]] = [
     (re.compile(r"unequal sample sets in (\S+)"), r"\1 的题目集合不同"),
     (re.compile(r"metrics differ: (.+) and (.+)"), r"指标不同：\1 与 \2"),
     (re.compile(r"^not evaluated$"), "未评测"),
-    (re.compile(r"^no score file$"), "没有得分文件"),
+    (re.compile(r"(^|: )no score file$"), r"\1没有得分文件"),
+    (re.compile(r"the page holds ([\d,]+) answers at most$"), r"该页最多容纳 \1 条回答"),
+    (re.compile(r"(\S+) is not there$"), r"\1 不在此处"),
+    (re.compile(r"(\S+) holds other answers than the score$"), r"\1 的回答与得分不一致"),
     (
         re.compile(r"^undecided \(about ([\d,]+) questions would decide\)$"),
         r"样本不足，无显著差异（约 \1 题可下结论）",

@@ -186,6 +186,9 @@ def folded(frame: pd.DataFrame) -> list[pd.DataFrame]:
     return [frame[columns[:end]], frame[keys + columns[end:]]]
 
 
+EMPTY = "(none)"
+
+
 def told(frame: pd.DataFrame, level: int, words: Words = ENGLISH) -> str:
     """A table for a reader, in Markdown: each pair under its heading, the rest of a wide table
     after what is looked for first."""
@@ -195,6 +198,9 @@ def told(frame: pd.DataFrame, level: int, words: Words = ENGLISH) -> str:
             baseline, candidate = map(inert, pair)
             title = words.say(AGAINST, baseline=baseline, candidate=candidate)
             parts.append(f"{'#' * level} {title}")
+        if mine.empty:
+            parts.append(words.say(EMPTY))
+            continue
         first, *rest = (markdown(words.table(each)) for each in folded(mine))
         parts.append(first)
         for each in rest:
@@ -206,7 +212,7 @@ def markdown(frame: pd.DataFrame) -> str:
     """A pipe table, numbers to the right. Cells keep their text: a bar or a line break would end
     them, a tag vanish."""
     if frame.empty:
-        return "(none)"
+        return EMPTY
     cells = frame.map(_cell)
     aligned = ["right" if _numbers(cells.iloc[:, i]) else "left" for i in range(cells.shape[1])]
     return cells.to_markdown(index=False, disable_numparse=True, colalign=aligned)
