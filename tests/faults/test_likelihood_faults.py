@@ -329,7 +329,7 @@ def test_what_is_wrong_is_named(demo, held_out, base, trained, tmp_path):  # noq
     assert "serving.device is cuda" in refused(*given, changed(serving={"device": "cuda"})) or (
         subprocess.run(["nvidia-smi"], capture_output=True).returncode == 0
     )
-    shutil.copytree(base.parent, given[2].parent)
+    shutil.copytree(base.parent, given[2].parent, dirs_exist_ok=True)
     (file,) = (given[2].parent / "likelihood").iterdir()
     lines = file.read_text().splitlines(keepends=True)
     lines[4] = lines[4].replace('"nll":', '"nll":1')
