@@ -26,8 +26,9 @@ import sys
 sys.path.insert(0, {str(ROOT / "scripts")!r})
 from sftflow.training import tracking
 tracking.START = tracking.END = 4
+from sftflow.core import cli
 import track
-track.main()
+sys.exit(cli.run(track.main))
 """
 
 

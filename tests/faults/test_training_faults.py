@@ -414,7 +414,8 @@ def test_a_destroyed_model_is_flagged_wherever_the_training_is_shown(demo, tmp_p
     assert flag["kind"] == "destroyed" and "lower learning_rate" in flag["remedy"]
     assert f"train tiny  destroyed: {flag['text']}" in seen
     made = {"training": chosen["training"], "model": "demo", "dataset": "d", "sweep": None}
-    table = records.training_table({"runs": {"wild": made}}, Results(tmp_path))
+    study = {"runs": {"wild": made}, "models": {}, "datasets": {}}
+    table = records.training_table(study, Results(tmp_path))
     assert table.sections[0][1]["Flags"].tolist() == ["destroyed"]
     assert any(flag["text"] in note and flag["remedy"] in note for note in table.notes)
 
