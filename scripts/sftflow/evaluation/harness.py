@@ -19,7 +19,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import datasets
-import nltk
 from evalscope.api.benchmark import BenchmarkMeta
 from evalscope.api.model import GenerateConfig, Model
 from evalscope.api.registry import BENCHMARK_REGISTRY, get_benchmark
@@ -269,7 +268,11 @@ def run(name: str, config: TaskConfig, found: list[Question]) -> tuple[dict, lis
     folder = Path(config.work_dir)
     shutil.rmtree(folder, ignore_errors=True)  # evalscope appends to what lies there
     dataset = config.datasets[0]
-    nltk.data.path.insert(0, str(Path(config.dataset_args[dataset]["local_path"]) / NLTK_DATA))
+    scorers = Path(config.dataset_args[dataset]["local_path"]) / NLTK_DATA
+    if scorers.is_dir():
+        import nltk  # a second at every start otherwise
+
+        nltk.data.path.insert(0, str(scorers))
     with contextlib.redirect_stdout(sys.stderr), own_cache():
         run_task(config)
     report = folder / "reports" / config.model_id / f"{dataset}.json"
