@@ -316,7 +316,7 @@ def judge_gpus(rule: str) -> Callable:
 def judged_answers(wildcards) -> list[str]:
     """Of baseline and candidate, in this order."""
     pair = pairs[wildcards.pair]
-    return [paths.dialogue_answers.format(subject=pair[side]) for side in ("baseline", "candidate")]
+    return asking.answers(paths, pair["baseline"], pair["candidate"])
 
 
 # Reporting ------------------------------------------------------------------------------------------------------------

@@ -35,11 +35,7 @@ def main() -> None:
     home, key, last = args.output.parent, adapter["training"], adapter["step"]
     store = home / "trainings" / key[:16]
     what = {name: adapter[name] for name in ("run", "form", "training", "base")}
-    for step, path in checkpoints.kept(home / "checkpoints" / key[:16]).items():
-        place = checkpoints.manifest(store, step)
-        if step != last and checkpoints.asked_for(step, asked) and not place.exists():
-            checkpoints.store_step(path, place, what | {"step": step})
-
+    checkpoints.store_steps(home / "checkpoints" / key[:16], store, what, last, asked)
     found = {last: args.adapter}
     for place in store.glob("steps/*/adapter.json"):
         if checkpoints.asked_for(step := int(place.parent.name), asked):

@@ -35,7 +35,6 @@ import argparse
 import contextlib
 import json
 import math
-import multiprocessing
 import os
 import sys
 import time
@@ -143,27 +142,17 @@ def record(key: Key, length: int, tokens: int, nll: float | None) -> dict:
 
 def encoded(texts: list[Text], encode: Callable[[dict | str], Tokens]) -> Iterator[Tokens]:
     """Tokens of each; in several processes where that pays."""
-    global FORKED
-    FORKED = encode
-    workers = min(8, len(os.sched_getaffinity(0)))
-    if len(texts) <= 2000 or workers < 2:
-        yield from map(tokens_of, texts)
-        return
-    fork = multiprocessing.get_context("fork")
-    with fork.Pool(workers, process.die_with_parent) as pool:
-        yield from pool.imap(tokens_of, texts, chunksize=64)
 
+    def tokens_of(text: Text) -> Tokens:
+        try:
+            return encode(text.content)
+        except Exception as error:  # whatever a template raises, the trainer would raise as well
+            raise UserError(
+                f"{text.where}: the template cannot encode this: {type(error).__name__}: {error}"
+            ) from error
 
-FORKED: Callable[[dict | str], Tokens]  # of a forked process
-
-
-def tokens_of(text: Text) -> Tokens:
-    try:
-        return FORKED(text.content)
-    except Exception as error:  # whatever a template raises, the trainer would raise as well
-        raise UserError(
-            f"{text.where}: the template cannot encode this: {type(error).__name__}: {error}"
-        ) from error
+    workers = min(8, len(os.sched_getaffinity(0))) if len(texts) > 2000 else 1
+    return process.forked(tokens_of, texts, workers)
 
 
 def summary(name: str, kind: str, rows: list[dict]) -> dict:
@@ -211,7 +200,7 @@ def deciding(settings: dict, weights: str, config: dict, device: str) -> dict:
     }
 
 
-@dataclass
+@dataclass(frozen=True)
 class Weights:
     """What texts are put to, and what is kept of it. step: None of a subject, 0 of the base of
     checkpoints. digest: of the weights."""
@@ -312,6 +301,40 @@ def fitting(
     return {key: each for key, each in fits.items() if each.counted}
 
 
+def complete(
+    label: str, asked: list[Weights], files: list[Records], texts: dict[Key, Text], longest: float,
+    settings: dict, parts: dict, gpus: int,
+) -> tuple[int, float | None]:  # fmt: skip
+    """Compute what the files, one for each of `asked`, do not hold yet: (texts, tokens/s)."""
+    bar = Progress(label, len(texts) * len(files), "texts")
+    progress = lambda: bar.update(sum(key in each.rows for each in files for key in texts))  # noqa: E731
+    progress()
+    missing = [key for key in texts if any(each.open(key, longest) for each in files)]
+    if not missing:
+        return 0, None
+    alarm.silence()
+    encode = likelihood.encoder(training_template(asked[0].folder, settings["model"]))
+    tokens = dict(zip(missing, encoded([texts[key] for key in missing], encode), strict=True))
+    todo = {
+        one: (fits, each)
+        for one, each in zip(asked, files, strict=True)
+        if (fits := fitting(each, missing, tokens, longest))
+    }
+    if not todo:
+        return 0, None
+    seconds = 0.0
+    with (
+        gpu.claim(gpus if parts["device"] == "cuda" else 0) as cards,
+        contextlib.redirect_stdout(sys.stderr),
+    ):
+        for one, model in models(list(todo), parts["torch_dtype"], cards):
+            begun = time.monotonic()
+            compute(model, texts, *todo[one], progress)
+            seconds += time.monotonic() - begun
+    length = sum(len(each.ids) for fits, _ in todo.values() for each in fits.values())
+    return sum(len(fits) for fits, _ in todo.values()), length / seconds
+
+
 def main() -> None:
     parser = cli.parser(__doc__)
     parser.add_argument("--manifest", type=Path, required=True, help="its weights lie beside it")
@@ -339,9 +362,9 @@ def measure(args: argparse.Namespace) -> None:
         asked = [subject_weights(args.manifest, args.adapter_manifest)]
     weights = asked[0].folder
     wanted = 0 if serving.get("device") == "cpu" else serving.get("gpus") or 1
-    device = "cuda" if gpu.cards(wanted) else "cpu"
-    if device == "cpu" and serving.get("device") == "cuda":
-        raise UserError(f"serving.device is cuda, but this machine shows no GPU: {gpu.unseen()}")
+    cards = gpu.cards(wanted)
+    gpu.refuse_absent(cards, serving.get("device"), "serving")
+    device = "cuda" if cards else "cpu"
     config = jsonio.read_json(weights / "config.json")
     longest = min(
         settings["dialogue"]["max_length"], config.get("max_position_embeddings") or math.inf
@@ -353,32 +376,8 @@ def measure(args: argparse.Namespace) -> None:
 
     home = args.output.with_suffix("")
     files = [Records(home / f"{each[:16]}.jsonl") for each in made]
-    missing = [key for key in texts if any(each.open(key, longest) for each in files)]
     name = f"{'curve' if kept else 'likelihood'} {subject}"
-    bar = Progress(name, len(texts) * len(files), "texts")
-    progress = lambda: bar.update(sum(key in each.rows for each in files for key in texts))  # noqa: E731
-    progress()
-    rate, due = None, []
-    if missing:
-        alarm.silence()
-        encode = likelihood.encoder(training_template(weights, settings["model"]))
-        found = encoded([texts[key] for key in missing], encode)
-        tokens = dict(zip(missing, found, strict=True))
-        due = [fitting(each, missing, tokens, longest) for each in files]
-    if any(due):
-        seconds = 0.0
-        todo = {id(one): (fits, each) for one, fits, each in zip(asked, due, files, strict=True)}
-        some = [one for one in asked if todo[id(one)][0]]
-        with (
-            gpu.claim(wanted if device == "cuda" else 0) as gpus,
-            contextlib.redirect_stdout(sys.stderr),
-        ):
-            for one, model in models(some, parts[0]["torch_dtype"], gpus):
-                begun = time.monotonic()
-                compute(model, texts, *todo[id(one)], progress)
-                seconds += time.monotonic() - begun
-        rate = sum(len(text.ids) for fits in due for text in fits.values()) / seconds
-    computed = sum(map(len, due))
+    computed, rate = complete(name, asked, files, texts, longest, settings, parts[0], wanted)
 
     def measured(place: int) -> dict:
         """What is recorded of one of `asked`."""

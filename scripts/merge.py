@@ -153,10 +153,7 @@ def merge(args: argparse.Namespace) -> None:
     full = adapter["form"] == "full"
     asked = settings["training"].get("device", "auto")
     with gpu.claim(0 if asked == "cpu" else 1) as gpus:
-        if asked == "cuda" and not gpus:
-            raise UserError(
-                f"training.device is cuda, but this machine shows no GPU: {gpu.unseen()}"
-            )
+        gpu.refuse_absent(gpus, asked, "training")
         device = "cuda:0" if gpus else "cpu"
         with contextlib.redirect_stdout(sys.stderr):
             if full:

@@ -25,9 +25,7 @@ A dialogue that the template refuses is left out; one that holds tools is an err
 template has no form for them, since then all of them would go.
 """
 
-import multiprocessing
 import sys
-from collections.abc import Iterator
 from hashlib import sha256
 from json import dumps
 from math import ceil
@@ -83,18 +81,6 @@ def has_tools(row: dict) -> bool:
     return "tools" in row or not roles.isdisjoint(("tool_call", "tool"))
 
 
-def outcomes(rows: Iterator[dict], fitter: Fitter, workers: int) -> Iterator[lengths.Outcome]:
-    """In the order of the rows. Forked workers share what the import of ms-swift costs."""
-    if workers < 2:
-        yield from map(fitter, rows)
-        return
-    global FORKED
-    FORKED = fitter
-    fork = multiprocessing.get_context("fork")
-    with fork.Pool(workers, process.die_with_parent) as pool:
-        yield from pool.imap(forked, rows, chunksize=64)
-
-
 def without_form(rows: Lines, settings: dict) -> str:
     model = settings["model"]
     more = " …" if rows.count > SHOWN else ""
@@ -104,13 +90,6 @@ def without_form(rows: Lines, settings: dict) -> str:
         f"form for them. State models.{model['name']}.agent_template (hermes, react_en, ...), or "
         "leave these dialogues out"
     )
-
-
-FORKED: Fitter  # of a forked worker
-
-
-def forked(row: dict) -> lengths.Outcome:
-    return FORKED(row)
 
 
 def main() -> None:
@@ -140,7 +119,7 @@ def main() -> None:
     for side in ("train", "validation"):
         source = args.dataset_receipt.with_name(f"{side}.jsonl")
         with jsonio.writing(args.receipt.with_name(f"{side}.jsonl")) as file:
-            made = outcomes(jsonio.read_jsonl(source), fitter, workers)
+            made = process.forked(fitter, jsonio.read_jsonl(source), workers)
             for number, outcome in enumerate(made, start=1):
                 where = f"{side}.jsonl:{number}"
                 if outcome.reason:

@@ -295,10 +295,7 @@ def work(args: argparse.Namespace) -> None:
     shape = read_json(weights / "config.json")
     wanted = 0 if settings["device"] == "cpu" else settings.get("gpus", 1)
     with gpu.claim(wanted) as gpus:
-        if settings["device"] == "cuda" and not gpus:
-            raise UserError(
-                f"training.device is cuda, but this machine shows no GPU: {gpu.unseen()}"
-            )
+        gpu.refuse_absent(gpus, settings["device"], "training")
         hardware: dict[str, Any] = {
             "kind": "cuda" if gpus else "cpu",
             "cores": len(os.sched_getaffinity(0)),
@@ -402,9 +399,7 @@ def work(args: argparse.Namespace) -> None:
         "training": key,
         "base": {"model": manifest["model"], "digest": manifest["digest"]},
     }
-    for at, path in checkpoints.kept(folder).items():
-        if at != step and checkpoints.asked_for(at, asked):
-            checkpoints.store_step(path, checkpoints.manifest(store, at), what | {"step": at})
+    checkpoints.store_steps(folder, store, what, step, asked)
     write_record(
         store / "adapter.json",
         {

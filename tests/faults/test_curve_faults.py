@@ -2,10 +2,8 @@
 
 import json
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -23,11 +21,10 @@ from sftflow.core.jsonio import (
 from sftflow.core.layout import Results
 from sftflow.core.manifests import verified
 from sftflow.reporting.curve import OVERFITTING, Curves, curve_flags
-from sftflow.training.record import Events
 from support import ROOT, SWIFT
 from test_likelihood_faults import SETTINGS as LIKELIHOOD
 from test_likelihood_faults import command, compute, records
-from test_training_faults import demo, folder_of, run, start, tiny  # noqa: F401
+from test_training_faults import demo, folder_of, kill_at, run, start, tiny  # noqa: F401
 from test_training_faults import settings as training_settings
 
 pytestmark = [
@@ -89,15 +86,7 @@ def overfit(few, tmp_path_factory) -> Path:
     """Killed on the way, when most of its checkpoints were deleted by the trainer already."""
     output = tmp_path_factory.mktemp("overfit") / "results/runs/run"
     process = start(few, output, chosen("all"))
-    deadline = time.monotonic() + 240
-    while time.monotonic() < deadline and process.poll() is None:
-        events = list(output.glob("checkpoints/*/events.jsonl"))
-        if events and any(e.get("step") == 20 for e in Events(events[0]).new()):
-            break
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    time.sleep(8)  # the guard notices, TERM, then KILL
+    kill_at(20, process, output)
     status, seen, log = run(few, output, chosen("all"))
     assert status == 0, log[-3000:]
     assert "goes on from step" in seen

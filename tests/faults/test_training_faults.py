@@ -223,18 +223,23 @@ def test_scores_join_the_record(whole):
     assert b"scores/general/gsm8k" in uploaded.read_bytes()
 
 
-def test_killed_training_goes_on_with_the_same_curve(tiny, whole, tmp_path):
-    output = tmp_path / "run"
-    process = start(tiny, output, settings())
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
+def kill_at(step: int, process: subprocess.Popen, output: Path) -> None:
+    """Kill a training that has made this step, and wait until what it started is gone, too."""
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline and process.poll() is None:
         found = list(output.glob("checkpoints/*/events.jsonl"))
-        if found and any(e.get("step") == 12 for e in Events(found[0]).new()):
+        if found and any(e.get("step") == step for e in Events(found[0]).new()):
             break
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
     time.sleep(8)  # the guard notices, TERM, then KILL
+
+
+def test_killed_training_goes_on_with_the_same_curve(tiny, whole, tmp_path):
+    output = tmp_path / "run"
+    process = start(tiny, output, settings())
+    kill_at(12, process, output)
     assert not [line for line in below(process.pid) if str(output) in line], "nothing left behind"
     folder = folder_of(output)
     kept = [step for step, _ in checkpoints(folder)]

@@ -107,6 +107,12 @@ def cards(count: int) -> list[dict]:
     return visible
 
 
+def refuse_absent(found: list[dict], device: str | None, section: str) -> None:
+    """UserError where the config's `section`.device says cuda, and no GPU was found."""
+    if device == "cuda" and not found:
+        raise UserError(f"{section}.device is cuda, but this machine shows no GPU: {unseen()}")
+
+
 def granted() -> str | None:
     """Which GPUs a scheduler has given this job, in words; None where none did."""
     if named := os.environ.get("SLURM_JOB_GPUS") or os.environ.get("SLURM_STEP_GPUS"):

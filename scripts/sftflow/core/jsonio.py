@@ -102,10 +102,11 @@ def read_lines(path: str | Path, sha256: str) -> Iterator[Any]:
     """The lines that a record names with their digest. UserError when they are others, or gone."""
     if not Path(path).is_file():
         raise UserError(f"{path} is missing: copy it along, or delete the record that names it")
-    if file_digest(path) != sha256:
+    content = Path(path).read_bytes()
+    if hashlib.sha256(content).hexdigest() != sha256:
         raise UserError(f"{path} was changed after it had been written: delete it, and run again")
     # all at once: half the time of one by one
-    return iter(json.loads(b"[" + b",".join(Path(path).read_bytes().splitlines()) + b"]"))
+    return iter(json.loads(b"[" + b",".join(content.splitlines()) + b"]"))
 
 
 def write_jsonl(path: str | Path, rows: Iterable[Any]) -> None:

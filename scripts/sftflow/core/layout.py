@@ -1,14 +1,15 @@
 """Where everything lies below results/: each path once, as a template; and how it is read."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
 from sftflow.core.cli import UserError
 from sftflow.core.handover import HOME
-from sftflow.core.jsonio import read_json, read_record
+from sftflow.core.jsonio import read_json, read_lines, read_record
 
 
 @dataclass(frozen=True)
@@ -183,3 +184,7 @@ class Results:
             return read_record(self.path(template, **names))
         except FileNotFoundError:
             return None
+
+    def lines(self, record: dict) -> Iterator[Any]:
+        """The lines of the file that a record names as `records`."""
+        return read_lines(self.folder / record["records"], record["records_sha256"])

@@ -19,8 +19,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 GRACE = 5.0  # seconds between TERM and KILL when nobody is left to ask for another number
 END = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -204,6 +205,26 @@ def die_with_parent() -> None:
     """Of a worker of a pool: whose parent is killed waits for work for ever otherwise."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def forked(work: Callable, items: Iterable, workers: int) -> Iterator:
+    """`map(work, items)` in forked processes, which share what was imported here."""
+    import multiprocessing  # not for the guard, which is a process at each start of a tool
+
+    if workers < 2:
+        yield from map(work, items)
+        return
+    global _WORK
+    _WORK = work
+    with multiprocessing.get_context("fork").Pool(workers, die_with_parent) as pool:
+        yield from pool.imap(_worked, items, chunksize=64)
+
+
+_WORK: Callable  # of a forked process
+
+
+def _worked(item: Any) -> Any:
+    return _WORK(item)
 
 
 def _up_to_snakemake() -> dict[int, int] | None:

@@ -10,16 +10,14 @@ from math import exp
 
 import pandas as pd
 from sftflow.config import jobs
-from sftflow.core.jsonio import read_lines
 from sftflow.core.layout import PATHS, Results
 from sftflow.reporting import stale
 from sftflow.reporting.cells import asked
+from sftflow.reporting.dialogue import losses
 from sftflow.reporting.flags import TRIFLE, Flag
 from sftflow.reporting.suites import cell_text
 from sftflow.reporting.text import MISSING, NONE, Table, confidence_text, headings, label, number
 from sftflow.scoring import stats
-
-Losses = dict[str, tuple[int, float]]  # {id of a text: (tokens, nats)}
 
 OVERFITTING, NEVER = "overfitting", "worse than before the first step"
 LOWEST, NO_RISE = "lowest at the end", "no rise that counts"
@@ -70,10 +68,10 @@ class Curves:
 
     def _of_run(self, run: str, record: dict) -> Iterator[dict]:
         steps = [one["step"] for one in record["steps"]]
-        losses = [self._losses(one) for one in record["steps"]]
+        at_steps = [losses(self.results.lines(one)) for one in record["steps"]]
         alpha = 1 - self.study["statistics"]["confidence"]
-        for text in losses[0]:
-            curve = [found[text] for found in losses]
+        for text in at_steps[0]:
+            curve = [found[text] for found in at_steps]
             sizes = [tokens for tokens, _ in curve[0].values()]
             if not sum(sizes):
                 continue
@@ -94,14 +92,6 @@ class Curves:
                     "ci_low": low, "ci_high": high, "level": 1 - level, "p": result.p,
                     "served": step == record["last"],
                 }  # fmt: skip
-
-    def _losses(self, one: dict) -> dict[str, Losses]:
-        """{set of texts: its losses}, of one step; the same texts at every step."""
-        found: dict[str, Losses] = {}
-        for line in read_lines(self.results.folder / one["records"], one["records_sha256"]):
-            if line["nll"] is not None:  # else too long
-                found.setdefault(line["text"], {})[line["id"]] = line["tokens"], line["nll"]
-        return found
 
 
 def choice(rows: list[dict]) -> Iterator[dict]:

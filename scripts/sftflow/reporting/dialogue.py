@@ -12,7 +12,6 @@ from math import exp, inf
 import numpy as np
 import pandas as pd
 from sftflow.config import jobs
-from sftflow.core.jsonio import read_lines
 from sftflow.core.layout import PATHS, Results
 from sftflow.dialogue.behaviour import FAULTS, MEANS, SHARES, faults, measures
 from sftflow.reporting import judgements, stale
@@ -38,6 +37,18 @@ UNKNOWN = "says nothing: the baseline knew no more of it than a guess"
 
 # {(baseline, candidate): its suites' own claims, {suite, verdict, n, difference, interval}}
 Claims = dict[tuple[str, str], list[dict]]
+
+
+Losses = dict[str, tuple[int, float]]  # {id of a text: (tokens, nats)}
+
+
+def losses(lines: Iterator[dict]) -> dict[str, Losses]:
+    """{set of texts: its losses}, of the records of a likelihood; without what is too long."""
+    found: dict[str, Losses] = {}
+    for line in lines:
+        if line["nll"] is not None:
+            found.setdefault(line["text"], {})[line["id"]] = line["tokens"], line["nll"]
+    return found
 
 
 @dataclass(frozen=True)
@@ -108,23 +119,15 @@ class Records:
             return None
         return record
 
-    def _lines(self, record: dict) -> Iterator[dict]:
-        return read_lines(self.results.folder / record["records"], record["records_sha256"])
-
-    def _losses(self, subject: str) -> dict[str, dict[str, tuple[int, float]]]:
-        """{text: {id: (tokens, nats)}}"""
-        found: dict[str, dict] = {}
-        if record := self.likelihood(subject):
-            for line in self._lines(record):
-                if line["nll"] is not None:  # else too long
-                    found.setdefault(line["text"], {})[line["id"]] = line["tokens"], line["nll"]
-        return found
+    def _losses(self, subject: str) -> dict[str, Losses]:
+        record = self.likelihood(subject)
+        return losses(self.results.lines(record)) if record else {}
 
     def _answers(self, subject: str) -> dict[tuple[str, str], Answers]:
         """By (group, turn)."""
         found: dict[tuple[str, str], dict[str, list]] = {}
         if record := self.behaviour(subject):
-            for line in self._lines(record):
+            for line in self.results.lines(record):
                 values = [any(line[name] for name in FAULTS), *(line[key] for key in MEASURES[1:])]
                 found.setdefault((line["group"], line["turn"]), {})[line["id"]] = values
         return {

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from itertools import chain
 
-from sftflow.core.layout import Results
+from sftflow.core.layout import PATHS, Results
 from sftflow.reporting import cells as reading
 from sftflow.reporting.comparison import comparison_flags, comparison_rows
 from sftflow.reporting.curve import Curves, curve_flags
@@ -50,9 +50,7 @@ class Evidence:
     @cached_property
     def training(self) -> dict[str, dict]:
         """training.json by run, of those that are trained."""
-        found = (
-            (run, self.results.read(f"runs/{run}/training.json")) for run in self.study["runs"]
-        )
+        found = ((run, self.results.read(PATHS.training, run=run)) for run in self.study["runs"])
         return {run: record for run, record in found if record}
 
     @cached_property
@@ -70,10 +68,6 @@ class Evidence:
                 stale_flags(self.talk, self.curves),
             )
         )
-
-
-def all_flags(study: dict, results: Results, references: dict) -> list[Flag]:
-    return Evidence(study, results, references).flags
 
 
 def cell_flags(study: dict, cells: dict, references: dict) -> Iterator[Flag]:

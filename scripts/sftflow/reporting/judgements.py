@@ -5,7 +5,6 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 from sftflow.config import jobs
-from sftflow.core.jsonio import read_lines
 from sftflow.core.layout import PATHS, Results, pair_name
 from sftflow.dialogue import judging
 from sftflow.dialogue.turns import FIGURATIVE
@@ -53,8 +52,7 @@ class Judgements:
         if changed:
             self.stale[path.format(**names)] = "; ".join(changed)
             return None
-        lines = read_lines(self.results.folder / record["records"], record["records_sha256"])
-        return record, list(lines)
+        return record, list(self.results.lines(record))
 
 
 # --- preference ----------------------------------------------------------------------------------

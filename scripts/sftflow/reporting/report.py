@@ -45,7 +45,7 @@ def collect(study: dict, results: Results) -> dict:
         "cells": cells,
         "answers": browser.answers(study, results, cells),
         "sweeps": sweeps,
-        "sweep": dict(tables_sweeps.sweep_table(study, results, cells, draws).sections),
+        "sweep": dict(tables_sweeps.sweep_table(study, sweeps, cells, draws).sections),
         "chosen": tables_sweeps.chosen(sweeps),
         "models": pd.DataFrame(model_row(study, results, name) for name in study["models"]),
         "environments": environment_frame(results),

@@ -109,9 +109,9 @@ def tied(least: list[float], other: list[float]) -> bool:
     return fmean(other) - fmean(least) < 2 * error
 
 
-def sweep_table(study: dict, results: Results, cells: dict, draws: Draws) -> Table:
+def sweep_table(study: dict, found: dict[str, list[Point]], cells: dict, draws: Draws) -> Table:
     """One section for each sweep, one row for each point; the .csv has one row for each run."""
-    found = {sweep: ordered(made) for sweep, made in points(study, results).items()}
+    found = {sweep: ordered(made) for sweep, made in found.items()}
     words = {sweep: choice(made) for sweep, made in found.items()}
     return Table(
         "sweep",

@@ -17,7 +17,7 @@ from sftflow.reporting.records import (
     training_table,
 )
 from sftflow.reporting.suites import suite_table
-from sftflow.reporting.sweeps import sweep_table
+from sftflow.reporting.sweeps import points, sweep_table
 from sftflow.reporting.text import Table
 
 
@@ -47,7 +47,7 @@ def build(study: dict, results: Results, references: dict, wanted: list[str]) ->
         elif name == "curve":
             tables.append(curve_table(found.curves, found.cells))
         elif name == "sweep":
-            tables.append(sweep_table(study, results, found.cells, found.draws))
+            tables.append(sweep_table(study, points(study, results), found.cells, found.draws))
         else:
             tables.append(suite_table(study, name, found.cells, found.draws, references))
     return tables

@@ -131,15 +131,12 @@ def _gpus(spec: Spec) -> Iterator[bool]:
         return
     wanted = gpus_of(spec)
     with contextlib.ExitStack() as stack:
+        device = spec.serving.get("device")
         try:
             claimed = stack.enter_context(gpu.claim(wanted))
+            gpu.refuse_absent(claimed, device, "serving")
         except cli.UserError as error:
             raise ServerError(str(error)) from error
-        device = spec.serving.get("device")
-        if not claimed and device == "cuda":
-            raise ServerError(
-                f"serving.device is cuda, and this machine shows no GPU: {gpu.unseen()}"
-            )
         if not claimed and device != "cpu" and spec.backend == "vllm":
             raise ServerError(
                 "the backend vllm needs a GPU, and NVIDIA's library (nvidia-ml-py) shows "

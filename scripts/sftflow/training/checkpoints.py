@@ -102,6 +102,17 @@ def manifest(training: Path, step: int) -> Path:
     return training / "steps" / str(step) / "adapter.json"
 
 
+def store_steps(
+    folder: Path, training: Path, what: dict, last: int, asked: str | Iterable[int] | None
+) -> None:
+    """Store every step that is asked for, still below `folder`, and not stored yet. The last step
+    is the run's own adapter. `what` is a manifest's {run, form, training, base}."""
+    for step, path in kept(folder).items():
+        place = manifest(training, step)
+        if step != last and asked_for(step, asked) and not place.exists():
+            store_step(path, place, what | {"step": step})
+
+
 def store_step(checkpoint: Path, record: Path, made: dict) -> None:
     """Put a checkpoint's weights beside their manifest, which says what they are: {run, form,
     training (its identity), step, base}."""
