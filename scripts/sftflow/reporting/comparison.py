@@ -27,6 +27,7 @@ from sftflow.reporting.text import (
     NONE,
     Table,
     confidence_text,
+    interval_of,
     label,
     link,
     number,
@@ -351,7 +352,7 @@ def comparison_flags(study: dict, rows: list[dict]) -> Iterator[Flag]:
 def judged(row: dict) -> dict:
     """The columns that every claim has, from its difference on."""
     return {
-        "Difference": _to_answers(row, points(row.get("difference"), _pair(row, "ci"))),
+        "Difference": _to_answers(row, points(row.get("difference"), interval_of(row))),
         "Verdict": verdict_text(row),
         "n": row.get("n", NONE),
         "Fixed / broken": f"{row['fixed']} / {row['broken']}" if "fixed" in row else NONE,
@@ -360,7 +361,8 @@ def judged(row: dict) -> dict:
         "Detectable": percent(row.get("detectable")),
         "Difference, clean": NONE
         if "clean_n" not in row
-        else f"{points(row['clean_difference'], _pair(row, 'clean_ci'))} (n {row['clean_n']})",
+        else points(row["clean_difference"], interval_of(row, "clean_ci"))
+        + f" (n {row['clean_n']})",
     }
 
 
@@ -395,7 +397,9 @@ def suite_frame(study: dict, rows: list[dict]) -> pd.DataFrame:
                 "Baseline score": percent(row.get("baseline_score")),
                 "Candidate score": percent(row.get("candidate_score")),
                 **judged(row),
-                "Macro difference": points(row.get("macro_difference"), _pair(row, "macro_ci")),
+                "Macro difference": points(
+                    row.get("macro_difference"), interval_of(row, "macro_ci")
+                ),
                 "Note": row["note"],
             }
             for row in rows
@@ -503,8 +507,3 @@ def _to_answers(row: dict, text: str) -> str:
         return text
     pair = pair_name({side: row[side] for side in ("baseline", "candidate")})
     return link(answers_at(pair=pair, benchmark=row["benchmark"] or ""), text)
-
-
-def _pair(row: dict, name: str) -> tuple[float, float] | None:
-    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
-    return None if low is None or high is None else (low, high)

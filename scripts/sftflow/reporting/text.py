@@ -79,9 +79,10 @@ def _signed(share: float) -> str:
     return f"{round(100 * share, 1) + 0.0:+.1f}"  # + 0.0: never -0.0
 
 
-def interval_of(row: dict) -> tuple[float, float] | None:
-    """Of a raw row."""
-    return None if row.get("ci_low") is None else (row["ci_low"], row["ci_high"])
+def interval_of(row: dict, name: str = "ci") -> tuple[float, float] | None:
+    """Of a raw row, whose columns are `name`_low and `name`_high."""
+    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
+    return None if low is None or high is None else (low, high)
 
 
 def p_value(p: float | None) -> str:
