@@ -307,6 +307,7 @@ def work(args: argparse.Namespace) -> None:
         needed = patches.packed_rows, patches.fused_lora
         refused = {each.name: why for each in needed if (why := patches.untested(each))}
         choices = decide.choose(settings, shape, manifest["parameters"], receipt, hardware, refused)
+        decide.refuse_fp8(run, settings, choices, hardware)
         predicted = estimate.estimate(settings, receipt, shape, manifest["parameters"], hardware)
         made_with = args.settings.get("made_with") or {"training": settings, "model": model}
         key = decide.identity(made_with, manifest, receipt, hardware["kind"], versions())
@@ -335,6 +336,8 @@ def work(args: argparse.Namespace) -> None:
         ours = {
             k: choices[k]["value"] for k in ("fused_lora", "checkpointed_layers") if k in choices
         }
+        if settings.get("precision") == "fp8":
+            ours["precision"] = "fp8"
         asked = settings.get("checkpoints")
         refuse_steps(asked, run, predicted["steps"])
         for at, path in checkpoints.checkpoints(folder):  # of an earlier job that kept none
