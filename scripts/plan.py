@@ -11,6 +11,7 @@ import sys
 from sftflow.core import cli
 from sftflow.core.layout import Results
 from sftflow.reporting import text
+from sftflow.reporting.pace import measured_card
 from sftflow.reporting.plan import GPU, plan_table
 from sftflow.training import cost
 
@@ -19,14 +20,13 @@ def main() -> None:
     parser = cli.study_parser(__doc__)
     parser.add_argument(
         "--gpu",
-        default=GPU,
         choices=sorted(cost.CARDS),
-        help="estimate hours for this card",
+        help=f"estimate hours for this card (default: the one that trained here, else {GPU})",
     )
     args = parser.parse_args()
     study, folder = cli.study(args)
     results = Results(folder)
-    table = plan_table(study, results, args.gpu)
+    table = plan_table(study, results, args.gpu or measured_card(results) or GPU)
     text.write(table, results)
     cli.note(text.render(table))
 

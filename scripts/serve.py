@@ -108,6 +108,7 @@ def main() -> None:
                 ],
                 "probe": {"prompt": server.PROBE[0]["content"], "answer": running.probe},
                 "seconds": {settings["form"]: session.pop("seconds"), **others},
+                "job_seconds": round(time.monotonic() - begun, 3),
                 **session,
                 **({"served_models": running.others} if running.others else {}),
                 "gpu": used,

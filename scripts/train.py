@@ -307,6 +307,7 @@ def work(args: argparse.Namespace) -> None:
         needed = patches.packed_rows, patches.fused_lora
         refused = {each.name: why for each in needed if (why := patches.untested(each))}
         choices = decide.choose(settings, shape, manifest["parameters"], receipt, hardware, refused)
+        decide.refuse_fp8(run, settings, choices, hardware)
         predicted = estimate.estimate(settings, receipt, shape, manifest["parameters"], hardware)
         made_with = args.settings.get("made_with") or {"training": settings, "model": model}
         key = decide.identity(made_with, manifest, receipt, hardware["kind"], versions())
@@ -315,6 +316,7 @@ def work(args: argparse.Namespace) -> None:
             warn(run, args.output)
             return
         note(f"train {run}  {estimate.describe(predicted)}")
+        begun = time.monotonic()
         folder = args.output.resolve() / "checkpoints" / key[:16]
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -335,6 +337,8 @@ def work(args: argparse.Namespace) -> None:
         ours = {
             k: choices[k]["value"] for k in ("fused_lora", "checkpointed_layers") if k in choices
         }
+        if settings.get("precision") == "fp8":
+            ours["precision"] = "fp8"
         asked = settings.get("checkpoints")
         refuse_steps(asked, run, predicted["steps"])
         for at, path in checkpoints.checkpoints(folder):  # of an earlier job that kept none
@@ -367,6 +371,7 @@ def work(args: argparse.Namespace) -> None:
     flags = command(micro, None)
     flags["ENV"] = {"SFTFLOW_PLUGIN": json.dumps(ours)}  # so that the file alone does it again
     write_text(store / "command.yaml", yaml.safe_dump(flags, allow_unicode=True, sort_keys=True))
+    resumed = sum(e["event"] == "start" and e["first_step"] > 0 for e in events)
     made = {
         "schema": 1,
         "run": run,
@@ -378,11 +383,12 @@ def work(args: argparse.Namespace) -> None:
         "micro_batch": flags["per_device_train_batch_size"],
         "accumulation": flags["gradient_accumulation_steps"],
         "out_of_memory": lowered,
-        "resumed": sum(e["event"] == "start" and e["first_step"] > 0 for e in events),
+        "resumed": resumed,
         **sampler.summary(*record.span(events)),  # memory: what the trainer says counts
         **record.summary(events, [g["name"] for g in gpus]),
         "estimate": {name: value for name, value in predicted.items() if name != "choices"},
         "seconds": round(record.seconds(events), 3),
+        **({} if resumed else {"job_seconds": round(time.monotonic() - begun, 3)}),
         "hardware": {
             "device": hardware["kind"],
             "cores": hardware["cores"],

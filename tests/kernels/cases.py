@@ -79,10 +79,8 @@ def kept(rows: int, columns: int, p: float, seed: int) -> torch.Tensor:
     With dh = 1 and A = 1 it is in the gradient of x.
     """
     x = torch.ones(rows, columns, device=DEVICE, dtype=torch.float16)
-    d_wide = torch.zeros(rows, columns + 1, device=DEVICE, dtype=x.dtype)
-    d_wide[:, -1] = 1
-    ones = torch.ones(1, columns, device=DEVICE)
-    _, dx = triton_lora.lora_a_backward(x, ones, d_wide, 1.0, p, seed)
+    ones, nothing = torch.ones(1, columns, device=DEVICE), torch.zeros_like(x)
+    _, dx = triton_lora.lora_a_backward(x, ones, nothing, torch.ones_like(x[:, :1]), 1.0, p, seed)
     return (dx != 0).double() / (1 - p)
 
 

@@ -121,6 +121,27 @@ def undone_is_stock(by, family):
         assert error(merged(IDS).logits, answers) < LIMIT
 
 
+@each(by=ENGINES, family=("Llama", "Qwen3"))
+def fp8_nearly_as_stock(by, family):
+    """The frozen matrices are in 8 bits and nowhere else; undone, they are what they became."""
+    model = build(family, lora_dropout=0.1)
+    layers = [module for name, module in model.named_modules() if name.endswith("base_layer")]
+    with engine(by):
+        handle = fuse(model)
+        wanted = learn(model)
+        handle.undo()
+        handle = fuse(model, fp8=True)
+        assert (handle.layers, len(handle.rounded)) == (LAYERS, LAYERS)
+        found = learn(model)
+        assert {layer.weight.dtype for layer in layers} == {torch.float8_e4m3fn}
+        assert error(found[0], wanted[0]) < 0.2  # two layers, and an output of 24 numbers
+        assert max(error(*pair) for pair in zip(found, wanted, strict=True)) < 0.5
+        handle.undo()
+        assert {layer.weight.dtype for layer in layers} == {torch.float32}
+        fuse(model)
+        assert 0 < error(learn(model)[0], wanted[0]) < 0.2
+
+
 @each(by=ENGINES)
 def failed_fuse_leaves_stock(by):
     """Something unforeseen in a later layer: nothing of an earlier one stays changed."""

@@ -2,11 +2,16 @@
 
     envs/swift/.venv/bin/python tests/performance/training.py --output FOLDER
         [--shape 7b] [--variants report:20,defaults:20,…]
+        [--weights MODEL --model-type T --template T --train FILE --validation FILE]
 
 Every variant is one real ms-swift training on the same 640 dialogues, 32 to an optimizer step, in
 the same order, for a few steps. `report` is the command of the experiment report, `defaults` what
 the workflow chooses, the others change one thing in one of the two. Prints a Markdown table; FOLDER
 gets training.json with all figures and one events file per variant. README.md says how to read it.
+
+With --weights, a real model in native form learns from real dialogues (a run's train.jsonl and
+validation.jsonl) instead, and the validation losses before and after are printed, too:
+`--variants defaults:120,defaults-fp8:120` shows what the rounding costs.
 """
 
 import argparse
@@ -66,6 +71,7 @@ VARIANTS = {
     "defaults-checkpointing": ("defaults", {"gradient_checkpointing": True}, True),
     "defaults-no-liger": ("defaults", {"use_liger_kernel": False}, True),
     "defaults-autocast": ("defaults", {"bf16": True}, True),
+    "defaults-fp8": ("defaults", {}, True),
     "defaults-16x2": (
         "defaults",
         {"per_device_train_batch_size": 16, "gradient_accumulation_steps": 2},
@@ -132,26 +138,44 @@ def prepare(work: str, shape_name: str) -> None:
     write_json(folder / "model.json", {"parameters": everything, "matmul": everything - lookup})
 
 
-def matrix_rate() -> float:
-    """FLOP/s of an 8192³ bf16 product of random numbers: the median of 20."""
+def matrix_rates() -> dict[str, float]:
+    """FLOP/s of an 8192³ product of random numbers, the median of 20: in bf16, and where the GPU
+    has fp8 with one scale for each row, as ours are, with one for all, and with the rounding."""
     import torch
+    from sftflow.kernels import fp8
 
-    a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-    times = []
-    for _ in range(25):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        a @ b
-        end.record()
-        torch.cuda.synchronize()
-        times.append(begin.elapsed_time(end) / 1e3)
-    return 2 * 8192**3 / sorted(times[5:])[10]
+    size = 8192
+    a, b = (torch.randn(size, size, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    products = {"matrix_flops": lambda: a @ b}
+    if torch.cuda.get_device_capability() >= (8, 9):
+        left, right, one = fp8.rounded(a), fp8.rounded(b), torch.ones((), device="cuda")
+        products |= {
+            "fp8_matrix_flops": lambda: fp8.product(left, right, a.dtype),
+            "fp8_one_scale_flops": lambda: torch._scaled_mm(
+                left[0], right[0].T, one, one, out_dtype=a.dtype, use_fast_accum=True
+            ),
+            "fp8_with_rounding_flops": lambda: fp8.product(fp8.rounded(a), right, a.dtype),
+        }
+    rates = {}
+    for name, multiply in products.items():
+        times = []
+        for _ in range(25):
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            begin.record()
+            multiply()
+            end.record()
+            torch.cuda.synchronize()
+            times.append(begin.elapsed_time(end) / 1e3)
+        rates[name] = 2 * size**3 / sorted(times[5:])[10]
+    return rates
 
 
 def flags(name: str, work: Path, shape: dict, parameters: int, hardware: dict) -> tuple[dict, dict]:
     """The ms-swift file of a variant, and what its plug-in is told."""
     start, differs, fused_lora = VARIANTS[name]
     out, told = dict(REPORT), {"fused_lora": fused_lora, "stock": start == "report"}
+    if name.endswith("-fp8"):
+        told["precision"] = "fp8"
     if start == "defaults":
         receipt = {"tokens": {"mean": MEAN, "max": LONGEST}, "padded_share": 0.43}
         shape = {**shape, "model_type": "llama"}
@@ -183,8 +207,9 @@ def random_weights(_folder, config, **_):
     return model
 
 
-def train(command: str, plugin: str, allocator: str, trace: str) -> None:
-    """One training; `trace`: a file for the profile of a step, or nothing."""
+def train(command: str, plugin: str, allocator: str, trace: str, real: str) -> None:
+    """One training; `trace`: a file for the profile of a step, or nothing; `real`: of a model whose
+    weights are read, or nothing."""
     os.environ["SFTFLOW_PLUGIN"] = plugin
     import torch
     import transformers
@@ -192,7 +217,8 @@ def train(command: str, plugin: str, allocator: str, trace: str) -> None:
 
     if torch.cuda.is_available() and allocator:
         torch.cuda.memory._set_allocator_settings(allocator)
-    transformers.AutoModelForCausalLM.from_pretrained = random_weights
+    if not real:
+        transformers.AutoModelForCausalLM.from_pretrained = random_weights
     if trace:
         profile(Path(trace))
     sft_main(
@@ -344,6 +370,7 @@ def figures(events: list[dict], matmul: int, rate: float | None) -> dict:
         "losses": [e["loss"] for e in steps],
         "step_seconds": [e["seconds"] for e in steps],
     }
+    out["validation_losses"] = [e["loss"] for e in events if e["event"] == "validation"]
     for end in (e for e in events if e["event"] == "end"):
         out |= {k: v for k, v in end.items() if k.endswith("_gib")}
     if rate:
@@ -398,6 +425,9 @@ def main() -> None:
     parser.add_argument("--variants", default=",".join(VARIANTS), help="name[:steps],…")
     parser.add_argument("--trace", default="", help="variants to profile meanwhile")
     parser.add_argument("--work", type=Path, default=Path("/tmp/sftflow-performance"))
+    parser.add_argument("--weights", type=Path, help="of a real model, and then these:")
+    for name in ("--model-type", "--template", "--train", "--validation"):
+        parser.add_argument(name)
     args = parser.parse_args()
     os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     begun = time.monotonic()
@@ -412,6 +442,11 @@ def main() -> None:
     if not (prepared and run("describe", machine)):
         sys.exit("cannot prepare the data")
     model, hardware = read_json(args.work / "model.json"), read_json(machine)
+    rate = hardware.get("matrix_flops")
+    if args.weights:
+        shape, rate = read_json(args.weights / "config.json"), None
+        size = sum(file.stat().st_size for file in args.weights.glob("*.safetensors"))
+        model["parameters"] = size // 2
     clock(f"dialogues written; {hardware}")
     results = {}
     for name, steps in variants:
@@ -422,17 +457,24 @@ def main() -> None:
         command, told = flags(name, args.work, shape, model["parameters"], hardware)
         if hardware["kind"] == "cpu":
             command |= {"use_cpu": True, "attn_impl": "sdpa", "padding_free": False}
+        if args.weights:
+            command |= {
+                "model": f"{args.weights}", "model_type": args.model_type,
+                "template": args.template, "dataset": args.train, "val_dataset": args.validation,
+                "eval_strategy": "steps", "eval_on_start": True, "eval_steps": int(steps or 20),
+            }  # fmt: skip
         command["max_steps"] = int(steps or (20 if name in ("report", "defaults") else 5))
         plugin = {"events": str(events), **told}
         trace = args.output / f"trace-{name}.txt" if name in args.trace.split(",") else ""
         if trace:
             command["max_steps"] = max(command["max_steps"], TRACED + 2)
         allocator = "" if told["stock"] else "expandable_segments:True"
-        run("train", json.dumps(command), json.dumps(plugin), allocator, trace)
+        real = args.weights or ""
+        run("train", json.dumps(command), json.dumps(plugin), allocator, trace, real)
         results[name] = {"flags": command, **plugin}
         log = Events(events).new()
         if any(e["event"] == "step" for e in log):
-            results[name] |= figures(log, model["matmul"], hardware.get("matrix_flops"))
+            results[name] |= figures(log, model["matmul"], rate)
             clock(f"{name}: {results[name]['seconds_per_step']:.3f} s/step")
         else:
             clock(f"{name}: failed")
@@ -441,6 +483,9 @@ def main() -> None:
     if all(both):
         print(compare_losses(*both))
     print(table(results))
+    for name, made in results.items():
+        if losses := made.get("validation_losses"):
+            print(f"{name}: validation loss {losses[0]:.5f} → {losses[-1]:.5f}")
 
 
 def describe(path: str) -> None:
@@ -457,7 +502,7 @@ def describe(path: str) -> None:
             "name": properties.name,
             "memory_gib": properties.total_memory / 2**30,
             "capability": [properties.major, properties.minor],
-            "matrix_flops": matrix_rate(),
+            **matrix_rates(),
         }
     packages = ("torch", "transformers", "peft", "ms-swift", "liger-kernel", "triton")
     out["versions"] = {name: importlib.metadata.version(name) for name in packages}

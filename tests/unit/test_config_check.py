@@ -125,6 +125,16 @@ def test_a_sound_study_has_no_errors():
             "runs: {tuned: {training: {gpus: 3}}}",
             "gradient_accumulation_steps 4 is no multiple of gpus 3",
         ),
+        *(
+            (f"runs: {{tuned: {{training: {{precision: fp8, {key}: {value}}}}}}}", line)
+            for key, value, line in (
+                ("device", "cpu", "runs.tuned: precision fp8 needs a GPU: device is cpu"),
+                ("tuner_type", "full", "rounds a frozen base: tuner_type is full, not lora"),
+                ("torch_dtype", "float16", "needs torch_dtype bfloat16, not float16"),
+                ("fused_lora", "false", "is a part of fused_lora, which is false"),
+                ("extra", "{quant_method: bnb}", "needs a base that is not quantised"),
+            )
+        ),
         # flags that are passed through
         ("training: {extra: {lora_rank: 4}}", "has a key of its own; write training.lora_rank"),
         ("training: {extra: {train_type: lora}}", "is called 'tuner_type' here; write training.tu"),

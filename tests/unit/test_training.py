@@ -1,6 +1,7 @@
 """The pure part of training: decisions, costs, checkpoints, the record."""
 
 import json
+import re
 
 import made_up
 import pytest
@@ -138,6 +139,40 @@ def test_choices_for_other_models_and_old_gpus_are_padded():
 def test_lora_that_is_not_fused_says_why(changes, why):
     chosen = chosen_with_reasons(**changes)["fused_lora"]
     assert chosen["value"] is False and why in chosen["why"]
+
+
+@pytest.mark.parametrize(
+    ("hardware", "changes", "why"),
+    [
+        (H200, {}, None),
+        (SMALL, {}, None),  # Ada
+        (A100, {}, "no products in 8 bits: that begins with Ada"),
+        (CPU, {}, "fused_lora is off (no CUDA)"),
+        (H200, {"tuner_type": "full"}, "fused_lora is off (tuner_type is full)"),
+        (H200, {"extra": {"quant_method": "bnb"}}, "quant_method leaves no whole matrices"),
+        (H200, {"torch_dtype": "float16"}, "torch_dtype is float16, not bfloat16"),
+    ],
+)
+def test_fp8_is_refused_where_it_cannot_be_had(hardware, changes, why):
+    settings = SETTINGS | {"precision": "fp8"} | changes
+    choices = training.choose(settings, SHAPE, PARAMETERS, RECEIPT, hardware)
+    training.refuse_fp8("tuned", settings | {"precision": "torch_dtype"}, choices, hardware)
+    if why is None:
+        return training.refuse_fp8("tuned", settings, choices, hardware)
+    with pytest.raises(UserError, match=f"precision of tuned can't be fp8: .*{re.escape(why)}"):
+        training.refuse_fp8("tuned", settings, choices, hardware)
+
+
+def test_a_training_in_its_number_type_is_what_it_was_before_there_was_another():
+    made_with = jobs.train_run(resolve.load(made_up.RAW), "tuned")["made_with"]
+
+    def key(precision: dict) -> str:
+        given = {k: v for k, v in made_with.items() if k != "training.precision"} | precision
+        return training.identity(given, {"digest": "m"}, {"digest": "d"}, "cuda", VERSIONS)
+
+    assert made_with["training.precision"] == "torch_dtype"
+    assert key({}) == key({"training.precision": "torch_dtype"})
+    assert key({}) != key({"training.precision": "fp8"})
 
 
 def test_versions_that_rows_were_never_packed_with_get_padded_ones():

@@ -79,7 +79,8 @@ STRUCTURE = {
 }  # fmt: skip
 # A change of these alone is refused, or changes nothing in this study.
 IDLE = {
-    "training.gpus", "training.tuner_type", "evaluate.subjects", "evaluate.suites",
+    "training.gpus", "training.tuner_type", "training.precision", "evaluate.subjects",
+    "evaluate.suites",
     "generation.seed", "generation.top_p", "generation.top_k",  # at temperature 0
     "benchmarks.*.multiple_correct",  # of own questions only
 }  # fmt: skip

@@ -312,6 +312,7 @@ def _runs(config: dict) -> Iterator[str]:
         whole = isinstance(gpus, int) and isinstance(steps, int) and gpus > 0
         if whole and steps % gpus:
             yield f"{place}: gradient_accumulation_steps {steps} is no multiple of gpus {gpus}"
+        yield from (f"{place}: precision fp8 {line}" for line in _not_in_fp8(training))
         asked, every = (_stated(key, training) for key in ("checkpoints", "save_steps"))
         if isinstance(asked, list) and isinstance(every, int):
             for step in (step for step in asked if step % every):
@@ -324,6 +325,22 @@ def _runs(config: dict) -> Iterator[str]:
         if known is not None and known not in references():
             hint = nearest(known, references())
             yield f"models.{name}.reference: '{known}' is not in config/references.yaml{hint}"
+
+
+def _not_in_fp8(training: dict) -> Iterator[str]:
+    """Why `precision: fp8` can't be had of a training; whether a GPU has it, its job says."""
+    if training.get("precision") != "fp8":
+        return
+    if (tuner := _stated("tuner_type", training)) != "lora":
+        yield f"rounds a frozen base: tuner_type is {tuner}, not lora"
+    if (dtype := _stated("torch_dtype", training)) != "bfloat16":
+        yield f"needs torch_dtype bfloat16, not {dtype}"
+    if _stated("device", training) == "cpu":
+        yield "needs a GPU: device is cpu"
+    if training.get("fused_lora") is False:
+        yield "is a part of fused_lora, which is false"
+    if (training.get("extra") or {}).get("quant_method"):
+        yield "needs a base that is not quantised: leave out extra.quant_method"
 
 
 def _stated(key: str, training: dict) -> Any:

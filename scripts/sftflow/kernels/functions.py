@@ -4,7 +4,8 @@ The adapter reads the input once, dropout included, whose mask is drawn again in
 in the activations' dtype, while A, B and their gradients stay in theirs (float32 by default).
 LoraLinear is for any layer. LoraQkv and LoraMlp are halves of a decoder layer like Llama's, from a
 norm on, on CUDA. In them W and B lie side by side, and so does what they are multiplied with, so
-that one product serves both: x Wᵀ + h Bᵀ = [x h] [W B]ᵀ.
+that one product serves both: x Wᵀ + h Bᵀ = [x h] [W B]ᵀ. Or W is an Fp8Matrix (fp8.py), with B
+beside it: then W's products alone are made in 8 bits, all else as before.
 
 Notation: d… is the loss's gradient with respect to …; ∘ multiplies elements; s is LoRA's scale; m
 is dropout's mask over its probability to keep, m = mask / (1 - p), the same in both directions.
@@ -13,8 +14,13 @@ A (rank, in) and B (out, rank) are trained, W (out, in), biases and norms frozen
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeAlias
 
 import torch
+
+from .fp8 import Fp8Matrix, rounded
+
+Matrix: TypeAlias = torch.Tensor | Fp8Matrix
 
 
 def by_triton(x: torch.Tensor) -> bool:
@@ -31,19 +37,18 @@ def lora_a_forward(x, a, scale: float, p: float, seed: int) -> torch.Tensor:
 
 
 def lora_a_backward(
-    x, a, d_wide, scale: float, p: float, seed: int
+    x, a, elsewhere, d_hidden, scale: float, p: float, seed: int
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """(dA, dx) from dh: dA = s · dhᵀ (x ∘ m), dx = dx from elsewhere + s · (dh A) ∘ m.
 
-    d_wide: [dx from elsewhere, dh] (tokens, in + rank), or dh alone, and then dx is None.
+    elsewhere (tokens, in) may be None, and then dx is None; d_hidden: dh (tokens, rank).
     """
     if by_triton(x):
         from .triton.lora import lora_a_backward as on_cuda
 
-        return on_cuda(x.contiguous(), a, d_wide, scale, p, seed)
-    elsewhere, d_hidden = d_wide.split((d_wide.shape[1] - len(a), len(a)), 1)
+        return on_cuda(x.contiguous(), a, elsewhere, d_hidden, scale, p, seed)
     kept, d_hidden = dropout_mask(x, p, seed), d_hidden * (scale / (1 - p))
-    dx = elsewhere + d_hidden @ a.to(x.dtype) * kept if elsewhere.numel() else None
+    dx = None if elsewhere is None else elsewhere + d_hidden @ a.to(x.dtype) * kept
     return d_hidden.T @ (x * kept), dx
 
 
@@ -76,28 +81,34 @@ class LoraLinear(torch.autograd.Function):
         weights, biases, all_a, all_b = (layers[i::4] for i in range(4))
         a, low = torch.cat(all_a), [b.to(x.dtype) for b in all_b]
         hidden = lora_a_forward(x, a, scale, p, seed)
-        outs = []
+        outs, x8 = [], rounded(x) if isinstance(weights[0], Fp8Matrix) else None
         for weight, bias, b, part in zip(weights, biases, low, _split(hidden, low), strict=True):
-            y = (part @ b.T).addmm_(x, weight.T)
+            if x8 is None:
+                y = (part @ b.T).addmm_(x, weight.T)
+            else:
+                y = weight.forward(x8).addmm_(part, b.T)
             outs.append(y if bias is None else y.add_(bias))
-        ctx.save_for_backward(x, a, hidden, *weights, *low)
+        ctx.save_for_backward(x, a, hidden, *low)
+        ctx.weights = weights
         ctx.dtypes = [(a.dtype, b.dtype) for a, b in zip(all_a, all_b, strict=True)]
         ctx.dropout = scale, p, seed
         return tuple(outs)
 
     @staticmethod
     def backward(ctx, *dys):
-        x, a, hidden, *rest = ctx.saved_tensors
-        weights, low = rest[: len(dys)], rest[len(dys) :]
-        d_wide = wide_rows(x, len(x), x.shape[1] + len(a))
-        d_x, d_hidden = d_wide.split((x.shape[1], len(a)), 1)
-        has_dx, grads = ctx.needs_input_grad[0], []
-        parts = zip(dys, weights, low, _split(d_hidden, low), strict=True)
-        for i, (dy, weight, b, d_part) in enumerate(parts):
+        x, a, hidden, *low = ctx.saved_tensors
+        d_x, d_hidden, grads = None, x.new_empty(hidden.shape), []
+        parts = zip(dys, ctx.weights, low, _split(d_hidden, low), strict=True)
+        for dy, weight, b, d_part in parts:
             torch.mm(dy, b, out=d_part)
-            if has_dx:
-                d_x.addmm_(dy, weight, beta=min(i, 1))
-        da, dx = lora_a_backward(x, a, d_wide if has_dx else d_hidden, *ctx.dropout)
+            if not ctx.needs_input_grad[0]:
+                continue
+            if isinstance(weight, Fp8Matrix):
+                more = weight.backward(rounded(dy))
+                d_x = more if d_x is None else d_x.add_(more)
+            else:
+                d_x = dy @ weight if d_x is None else d_x.addmm_(dy, weight)
+        da, dx = lora_a_backward(x, a, d_x, d_hidden, *ctx.dropout)
         parts = zip(dys, _split(da.T, low), _split(hidden, low), ctx.dtypes, strict=True)
         for dy, da, part, dtypes in parts:
             grads += [None, None, da.T.to(dtypes[0]), (dy.T @ part).to(dtypes[1])]
@@ -117,11 +128,43 @@ def blocks(shapes: Sequence[tuple[int, int]]) -> Iterator[tuple[slice, slice]]:
         row, column = row + out, column + rank
 
 
-def lay(all_b: Sequence[torch.Tensor], matrix: torch.Tensor) -> None:
+def lay(all_b: Sequence[torch.Tensor], matrix: Matrix) -> None:
     """Write each B beside the rows of its W."""
-    beside = matrix[:, -sum(b.shape[1] for b in all_b) :]
+    beside = (
+        matrix.beside
+        if isinstance(matrix, Fp8Matrix)
+        else matrix[:, -sum(b.shape[1] for b in all_b) :]
+    )
     for b, block in zip(all_b, blocks([b.shape for b in all_b]), strict=True):
         beside[block] = b
+
+
+def wide_forward(wide: torch.Tensor, matrix: Matrix, bias=None) -> torch.Tensor:
+    """[x h] [W B]ᵀ + bias: wide (tokens, in + ranks) → (tokens, out)"""
+    if isinstance(matrix, Fp8Matrix):
+        x, h = wide.split((matrix.numbers.shape[1], matrix.beside.shape[1]), 1)
+        y = matrix.forward(rounded(x)).addmm_(h, matrix.beside.T)
+        return y if bias is None else y.add_(bias)
+    return wide @ matrix.T if bias is None else torch.addmm(bias, wide, matrix.T)
+
+
+def wide_backward(
+    dy: torch.Tensor, matrix: Matrix, ranks: int, has_dx: bool = True, apart: bool = False
+) -> tuple[torch.Tensor | None, torch.Tensor]:
+    """dy [W B] → (dx (tokens, in), dh (tokens, ranks)); without has_dx, dx is None.
+
+    apart: as two products, which is faster where W is wide.
+    """
+    if isinstance(matrix, Fp8Matrix):
+        return matrix.backward(rounded(dy)) if has_dx else None, dy @ matrix.beside
+    width = matrix.shape[1] - ranks
+    if not has_dx:
+        return None, dy @ matrix[:, width:]
+    d_wide = wide_rows(dy, len(dy), matrix.shape[1])
+    for part in (slice(width), slice(width, None)) if apart else (slice(None),):
+        torch.mm(dy, matrix[:, part], out=d_wide[:, part])
+    d_x, d_hidden = d_wide.split((width, ranks), 1)
+    return d_x, d_hidden
 
 
 def rms_norm_lora_forward(x, more, norm, eps, all_a, all_b, matrix, bias, dropout) -> tuple:
@@ -136,13 +179,13 @@ def rms_norm_lora_forward(x, more, norm, eps, all_a, all_b, matrix, bias, dropou
     from .triton.norm import rms_norm_forward
 
     lay(all_b, matrix)
-    a, wide = torch.cat(all_a), wide_rows(x, len(x), matrix.shape[1])
+    a = torch.cat(all_a)
+    wide = wide_rows(x, len(x), x.shape[1] + len(a))
     n, h = wide.split((x.shape[1], len(a)), 1)
     total, root = rms_norm_forward(x.contiguous(), more, norm, eps, n)
     scale, p, seed = dropout
     lora_a_forward(n, a, scale, p, seed, h)
-    product = wide @ matrix.T if bias is None else torch.addmm(bias, wide, matrix.T)
-    return total, product, (total, norm, root, n, h, a)
+    return total, wide_forward(wide, matrix, bias), (total, norm, root, n, h, a)
 
 
 def rms_norm_lora_backward(d_total, d_product, saved, matrix, dropout, has_dx: bool) -> tuple:
@@ -155,9 +198,8 @@ def rms_norm_lora_backward(d_total, d_product, saved, matrix, dropout, has_dx: b
     from .triton.norm import rms_norm_backward
 
     total, norm, root, n, _, a = saved
-    matrix = matrix if has_dx else matrix[:, total.shape[1] :]  # B alone: h has a gradient always
-    d_wide = wide_rows(total, len(total), matrix.shape[1])
-    da, dn = lora_a_backward(n, a, torch.mm(d_product, matrix, out=d_wide), *dropout)
+    given = wide_backward(d_product, matrix, len(a), has_dx)  # h has a gradient always
+    da, dn = lora_a_backward(n, a, *given, *dropout)
     dx = rms_norm_backward(d_total.contiguous(), dn, total, norm, root) if has_dx else None
     return dx, da
 
@@ -231,14 +273,15 @@ class LoraMlp(torch.autograd.Function):
         entrance = x, more, norm, eps, all_a[:2], all_b[:2], matrix, None, dropouts[0]
         total, both, saved = rms_norm_lora_forward(*entrance)
         lay(all_b[2:], down)
-        act = wide_rows(x, len(x), down.shape[1])
-        inner, of_down = act.split((all_a[2].shape[1], len(all_a[2])), 1)
+        ranks, width = all_a[2].shape
+        act = wide_rows(x, len(x), width + ranks)
+        inner, of_down = act.split((width, ranks), 1)
         h = swiglu_lora_a_forward(both, all_a[2], inner, *dropouts[1])
         of_down.copy_(h)
         ctx.save_for_backward(*saved, both, all_a[2], h)
         ctx.matrices = matrix, down  # their B is the same until the backward pass
         ctx.dropouts, ctx.dtypes = dropouts, [each.dtype for each in all_ab]
-        return (act @ down.T).add_(total)
+        return wide_forward(act, down).add_(total)
 
     @staticmethod
     def backward(ctx, dy):
@@ -246,12 +289,8 @@ class LoraMlp(torch.autograd.Function):
 
         *saved, both, down_a, of_down = ctx.saved_tensors
         matrix, down = ctx.matrices
-        inner = down_a.shape[1]
-        d_act = wide_rows(dy, len(dy), down.shape[1])
-        for part in (slice(inner), slice(inner, None)):  # faster one by one
-            torch.mm(dy, down[:, part], out=d_act[:, part])
         *_, of_both, _ = saved
-        given = both, of_both, down_a, d_act
+        given = both, of_both, down_a, *wide_backward(dy, down, len(down_a), apart=True)
         d_both, d_down_a, *db = swiglu_lora_a_backward(*given, *ctx.dropouts[1])
         has_dx = any(ctx.needs_input_grad[:2])
         dx, da = rms_norm_lora_backward(dy, d_both, saved, matrix, ctx.dropouts[0], has_dx)

@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 
 from . import functions
-from .functions import LoraLinear, LoraMlp, LoraQkv, ResidualRmsNorm, wide_rows
+from .fp8 import Fp8Matrix
+from .functions import LoraLinear, LoraMlp, LoraQkv, Matrix, ResidualRmsNorm, wide_rows
 from .limits import FUSED_RANK, PACKED_TYPES
 
 # in Llama's layout: which layers of a module read the same, and which are a gated layer
@@ -28,14 +29,20 @@ class Handle:
     """What `fuse` changed in a model.
 
     layers: LoRA layers that are fused; decoders: decoder layers, which hold most of them.
+    fp8: whether their W are to be rounded to 8 bits; rounded: the layers where they are.
     """
 
-    def __init__(self):
+    def __init__(self, fp8: bool = False):
         self.layers = self.decoders = 0
+        self.fp8 = fp8
+        self.rounded: dict[torch.nn.Module, Fp8Matrix] = {}
         self.back = contextlib.ExitStack()
 
     def undo(self) -> None:
-        """Make the model what it was: its own modules, each W in memory of its own."""
+        """Make the model what it was: its own modules, each W in memory of its own.
+
+        A rounded W stays what it was rounded to.
+        """
         self.back.close()
 
     def replace_forward(self, module: torch.nn.Module, forward: Callable) -> None:
@@ -45,13 +52,13 @@ class Handle:
         self.back.callback(*back)
 
 
-def fuse(model: torch.nn.Module) -> Handle:
+def fuse(model: torch.nn.Module, fp8: bool = False) -> Handle:
     """Give every plain LoRA layer of `model` the fused passes, until `undo` of what is returned.
 
-    Meanwhile the model is for training, and for saving its adapter: W lies in wider matrices, so
-    nobody may merge it away, move it, convert it or load it anew.
+    Meanwhile the model is for training, and for saving its adapter: W lies in wider matrices, or
+    with `fp8` in 8 bits, so nobody may merge it away, move it, convert it or load it anew.
     """
-    handle = Handle()
+    handle = Handle(fp8)
     try:
         decoders = [module for module in model.modules() if is_decoder(module)]
         for module in decoders:
@@ -168,10 +175,12 @@ def rms_norm(layer: torch.nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, tor
     return x_again.view_as(x), out.view_as(x)
 
 
-def widen(layers: Sequence[torch.nn.Module], handle: Handle) -> torch.Tensor:
+def widen(layers: Sequence[torch.nn.Module], handle: Handle) -> Matrix:
     """Move the layers' W, one below the other, into a matrix with room for all B beside them."""
-    handle.back.callback(narrow, layers)
     rank = sum(setting(layer)[-1] for layer in layers)
+    if can_round(layers, handle):
+        return round_off(layers, handle, rank)
+    handle.back.callback(narrow, layers)
     weights = [layer.get_base_layer().weight for layer in layers]
     rows, columns = [len(weight) for weight in weights], weights[0].shape[1]
     wide = wide_rows(weights[0], sum(rows), columns + rank).zero_()
@@ -187,6 +196,29 @@ def narrow(layers: Sequence[torch.nn.Module]) -> None:
         weight.data = weight.data.clone(memory_format=torch.contiguous_format)
 
 
+def can_round(layers: Sequence[torch.nn.Module], handle: Handle) -> bool:
+    """Products in 8 bits want widths that are multiples of 16; those of inputs are anyway."""
+    return handle.fp8 and all(layer.out_features % 16 == 0 for layer in layers)
+
+
+def round_off(layers: Sequence[torch.nn.Module], handle: Handle, ranks: int = 0) -> Fp8Matrix:
+    """The layers' W, one below the other, in 8 bits; the layers are left with its numbers."""
+    weights = [layer.get_base_layer().weight for layer in layers]
+    matrix = Fp8Matrix.of(torch.cat([weight.detach() for weight in weights]), ranks)
+    parts = list(matrix.split([len(weight) for weight in weights]))
+    handle.back.callback(restore, weights, matrix)
+    for layer, weight, part in zip(layers, weights, parts, strict=True):
+        weight.data, handle.rounded[layer] = part.numbers, part
+    return matrix
+
+
+def restore(weights: Sequence[torch.nn.Parameter], matrix: Fp8Matrix) -> None:
+    """Undo `round_off`, but for the rounding."""
+    rows = [len(weight) for weight in weights]
+    for weight, part in zip(weights, matrix.restored().split(rows), strict=True):
+        weight.data = part.clone()
+
+
 class Siblings:
     """LoRA layers that read the same tensor: whichever is called first computes for all."""
 
@@ -194,6 +226,11 @@ class Siblings:
         self.layers = layers
         self.x: torch.Tensor | None = None
         self.ready: dict[torch.nn.Module, torch.Tensor] = {}
+        if can_round(layers, handle) and not handle.rounded.keys() >= set(layers):
+            round_off(layers, handle)
+        self.weights: list[Matrix] = [
+            handle.rounded.get(layer, layer.get_base_layer().weight) for layer in layers
+        ]
         for layer in layers:
             forward = functools.partial(self.forward, layer, layer.forward)
             handle.replace_forward(layer, forward)
@@ -211,9 +248,9 @@ class Siblings:
 
     def compute(self, x: torch.Tensor) -> Iterator[torch.Tensor]:
         scale, p, (seed, _) = draw(self.layers[0])
-        bases = [layer.get_base_layer() for layer in self.layers]
-        pairs = zip(bases, map(adapter, self.layers), strict=True)
-        given = itertools.chain(*((base.weight, base.bias, *ab) for base, ab in pairs))
+        biases = (layer.get_base_layer().bias for layer in self.layers)
+        parts = zip(self.weights, biases, map(adapter, self.layers), strict=True)
+        given = itertools.chain(*((weight, bias, *ab) for weight, bias, ab in parts))
         made = LoraLinear.apply(x.flatten(0, -2), scale, p, seed, *given)
         return (y.unflatten(0, x.shape[:-1]) for y in made)
 

@@ -4,9 +4,9 @@ from collections import Counter
 
 import pandas as pd
 from sftflow.core.jsonio import read_json
-from sftflow.core.layout import Results, answers_folder
+from sftflow.core.layout import PATHS, Results, answers_folder
 from sftflow.reporting import cells as tables_cells
-from sftflow.reporting import stale, text
+from sftflow.reporting import pace, stale, text
 from sftflow.reporting.comparison import ALL, candidates
 from sftflow.reporting.text import NONE, duration, number, percent
 from sftflow.scoring import stats
@@ -35,6 +35,7 @@ def plan_table(study: dict, results: Results, gpu: str) -> text.Table:
         [
             ("What can be seen", precision_frame(precision)),
             ("What has to be trained", pd.DataFrame(run_rows(study, results, gpu))),
+            ("How long it takes", pd.DataFrame(step_rows(study, results, gpu))),
             ("What is already there", pd.DataFrame(cached_rows(study, results))),
         ],
         pd.DataFrame(precision),
@@ -56,6 +57,16 @@ def plan_table(study: dict, results: Results, gpu: str) -> text.Table:
             f"with gradient checkpointing), or with `device: cpu` for {CORES} cores, without "
             "start-up and validation. Memory is estimated from the model's shape, with what `auto` "
             "would choose there.",
+            "How long it takes is predicted from what lies in results/ of the same card, a step's "
+            "own record apart, so that what it took can stand beside it: trainings against their "
+            "estimates, merges, starts of servers, answers by their tokens. Constants are those of "
+            f"one H100 and 7.7 B parameters: {pace.BESIDE_STEPS:.0f} s of a training beside its "
+            f"steps, {pace.MERGE:.0f} s a merge, "
+            + ", ".join(
+                f"{name} {pace.STARTS[name]:.0f} s until it answers and {rate:,.0f} tokens/s"
+                for name, rate in pace.RATES.items()
+            )
+            + f", {pace.ANSWER} tokens an answer. Fetching, dialogues and judges are left out.",
             f"What is not known before data and models are fetched is {NONE}.",
         ],
     )
@@ -169,6 +180,98 @@ def run_rows(study: dict, results: Results, gpu: str) -> list[dict]:
     return [run_row(study, results, name, gpu) for name in study["runs"]]
 
 
+def step_rows(study: dict, results: Results, gpu: str) -> list[dict]:
+    """Each long step, predicted and measured, and all together, on one card and on two."""
+    steps = [*run_steps(study, results, gpu), *subject_steps(study, results, gpu)]
+    took = [step.measured for step in steps]
+    whole = sum(seconds or 0 for seconds in took) if steps and None not in took else None
+    rows = [(step.name, step.seconds, step.measured, step.source) for step in steps]
+    rows.append(("all, one after another", pace.wall(steps, 1), whole, ""))
+    if study["training"]["device"] != "cpu":
+        rows.append(("all, on two GPUs", pace.wall(steps, 2), None, ""))
+    return [
+        {"Step": name, "Predicted": duration(seconds), "Measured": duration(measured), "From": why}
+        for name, seconds, measured, why in rows
+    ]
+
+
+def parameters_of(results: Results, model: str) -> int | None:
+    manifest = results.read(PATHS.model, model=model)
+    return manifest["parameters"] if manifest else None
+
+
+def on_card(settings: dict, gpu: str) -> str | None:
+    """The card that a job is planned for; None for the CPU."""
+    return None if settings["device"] == "cpu" else gpu
+
+
+def run_steps(study: dict, results: Results, gpu: str) -> list[pace.Step]:
+    merged = {name: results.read(PATHS.merged, run=name) for name in study["runs"]}
+    steps = []
+    for name, run in study["runs"].items():
+        settings, model = run["training"], run["model"]
+        parameters = parameters_of(results, model)
+        records = pace.trained(results, on_card(settings, gpu), settings["precision"])
+        cost = run_estimate(study, results, name, gpu, records)
+        seconds = cost.get("seconds") if cost else None
+        changed = name in records and stale.training_changes(study, results.read, name)
+        own = None if changed else records.get(name)
+        gpus = settings.get("gpus", 1)
+        steps.append(pace.training_step(name, model, seconds, parameters, records, own, gpus))
+        steps.append(pace.merging_step(name, parameters, merged))
+    return steps
+
+
+def subject_steps(study: dict, results: Results, gpu: str) -> list[pace.Step]:
+    """Of every subject that is served here; an endpoint has its own pace."""
+    found = {name: pace.served(study, results, name) for name in study["evaluate"]["subjects"]}
+    steps = []
+    for name in study["evaluate"]["subjects"]:
+        entry = study["subjects"][name]
+        if entry["form"] == "endpoint":
+            continue
+        wanted, asked = on_card(entry["serving"], gpu), entry["serving"]["backend"]
+        backend = asked if asked != "auto" else "transformers" if wanted is None else "vllm"
+        sessions = {
+            other: made[2]
+            for other, made in found.items()
+            if made and made[0] == backend and pace.is_on([made[1]] if made[1] else [], wanted)
+        }
+        questions: dict[str, tuple[int | None, int]] = {}
+        for suite in study["evaluate"]["suites"]:
+            for key in study["suites"][suite]:
+                benchmark = study["benchmarks"][key]
+                n = count(subset_sizes(results, key, benchmark), benchmark["limit"])
+                most = benchmark["generation"]["max_tokens"]
+                before, _ = questions.get(benchmark["dataset"], (0, 0))
+                more = None if n is None or before is None else before + n * benchmark["repeats"]
+                questions[benchmark["dataset"]] = more, most
+        parameters = parameters_of(results, entry["model"])
+        steps.append(
+            pace.serving_step(
+                name, entry, backend, questions, sessions, parameters, wanted is not None
+            )
+        )
+    return steps
+
+
+def run_estimate(
+    study: dict, results: Results, name: str, gpu: str, records: dict[str, dict] | None = None
+) -> Estimate | None:
+    """What a run's steps cost, once its rows and its model are known. records: of trainings on the
+    same hardware, whose cores count where there is no GPU."""
+    run = study["runs"][name]
+    fit = results.read(PATHS.run_receipt, run=name)
+    manifest = results.read(PATHS.model, model=run["model"])
+    config = results.path(PATHS.weights, model=run["model"]) / "config.json"
+    if not (fit and manifest and config.is_file()):
+        return None
+    machine = hardware(run["training"], gpu)
+    if machine["kind"] == "cpu" and records:
+        machine["cores"] = next(iter(records.values()))["hardware"]["cores"]
+    return estimate(run["training"], fit, read_json(config), manifest["parameters"], machine)
+
+
 def run_row(study: dict, results: Results, name: str, gpu: str) -> dict:
     run = study["runs"][name]
     settings = run["training"]
@@ -178,12 +281,7 @@ def run_row(study: dict, results: Results, name: str, gpu: str) -> dict:
     receipt = fit or dataset
     rows = receipt["train_rows"] if receipt else None
     epochs = settings["num_train_epochs"]
-    manifest = results.read(f"models/{run['model']}/manifest.json")
-    config = results.folder / f"models/{run['model']}/weights/config.json"
-    shape = read_json(config) if config.is_file() else None
-    cost: Estimate | None = None
-    if fit and manifest and shape:
-        cost = estimate(settings, fit, shape, manifest["parameters"], hardware(settings, gpu))
+    cost = run_estimate(study, results, name, gpu)
     record = results.read(f"runs/{name}/training.json")
     done = NONE
     if record:

@@ -203,11 +203,11 @@ def level(batches: Iterator[list[int]], lengths: list, count: int) -> Iterator[l
     },
     "peft", "transformers", "torch",
 )  # fmt: skip
-def fused_lora(model):
+def fused_lora(model, fp8: bool = False):
     """LoRA's layers by sftflow.kernels; returns the handle of `fuse`."""
     from sftflow.kernels.fuse import fuse
 
-    return fuse(model)
+    return fuse(model, fp8)
 
 
 @patch(

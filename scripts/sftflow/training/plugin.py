@@ -5,10 +5,10 @@
 Loaded by `external_plugins:` in command.yaml, it registers the callback `sftflow`, which writes one
 JSON line per event into the file that the environment variable SFTFLOW_PLUGIN describes:
 {"events": path, "device": cuda|cpu, "train_rows": n, "validation_rows": n, "fused_lora": bool,
-"checkpointed_layers": n, "stock": bool, "keep": checkpoints whose weights outlive the trainer's own
-(all or steps)}. Without the variable it only watches the loss. On CUDA it also brings the faster
-parts of sftflow.kernels; `stock` leaves ms-swift's training loop as it is. What it changes in other
-packages stands in patches.py. The events:
+"checkpointed_layers": n, "precision": "fp8" or absent, "stock": bool, "keep": checkpoints whose
+weights outlive the trainer's own (all or steps)}. Without the variable it only watches the loss. On
+CUDA it also brings the faster parts of sftflow.kernels; `stock` leaves ms-swift's training loop as
+it is. What it changes in other packages stands in patches.py. The events:
 
     start       steps, rows, parameters, uniform_loss (of a uniform guess over the vocabulary, in
                 nats), patches (see patches.apply)
@@ -19,7 +19,7 @@ packages stands in patches.py. The events:
                 labelled token), token accuracy, and of each batch, in order, losses and labelled
     saved       a checkpoint that is complete: its files and their sizes are beside it
     end         peak memory
-    failed      kind (out_of_memory, diverged, device, rows, flags) and message
+    failed      kind (out_of_memory, diverged, device, rows, flags, precision) and message
 """
 
 import dataclasses
@@ -98,7 +98,14 @@ class Monitor(TrainerCallback):
 
         model = trainer.accelerator.unwrap_model(trainer.model)
         fused = asked.get("fused_lora", torch.cuda.is_available())
-        fused = apply(patches.fused_lora, model) if fused else None
+        fp8 = asked.get("precision") == "fp8"
+        fused = apply(patches.fused_lora, model, fp8) if fused else None
+        if fp8 and not (fused and fused.rounded):
+            raise Stop(
+                "precision",
+                "no LoRA layer could be computed with its base in fp8: set training.precision to "
+                f"torch_dtype ({records[-1]['why'] or 'no plain LoRA layers'})",
+            )
         count = asked.get("checkpointed_layers", sys.maxsize)
         checkpointed = apply(patches.checkpointed_layers, model, count)
         everything = sum(p.numel() for p in model.parameters())
@@ -132,6 +139,7 @@ class Monitor(TrainerCallback):
             steps=state.max_steps,
             first_step=state.global_step,
             fused_layers=fused.layers if fused else 0,
+            fp8_layers=len(fused.rounded) if fused else 0,
             checkpointed_layers=checkpointed,
             parameters=everything,
             trainable_parameters=trainable,

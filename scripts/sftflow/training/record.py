@@ -162,6 +162,7 @@ def summary(events: list[dict], gpu_names: list[str]) -> dict:
             for name in ("step", "loss", "labelled", "learning_rate")
             if all(name in e for e in steps)
         },
+        "fp8_layers": begin.get("fp8_layers", 0),
         "patches": begin.get("patches", []),
     }  # fmt: skip
     if checks:

@@ -6,6 +6,7 @@ always holds the same dialogues, however they are cut into micro-batches. *Token
 """
 
 from sftflow.core import code
+from sftflow.core.cli import UserError
 from sftflow.core.jsonio import digest
 from sftflow.kernels.limits import LIGER_TYPES, PACKED_TYPES, PACKING, supports
 from sftflow.training.cost import largest_micro_batch, memory_gib, split_batch
@@ -21,7 +22,7 @@ KERNELS = ("scripts/sftflow/kernels", "scripts/sftflow/training/patches.py")
 # (`flags` in the schema; tests/unit/test_training.py holds the two together).
 OURS = {
     "too_long", "device", "gpus", "max_memory_gib", "fused_lora", "checkpointed_layers", "extra",
-    "checkpoints",
+    "checkpoints", "precision",
 }  # fmt: skip
 
 # --- sizes ---------------------------------------------------------------------------------------
@@ -127,6 +128,20 @@ def unfusable(asked: dict, shape: dict, hardware: dict) -> list[str]:
     return reasons + [f"{name} leaves no whole matrices" for name in whole]
 
 
+def refuse_fp8(run: str, training: dict, choices: dict, hardware: dict) -> None:
+    """UserError where `precision: fp8` is asked for and can't be had."""
+    fused = choices["fused_lora"]
+    if training.get("precision") != "fp8":
+        return
+    why = None if fused["value"] else f"fused_lora is off ({fused['why']})"
+    if training["torch_dtype"] != "bfloat16":
+        why = f"torch_dtype is {training['torch_dtype']}, not bfloat16"
+    if hardware["kind"] == "cuda" and hardware["capability"] < [8, 9]:
+        why = "this GPU has no products in 8 bits: that begins with Ada and Hopper"
+    if why:
+        raise UserError(f"training.precision of {run} can't be fp8: {why}; take torch_dtype")
+
+
 def command(
     training: dict, choices: dict, *, model: dict, weights: str, train: str, validation: str | None,
     output: str, plugin: str, gpus: int, hardware: dict, micro_batch: int | None = None,
@@ -185,10 +200,11 @@ def identity(made_with: dict, manifest: dict, receipt: dict, kind: str, versions
     change a weight, nothing else.
 
     made_with: the deciding keys (config/jobs.py); names of runs, models and datasets among them are
-    left out, since digests stand for them, and so is an unstated `thinking`, which older trainings
-    do not know. kind: cuda or cpu. The kernels' own code counts.
+    left out, since digests stand for them, and so are keys that older trainings do not know and
+    that change nothing by default. kind: cuda or cpu. The kernels' own code counts.
     """
-    unstated = {"models.thinking"} if made_with.get("models.thinking") is None else set()
+    nothing = {"models.thinking": None, "training.precision": "torch_dtype"}
+    unstated = {key for key, value in nothing.items() if made_with.get(key, value) == value}
     return digest(
         {
             "config": {

@@ -125,10 +125,10 @@ def _lora_a_forward(
 
 @triton.jit(do_not_specialize=["seed", "rows"])
 def _lora_a_backward(
-    x, a, d_hidden, d_wide, dx, da, rows, threshold, factor, seed, columns: tl.constexpr,
-    X_STRIDE: tl.constexpr, WIDE_STRIDE: tl.constexpr, SHARE: tl.constexpr, DROP: tl.constexpr,
-    HAS_DX: tl.constexpr, RANK: tl.constexpr, PADDED: tl.constexpr, ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
+    x, a, d_hidden, elsewhere, dx, da, rows, threshold, factor, seed, columns: tl.constexpr,
+    X_STRIDE: tl.constexpr, HIDDEN_STRIDE: tl.constexpr, ELSEWHERE_STRIDE: tl.constexpr,
+    SHARE: tl.constexpr, DROP: tl.constexpr, HAS_DX: tl.constexpr, RANK: tl.constexpr,
+    PADDED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     low_a = (_low_columns(a, column, columns, RANK, PADDED) * factor).to(x.dtype.element_ty)
@@ -138,7 +138,7 @@ def _lora_a_backward(
         long = row.to(tl.int64)[:, None]
         inside = (row < rows)[:, None] & (column < columns)[None, :]
         value = tl.load(x + long * X_STRIDE + column[None, :], mask=inside, other=0.0)
-        grad = _low_rows(d_hidden, row, rows, WIDE_STRIDE, RANK, PADDED)
+        grad = _low_rows(d_hidden, row, rows, HIDDEN_STRIDE, RANK, PADDED)
         if DROP:
             kept = _dropout_mask(row, column, threshold, seed)
             value = tl.where(kept, value, 0.0)
@@ -147,8 +147,8 @@ def _lora_a_backward(
             product = tl.dot(grad, tl.trans(low_a))
             if DROP:
                 product = tl.where(kept, product, 0.0)
-            at = long * WIDE_STRIDE + column[None, :]
-            product += tl.load(d_wide + at, mask=inside, other=0.0)
+            at = long * ELSEWHERE_STRIDE + column[None, :]
+            product += tl.load(elsewhere + at, mask=inside, other=0.0)
             tl.store(dx + long * columns + column[None, :], product, mask=inside)
     part = tl.program_id(1) * RANK * columns
     _store_low_columns(da + part, column, columns, total * factor, RANK, PADDED)
@@ -181,10 +181,10 @@ def _swiglu_lora_a_forward(
 
 @triton.jit(do_not_specialize=["seed", "rows"])
 def _swiglu_lora_a_backward(
-    both, of_both, a, d_hidden, d_wide, d_both, sums, rows, threshold, factor, seed,
-    columns: tl.constexpr, LOW_STRIDE: tl.constexpr, WIDE_STRIDE: tl.constexpr,
-    SHARE: tl.constexpr, DROP: tl.constexpr, RANK: tl.constexpr, PADDED: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    both, of_both, a, d_hidden, elsewhere, d_both, sums, rows, threshold, factor, seed,
+    columns: tl.constexpr, LOW_STRIDE: tl.constexpr, HIDDEN_STRIDE: tl.constexpr,
+    ELSEWHERE_STRIDE: tl.constexpr, SHARE: tl.constexpr, DROP: tl.constexpr, RANK: tl.constexpr,
+    PADDED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     low_a = (_low_columns(a, column, columns, RANK, PADDED) * factor).to(both.dtype.element_ty)
@@ -196,7 +196,7 @@ def _swiglu_lora_a_backward(
         long = row.to(tl.int64)[:, None]
         inside = (row < rows)[:, None] & (column < columns)[None, :]
         at = long * (2 * columns) + column[None, :]
-        grad = _low_rows(d_hidden, row, rows, WIDE_STRIDE, RANK, PADDED)
+        grad = _low_rows(d_hidden, row, rows, HIDDEN_STRIDE, RANK, PADDED)
         product = tl.dot(grad, tl.trans(low_a))
         gates = tl.load(both + at, mask=inside, other=0.0).to(tl.float32)
         ups = tl.load(both + columns + at, mask=inside, other=0.0).to(tl.float32)
@@ -212,7 +212,7 @@ def _swiglu_lora_a_backward(
             product = tl.where(kept, product, 0.0)
         sum_a = tl.dot(tl.trans(value), grad, sum_a)
         d_value = product + tl.load(
-            d_wide + long * WIDE_STRIDE + column[None, :], mask=inside, other=0.0
+            elsewhere + long * ELSEWHERE_STRIDE + column[None, :], mask=inside, other=0.0
         )
         d_ups = (d_value * silu).to(value.dtype)
         d_gates = (d_value * ups * (share + silu * (1 - share))).to(value.dtype)
@@ -265,21 +265,22 @@ def lora_a_forward(
 
 
 def lora_a_backward(
-    x: torch.Tensor, a: torch.Tensor, d_wide: torch.Tensor, scale: float, p: float, seed: int
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """(da in float32, dx or None), given d_wide = [dx from elsewhere, dh] or dh alone.
+    x: torch.Tensor, a: torch.Tensor, elsewhere: torch.Tensor | None, d_hidden: torch.Tensor,
+    scale: float, p: float, seed: int,
+) -> tuple[torch.Tensor, torch.Tensor | None]:  # fmt: skip
+    """(da in float32, dx or None), given dx from elsewhere, or None, and dh.
 
     da = scale · dhᵀ (x ∘ m), dx = dx from elsewhere + scale · (dh a) ∘ m, with the mask of `seed`.
     """
     (rows, columns), rank = x.shape, len(a)
-    has_dx = d_wide.shape[1] > rank
     tiles, parts = triton.cdiv(columns, BACKWARD["COLUMNS"]), triton.cdiv(rows, BACKWARD["SHARE"])
     da = torch.empty(parts, rank, columns, device=x.device)
-    dx = x.new_empty(x.shape) if has_dx else None
+    dx = None if elsewhere is None else x.new_empty(x.shape)
     _lora_a_backward[(tiles, parts)](
-        x, a, d_wide[:, -rank:], d_wide, dx, da, rows, *_dropout(scale, p, seed), columns=columns,
-        X_STRIDE=x.stride(0), WIDE_STRIDE=d_wide.stride(0), DROP=p > 0, HAS_DX=has_dx, RANK=rank,
-        PADDED=_padded(rank), **BACKWARD,
+        x, a, d_hidden, elsewhere, dx, da, rows, *_dropout(scale, p, seed), columns=columns,
+        X_STRIDE=x.stride(0), HIDDEN_STRIDE=d_hidden.stride(0),
+        ELSEWHERE_STRIDE=0 if elsewhere is None else elsewhere.stride(0), DROP=p > 0,
+        HAS_DX=elsewhere is not None, RANK=rank, PADDED=_padded(rank), **BACKWARD,
     )  # fmt: skip
     return da.sum(0), dx  # no atomic additions: those would come in another order every time
 
@@ -303,12 +304,12 @@ def swiglu_lora_a_forward(
 
 
 def swiglu_lora_a_backward(
-    both: torch.Tensor, of_both: torch.Tensor, a: torch.Tensor, d_wide: torch.Tensor, scale: float,
-    p: float, seed: int,
+    both: torch.Tensor, of_both: torch.Tensor, a: torch.Tensor, elsewhere: torch.Tensor,
+    d_hidden: torch.Tensor, scale: float, p: float, seed: int,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
     """(d both, and in float32 da and the gradients of gate's B and of up's).
 
-    d_wide = [d act from elsewhere, dh]; d act = that + scale · (dh a) ∘ m. With σ = sigmoid(gate):
+    d act = d act from elsewhere + scale · (dh a) ∘ m. With σ = sigmoid(gate):
     d gate = d act ∘ up ∘ σ ∘ (1 + gate ∘ (1 - σ)), d up = d act ∘ gate ∘ σ, da as in
     `lora_a_backward`. of_both (rows, 2 · rank): what gate's B and up's were multiplied with, so
     that their gradients are d gateᵀ and d upᵀ times it.
@@ -319,9 +320,9 @@ def swiglu_lora_a_backward(
     sums = torch.empty(parts, 3, rank, columns, device=both.device)
     d_both = torch.empty_like(both)
     _swiglu_lora_a_backward[(tiles, parts)](
-        both, of_both, a, d_wide[:, -rank:], d_wide, d_both, sums, rows,
-        *_dropout(scale, p, seed), columns=columns, LOW_STRIDE=of_both.stride(0),
-        WIDE_STRIDE=d_wide.stride(0), DROP=p > 0, RANK=rank, PADDED=_padded(rank),
+        both, of_both, a, d_hidden, elsewhere, d_both, sums, rows, *_dropout(scale, p, seed),
+        columns=columns, LOW_STRIDE=of_both.stride(0), HIDDEN_STRIDE=d_hidden.stride(0),
+        ELSEWHERE_STRIDE=elsewhere.stride(0), DROP=p > 0, RANK=rank, PADDED=_padded(rank),
         **SWIGLU_BACKWARD,
     )  # fmt: skip
     da, d_gate_b, d_up_b = sums.sum(0)

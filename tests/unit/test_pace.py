@@ -1,0 +1,166 @@
+"""How long a study takes: from what was measured, from constants, and on how many cards."""
+
+import made_up
+import pytest
+from sftflow.config import resolve
+from sftflow.core.jsonio import file_digest, read_record, write_json, write_jsonl, write_record
+from sftflow.core.layout import PATHS, Results
+from sftflow.reporting import pace, plan
+from sftflow.reporting.text import NONE
+from sftflow.training.estimate import estimate
+from test_plan import SHAPE
+
+# The demo on two cores, 2026-11-26: what its training took of its estimate, what its servers took
+# until they answered, answers and generated tokens by benchmark, and the seconds of answering.
+TRAINED = {"train_seconds": 61.751, "job_seconds": 77.9, "estimate": {"seconds": 285.2}}
+BASE = pace.Served(
+    [7.782], 4.2,
+    {"gsm8k": (24, 633), "ceval": (28, 1000), "cmmlu": (28, 872), "mmlu": (40, 1161),
+     "mmlu_pro": (40, 1210), "mmlu_redux": (40, 1139), "super_gpqa": (40, 1178)}, 11.418,
+)  # fmt: skip
+TUNED = pace.Served(
+    [6.48, 6.447], 5.6,
+    {"gsm8k": (24, 754), "ceval": (28, 1007), "cmmlu": (28, 993), "mmlu": (40, 1012),
+     "mmlu_pro": (40, 979), "mmlu_redux": (40, 987), "super_gpqa": (40, 1015)}, 12.257,
+)  # fmt: skip
+ENTRY = {"run": "tuned", "form": "merged", "serving": {"gpus": 1}}
+
+
+def step(name: str, seconds: float | None, *after: str, gpus: int = 1) -> pace.Step:
+    return pace.Step(name, seconds, None, "", after, gpus)
+
+
+def test_cards_share_what_can_be_done_at_once():
+    steps = [
+        step("train a", 10), step("merge a", 2, "train a"), step("ask a", 5, "merge a"),
+        step("ask base", 6),
+    ]  # fmt: skip
+    assert pace.wall(steps, 1) == 23
+    assert pace.wall(steps, 2) == 17
+    assert pace.wall([step("train a", 10, gpus=2), step("ask base", 6)], 2) == 16
+    assert pace.wall([step("train a", 10, gpus=4)], 2) == 10  # as many as there are
+    assert pace.wall([step("train a", None)], 1) is None
+    assert pace.wall([], 1) == 0
+
+
+def test_seconds_that_overlap_count_once():
+    assert pace.covered([(5, 7), (0, 2), (1, 3), (6, 6.5)]) == 5
+
+
+@pytest.mark.parametrize(("asked", "known"), [(TUNED, BASE), (BASE, TUNED)])
+def test_the_other_subject_of_the_demo_tells_what_one_takes(asked, known):
+    entry = ENTRY if asked is TUNED else ENTRY | {"run": None, "form": "base"}
+    questions = {name: (n, 96) for name, (n, _) in asked.tokens.items()}
+    sessions = {"known": known, "asked": asked}
+    made = pace.serving_step("asked", entry, "transformers", questions, sessions, 10**6, False)
+    assert made.measured == pytest.approx(asked.seconds)
+    assert made.seconds == pytest.approx(asked.seconds, rel=0.25)
+    assert made.source == "1 subject measured here"
+    # twice as many questions: another study, which its own session tells of, too
+    more = {name: (2 * n, 96) for name, (n, _) in questions.items()}
+    twice = pace.serving_step("asked", entry, "transformers", more, sessions, 10**6, False)
+    assert twice.measured is None and twice.source == "2 subjects measured here"
+    assert made.seconds < twice.seconds < 2 * made.seconds
+
+
+def test_a_training_takes_of_its_estimate_what_others_took_of_theirs():
+    records = {"tuned": TRAINED | {"run": "tuned", "model": "tiny"}}
+    made = pace.training_step("other", "tiny", 171.1, 10**6, records, None, 1)
+    assert made.seconds == pytest.approx(171.1 * 61.751 / 285.2 + 16.149)
+    assert made.measured is None and made.source == "1 training measured here"
+    own = records["tuned"]
+    alone = pace.training_step("tuned", "tiny", 285.2, 10**6, records, own, 1)
+    assert alone.source == pace.CONSTANTS and alone.measured == 77.9
+    assert alone.seconds > 285.2
+    unknown = pace.training_step("other", "tiny", None, None, records, None, 1)
+    assert unknown.seconds is None
+
+
+def test_only_the_same_card_and_precision_tell_anything(tmp_path):
+    for name, gpus, precision in (
+        ("a", ["NVIDIA H100 80GB HBM3"], "torch_dtype"), ("b", [], "torch_dtype"),
+        ("c", ["NVIDIA H100 80GB HBM3"], "fp8"), ("d", ["NVIDIA A100-SXM4-80GB"], None),
+    ):  # fmt: skip
+        settings = {} if precision is None else {"precision": precision}
+        record = TRAINED | {"run": name, "hardware": {"gpus": gpus}, "settings": settings}
+        write_record(tmp_path / f"runs/{name}/training.json", record)
+    write_record(tmp_path / "runs/e/training.json", made_up.training_record("e", {"model": "m"} | {
+        "training": {}}))  # fmt: skip
+    found = Results(tmp_path)
+    assert list(pace.trained(found, "H100", "torch_dtype")) == ["a"]
+    assert list(pace.trained(found, "H100", "fp8")) == ["c"]
+    assert list(pace.trained(found, None, "torch_dtype")) == ["b"]
+    assert list(pace.trained(found, "A100", "torch_dtype")) == ["d"]
+    assert pace.measured_card(found) == "H100"
+    assert pace.measured_card(Results(tmp_path / "none")) is None
+
+
+@pytest.fixture
+def fetched(tmp_path):
+    """A 7B study whose data and model are there, and nothing else."""
+    study = resolve.load(made_up.RAW)
+    receipt = made_up.run_receipt("tuned", study["runs"]["tuned"]) | {"train_rows": 5000}
+    receipt["tokens"] = {"train": 4_460_000, "mean": 892, "max": 2044, "histogram": []}
+    write_record(tmp_path / "runs/tuned/receipt.json", receipt)
+    manifest = {"digest": "x", "parameters": 7_738_000_000}
+    write_record(tmp_path / "models/base/manifest.json", manifest)
+    write_json(tmp_path / "models/base/weights/config.json", SHAPE)
+    return tmp_path
+
+
+def rows(folder, gpu: str = "H100") -> dict[str, dict]:
+    study = resolve.load(made_up.RAW)
+    return {row["Step"]: row for row in plan.step_rows(study, Results(folder), gpu)}
+
+
+def seconds(text: str) -> float:
+    if text.endswith(" s"):
+        return float(text.removesuffix(" s"))
+    hours, minutes, rest = map(int, text.split(":"))
+    return 3600 * hours + 60 * minutes + rest
+
+
+def test_before_anything_is_measured_constants_stand(fetched):
+    study = resolve.load(made_up.RAW)
+    made = rows(fetched)
+    assert {row["From"] for name, row in made.items() if not name.startswith("all")} == {
+        pace.CONSTANTS
+    }
+    assert {row["Measured"] for row in made.values()} == {NONE}
+    run = study["runs"]["tuned"]
+    cost = estimate(
+        run["training"], read_record(fetched / "runs/tuned/receipt.json"), SHAPE, 7_738_000_000,
+        plan.hardware(run["training"], "H100"),
+    )  # fmt: skip
+    taken = seconds(made["train tuned"]["Predicted"])
+    assert taken == pytest.approx(cost["seconds"] + pace.BESIDE_STEPS, abs=1)
+    parts = [seconds(row["Predicted"]) for name, row in made.items() if not name.startswith("all")]
+    assert seconds(made["all, one after another"]["Predicted"]) == pytest.approx(sum(parts), abs=4)
+    assert max(parts) < seconds(made["all, on two GPUs"]["Predicted"]) < sum(parts)
+
+
+def test_what_is_not_fetched_yet_has_no_hours(tmp_path):
+    assert {row["Predicted"] for row in rows(tmp_path).values()} == {NONE}
+
+
+def test_answers_of_a_session_are_read_from_its_samples(fetched):
+    ready = made_up.readiness("base", {"form": "base"}) | {
+        "backend": {"name": "vllm"}, "job_seconds": 20.0, "session": {"device": "cuda:0"},
+        "hardware": {"gpus": ["NVIDIA H100 80GB HBM3"]},
+    }  # fmt: skip
+    write_record(fetched / "subjects/base/readiness.json", ready)
+    write_jsonl(fetched / "lines.jsonl", [{"tokens_out": 30}, {"tokens_out": None}])
+    study = resolve.load(made_up.RAW)
+    (suite, *_) = study["evaluate"]["suites"]
+    entry = {
+        "status": "ok", "provenance": {"spans": [[100.0, 103.0], [102.0, 105.0]]},
+        "parts": {"settings": {"dataset": "gsm8k"}}, "samples": "lines.jsonl",
+        "samples_sha256": file_digest(fetched / "lines.jsonl"),
+    }  # fmt: skip
+    record = {"benchmarks": {"gsm8k": entry, "mmlu": entry | {"status": "failed"}}}
+    write_record(fetched / PATHS.evaluation.format(subject="base", suite=suite), record)
+    name, card, session = pace.served(study, Results(fetched), "base")
+    assert (name, card) == ("vllm", "NVIDIA H100 80GB HBM3")
+    assert session == pace.Served([6.1], pytest.approx(13.9), {"gsm8k": (2, 30)}, 5.0)
+    assert pace.mean_tokens([session], "gsm8k") == pace.mean_tokens([session], "mmlu") == 15
+    assert pace.mean_tokens([], "gsm8k") == pace.ANSWER
