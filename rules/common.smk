@@ -162,8 +162,14 @@ def of_run(wildcards) -> dict[str, str]:
 
 
 def weights_of(subject: str, form: str) -> dict[str, str]:
-    """What a subject's weights are in this form; nothing for an endpoint, whose weights are elsewhere."""
+    """What a subject's weights are in this form; nothing for an endpoint, whose weights are elsewhere.
+
+    A folder of merged weights is no input: it may be dropped, and scripts/run.py makes it again for whoever needs it.
+    Snakemake would make everything again that ever needed it.
+    """
     found = layout.weights_of(study["subjects"][subject], form, paths)
+    if form == "merged":
+        del found["weights_folder"]
     return {
         name: ancient(path) if name.endswith("_folder") else path for name, path in found.items()
     }
@@ -200,7 +206,9 @@ def asked_ahead(wildcards) -> str:
 
 def weights_flags(wildcards, input) -> str:
     """Flags that tell serve.py and evaluate.py what to serve, with what."""
-    return flags(
+    merged = "weights" in input.keys() and "weights_folder" not in input.keys()
+    beside = f"--weights {shlex.quote(input.weights.removesuffix('.json'))} " if merged else ""
+    return beside + flags(
         input,
         {
             "--weights": "weights_folder",
@@ -362,6 +370,30 @@ wildcard_values = {
 }
 
 
+# Of a run, no more than the adapter is kept when nothing needs the rest.
+sparing = study["keep"] == "adapter"
+
+
+def lost_weights() -> list[str]:
+    """Folders of merged weights that a run once had, and that are gone."""
+    folders = collect(paths.merged_weights, run=merged)
+    real = [Path(folder.replace("<results>", RESULTS)) for folder in folders]
+    return [
+        folder
+        for folder, path in zip(folders, real, strict=True)
+        if path.with_suffix(".json").exists() and not path.exists()
+    ]
+
+
+def needed_weights(wildcards) -> list[str]:
+    """The records of this study for which a run's merged weights and checkpoints are needed."""
+    run = wildcards.run
+    of_run = [paths.adapter] + [paths.checkpoints] * (run in stepwise)
+    of_subject = [paths.merged, paths.readiness, paths.likelihood] if run in merged else []
+    asked_of_it = [job.output for job in asking.asking(study, run, paths)] if run in merged else []
+    return [path.format(run=run, subject=run) for path in of_run + of_subject] + asked_of_it
+
+
 def reported(pattern: str, **names) -> list[str]:
     """Files that a table is made from; with stage=report, those of them that are there."""
     files = collect(pattern, **names)
@@ -399,6 +431,7 @@ def records() -> list[str]:
         *collect(paths.adapter, run=trained),
         *collect(paths.checkpoints, run=stepwise),
         *collect(paths.merged, run=merged),
+        *(collect(paths.dropped, run=trained) if sparing else lost_weights()),
         *collect(paths.readiness, subject=evaluated),
         *collect(paths.chat, subject=evaluated),
         *collect(paths.evaluation, subject=evaluated, suite=suites),

@@ -5,7 +5,8 @@
 #       <results>/datasets/<dataset>/contamination.json: benchmark questions that the dialogues hold
 #
 # Rows are large: a receipt, with their digests, stands for them wherever they are an input.
-# What subjects are asked from goes first (priority): it should be there when the first one is served.
+# What subjects are asked from goes first (priority): it should be there when the first one is served. Then whatever uses
+# weights, so that one subject is done before the next one's are made.
 
 
 rule fetch_dataset:
@@ -15,7 +16,7 @@ rule fetch_dataset:
         paths.dataset_source,
     log:
         "<logs>/fetch_dataset/{dataset}.log",
-    priority: 1
+    priority: 2
     localrule: True
     conda:
         "../envs/uv.yaml"
@@ -42,7 +43,7 @@ rule prepare_dataset:
         "<logs>/prepare_dataset/{dataset}.log",
     benchmark:
         "<logs>/prepare_dataset/{dataset}.tsv"
-    priority: 1
+    priority: 2
     conda:
         "../envs/uv.yaml"
     threads: ask("prepare_dataset", "threads", 1)
@@ -67,7 +68,7 @@ rule fetch_benchmark:
         questions=directory(paths.questions),
     log:
         "<logs>/fetch_benchmark/{benchmark}.log",
-    priority: 1
+    priority: 2
     localrule: True
     conda:
         "../envs/uv.yaml"

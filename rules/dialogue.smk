@@ -20,6 +20,7 @@ rule measure_likelihood:
         "<logs>/measure_likelihood/{subject}.log",
     benchmark:
         "<logs>/measure_likelihood/{subject}.tsv"
+    priority: 1
     conda:
         "../envs/uv.yaml"
     threads: ask("measure_likelihood", "threads", 4)
@@ -77,6 +78,7 @@ rule answer_dialogues:
         server="<logs>/answer_dialogues/{subject}.server.log",
     benchmark:
         "<logs>/answer_dialogues/{subject}.tsv"
+    priority: 1
     conda:
         "../envs/uv.yaml"
     threads: ask("answer_dialogues", "threads", 4)
@@ -132,6 +134,7 @@ rule judge_pair:
         server="<logs>/judge_pair/{judge}/{pair}.server.log",
     benchmark:
         "<logs>/judge_pair/{judge}/{pair}.tsv"
+    priority: 1
     conda:
         "../envs/uv.yaml"
     threads: ask("judge_pair", "threads", 4)
@@ -163,6 +166,7 @@ rule judge_crisis:
         server="<logs>/judge_crisis/{judge}/{subject}.server.log",
     benchmark:
         "<logs>/judge_crisis/{judge}/{subject}.tsv"
+    priority: 1
     conda:
         "../envs/uv.yaml"
     threads: ask("judge_crisis", "threads", 4)

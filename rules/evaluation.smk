@@ -20,6 +20,7 @@ rule evaluate_suite:
         server="<logs>/evaluate_suite/{subject}/{suite}.server.log",
     benchmark:
         "<logs>/evaluate_suite/{subject}/{suite}.tsv"
+    priority: 1
     conda:
         "../envs/uv.yaml"
     threads: ask("evaluate_suite", "threads", 4)

@@ -145,3 +145,22 @@ rule verify:
         "Reading everything in {params.results} again, and holding it against its digests"
     shell:
         '"$SFTFLOW" workflow verify.py --results {params.results:q} 2> {log:q}'
+
+
+rule usage:
+    input:
+        [],
+    log:
+        "<logs>/usage.log",
+    localrule: True
+    conda:
+        "../envs/uv.yaml"
+    threads: 1
+    resources:
+        mem_mb=100,
+    params:
+        results=RESULTS,
+    message:
+        "What {params.results} holds, and what can go"
+    shell:
+        '"$SFTFLOW" workflow usage.py --results {params.results:q} 2> {log:q}'

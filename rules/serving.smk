@@ -20,6 +20,7 @@ rule serve_subject:
         server="<logs>/serve_subject/{subject}.server.log",
     benchmark:
         "<logs>/serve_subject/{subject}.tsv"
+    priority: 1
     conda:
         "../envs/uv.yaml"
     threads: ask("serve_subject", "threads", 4)

@@ -1,10 +1,13 @@
 """What every command-line program does the same way."""
 
 import argparse
+import contextlib
 import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+
+from sftflow.core import space
 
 
 class UserError(Exception):
@@ -51,10 +54,24 @@ def note(text: str) -> None:
 
 
 def run(main: Callable[[], None]) -> int:
-    """Run a program; turn a UserError into one clear message and exit status 1."""
+    """Run a program; turn a UserError, or a full disk, into one clear message and exit status 1."""
     try:
         main()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        complain(str(error))
+        return 1
+    except Exception as error:
+        if not space.is_lack(error):
+            raise
+        complain(f"{error}: {space.ROOM}")
         return 1
     return 0
+
+
+def complain(text: str) -> None:
+    """Say in the log why this ends; at the terminal where the log's own disk is full."""
+    try:
+        print(f"error: {text}", file=sys.stderr, flush=True)
+    except OSError:
+        with contextlib.suppress(OSError):
+            note(f"error: {text}")
