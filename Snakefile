@@ -53,6 +53,9 @@ rule all:
 # A job that has a subject's server up asks ahead what others of this run will ask.
 onstart:
     handover.tell_plan(file for job in workflow.dag.needrun_jobs() for file in job.output)
+    # Its executor waits in silence for a node that is drained.
+    if workflow.is_main_process and workflow.executor_plugin.cli_prefix == "slurm":
+        slurm.watch(logger.warning, float(default_resource("watch_seconds") or 60))
 
 
 # Records of how outputs were made travel with the results folder.

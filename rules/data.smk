@@ -48,8 +48,8 @@ rule prepare_dataset:
         "../envs/uv.yaml"
     threads: ask("prepare_dataset", "threads", 1)
     resources:
-        mem_mb=ask("prepare_dataset", "mem_mb", 2000),
-        runtime=ask("prepare_dataset", "runtime", 30),
+        mem_mb=memory("prepare_dataset", 2000),
+        runtime=minutes("prepare_dataset", 30),
     params:
         **told("prepare_dataset"),
     message:
@@ -98,8 +98,8 @@ rule tokenize_run:
         "../envs/uv.yaml"
     threads: ask("tokenize_run", "threads", 1)
     resources:
-        mem_mb=ask("tokenize_run", "mem_mb", 2000),
-        runtime=ask("tokenize_run", "runtime", 30),
+        mem_mb=memory("tokenize_run", 2000),
+        runtime=minutes("tokenize_run", 30),
     params:
         **told("tokenize_run"),
     message:
@@ -121,8 +121,8 @@ rule find_contamination:
         "../envs/uv.yaml"
     threads: ask("find_contamination", "threads", 1)
     resources:
-        mem_mb=ask("find_contamination", "mem_mb", 2000),
-        runtime=ask("find_contamination", "runtime", 60),
+        mem_mb=memory("find_contamination", 2000),
+        runtime=minutes("find_contamination", 60),
     params:
         **told("find_contamination"),
     message:

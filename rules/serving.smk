@@ -25,9 +25,9 @@ rule serve_subject:
         "../envs/uv.yaml"
     threads: ask("serve_subject", "threads", 4)
     resources:
-        gpu=subject_gpus("serve_subject"),
-        mem_mb=ask("serve_subject", "mem_mb", 32000),
-        runtime=ask("serve_subject", "runtime", 1440),
+        **on_gpus(subject_gpus("serve_subject")),
+        mem_mb=memory("serve_subject", 32000, model_of_subject),
+        runtime=minutes("serve_subject", 1440),
     params:
         **told("serve_subject"),
         weights=weights_flags,

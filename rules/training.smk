@@ -25,9 +25,9 @@ rule train_run:
         "../envs/uv.yaml"
     threads: ask("train_run", "threads", 8)
     resources:
-        gpu=run_gpus("train_run"),
-        mem_mb=ask("train_run", "mem_mb", 64000),
-        runtime=ask("train_run", "runtime", 1440),
+        **on_gpus(run_gpus("train_run")),
+        mem_mb=memory("train_run", 64000, model_of_run),
+        runtime=minutes("train_run", 1440),
     params:
         **told("train_run"),
     message:
@@ -47,6 +47,7 @@ rule keep_checkpoints:
         paths.checkpoints,
     log:
         "<logs>/keep_checkpoints/{run}.log",
+    localrule: True
     conda:
         "../envs/uv.yaml"
     threads: 1
@@ -71,6 +72,7 @@ rule take_checkpoint:
         "<logs>/take_checkpoint/{run}/{step}.log",
     wildcard_constraints:
         step=r"\d+",
+    localrule: True
     conda:
         "../envs/uv.yaml"
     threads: 1
@@ -99,9 +101,9 @@ rule merge_run:
         "../envs/uv.yaml"
     threads: ask("merge_run", "threads", 4)
     resources:
-        gpu=run_gpus("merge_run"),
-        mem_mb=ask("merge_run", "mem_mb", 64000),
-        runtime=ask("merge_run", "runtime", 60),
+        **on_gpus(run_gpus("merge_run")),
+        mem_mb=memory("merge_run", 64000, model_of_run),
+        runtime=minutes("merge_run", 60),
     params:
         **told("merge_run"),
     message:
@@ -127,9 +129,9 @@ rule restore_merged:
         "../envs/uv.yaml"
     threads: ask("merge_run", "threads", 4)
     resources:
-        gpu=run_gpus("merge_run"),
-        mem_mb=ask("merge_run", "mem_mb", 64000),
-        runtime=ask("merge_run", "runtime", 60),
+        **on_gpus(run_gpus("merge_run")),
+        mem_mb=memory("merge_run", 64000, model_of_run),
+        runtime=minutes("merge_run", 60),
     params:
         settings=told("merge_run")["settings"],
     message:

@@ -10,9 +10,11 @@ whole study. RESULTS/settings/ahead/SUBJECT.json, after --ahead, is what the ses
 subject asks ahead (config/asking.py). With `software: active` every tool is in the Python that is
 active.
 
-Merged weights that a program is to use and that were dropped, or deleted, are merged again first.
+The log of an earlier attempt is kept (keep_earlier). Merged weights that a program is to use, and
+that were dropped or deleted, are merged again first.
 """
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -26,9 +28,12 @@ from sftflow.core.jsonio import read_json, write_json
 from sftflow.core.layout import PATHS
 from sftflow.core.manifests import lost
 
+KEPT_LOGS = 3  # of earlier attempts
+
 
 def main() -> None:
     env, program, *arguments = sys.argv[1:]
+    keep_earlier()
     python = sys.executable
     if "--settings" in arguments:
         path = Path(arguments[arguments.index("--settings") + 1])
@@ -43,6 +48,24 @@ def main() -> None:
         if env != "workflow":
             python = environments.interpreter(env, study["software"])
     os.execv(python, [python, str(HOME / "scripts" / program), *arguments])
+
+
+def keep_earlier(log: int = 2) -> None:
+    """What an earlier attempt wrote into the job's log stays: as <log>.1, before it <log>.2 …
+
+    Snakemake deletes a log before it starts the job again. So each gets a second, hidden name.
+    """
+    path = Path(os.path.realpath(f"/proc/self/fd/{log}"))
+    alias = path.with_name(f".{path.name}")
+    if path.suffix != ".log" or not path.is_file():
+        return
+    with contextlib.suppress(OSError):  # a disk without links, or a full one
+        if alias.exists() and not alias.samefile(path):
+            for number in range(KEPT_LOGS, 1, -1):
+                with contextlib.suppress(FileNotFoundError):
+                    os.replace(f"{path}.{number - 1}", f"{path}.{number}")
+            os.replace(alias, f"{path}.1")
+        os.link(path, alias)
 
 
 def address(path: Path) -> tuple[Path, str | None, list[str]]:

@@ -20,7 +20,7 @@ def main() -> None:
     results = parser.parse_args().results
     if not results.is_dir():
         raise UserError(f"{results}: there is no such folder")
-    spare = list(space.spare(results))
+    spare = [each for each in space.spare(results) if space.freed([each.folder])]
     rows = []
     for name, folders in space.parts(results):
         here = [each.folder for each in spare if each.folder.is_relative_to(results / name)]
