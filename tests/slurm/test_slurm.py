@@ -87,7 +87,7 @@ def test_a_drained_node_is_told(workflow):
         change = [
             "scontrol",
             "update",
-            f"NodeName={node.decode()}",
+            f"NodeName={node}",
             f"State={value}",
             "Reason=test",
         ]
