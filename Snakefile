@@ -55,6 +55,9 @@ rule all:
 onstart:
     handover.tell_plan(file for job in workflow.dag.needrun_jobs() for file in job.output)
     process.end_jobs_when_told(be_short)
+    # Its executor waits in silence for a node that is drained.
+    if workflow.is_main_process and workflow.executor_plugin.cli_prefix == "slurm":
+        slurm.watch(logger.warning, float(default_resource("watch_seconds") or 60))
 
 
 # Records of how outputs were made travel with the results folder. The last lines are the result, or why there is none.

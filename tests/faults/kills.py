@@ -94,7 +94,7 @@ class Demo:
 
     def start(self, stage: Stage) -> subprocess.Popen:
         command = [sys.executable, "-m", "snakemake", "--cores", "2", f"results/{stage.record}"]
-        self.log = tempfile.TemporaryFile("w+")
+        self.log = tempfile.TemporaryFile("w+", encoding="utf-8")
         return subprocess.Popen(
             command, cwd=self.folder, stdout=self.log, stderr=subprocess.STDOUT,
             start_new_session=True,
