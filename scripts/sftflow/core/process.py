@@ -141,7 +141,7 @@ def memory(pid: int) -> int:
     total = 0
     for one in [pid, *descendants(pid)]:
         with contextlib.suppress(OSError, IndexError):  # ended meanwhile
-            status = Path(f"/proc/{one}/status").read_text(encoding="utf-8")
+            status = Path(f"/proc/{one}/status").read_text("utf-8", "replace")
             total += 1024 * int(status.partition("VmRSS:")[2].split(maxsplit=1)[0])
     return total
 
