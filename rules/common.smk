@@ -15,7 +15,7 @@ from snakemake.common import overwrite_function_params
 from sftflow.config import asking, jobs, resolve
 from sftflow.config.commandline import asked_for, submits, unknown_targets
 from sftflow.config.reading import read_all
-from sftflow.core import code, endings, handover, layout, process, provenance, slurm, snakemakes
+from sftflow.core import code, endings, gpu, handover, layout, process, provenance, slurm, snakemakes
 from sftflow.core.cli import UserError
 from sftflow.core.identity import BACKENDS
 from sftflow.core.jsonio import digest, file_digest, read_json
@@ -60,6 +60,11 @@ if workflow.is_main_process:
     provenance.restore(RESULTS)
     for warning in resolve.warnings(study):
         logger.warning(warning)
+
+# As many GPUs as there are, unless the command line says: who waits for one waits without holding cores, too.
+if ALONE and not submits(workflow.resource_settings.nodes):
+    if "gpu" not in workflow.global_resources and (cards := gpu.describe()):
+        workflow.register_resource("gpu", len(cards))
 
 
 def be_short() -> None:

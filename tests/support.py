@@ -73,6 +73,17 @@ def given_interpreters(folder: Path) -> None:
         write_record(folder / f"results/environments/{env}.json", about)
 
 
+def stand_in_cards(folder: Path) -> dict[str, str]:
+    """Environment in which NVIDIA's management library is one that knows two cards."""
+    place = str(ROOT / "tests/unit")
+    folder.mkdir(parents=True)
+    (folder / "pynvml.py").write_text(
+        f"import sys\nsys.path.append({place!r})\nimport stand_in_gpus\n"
+        "sys.modules[__name__] = stand_in_gpus.StandIn()\n", encoding="utf-8",
+    )  # fmt: skip
+    return {"PYTHONPATH": str(folder)}
+
+
 def run_snakemake(folder: Path, *arguments: str, **options) -> subprocess.CompletedProcess[str]:
     """Run snakemake in `folder`; stdout and stderr come back as one text, as on a terminal."""
     return subprocess.run(

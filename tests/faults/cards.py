@@ -35,7 +35,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parents[1] / "scripts"), str(HERE.parent), str(HERE.parent / "unit")]
 from kills import PATIENCE, Demo, words
 from sftflow.core import gpu, process
-from support import copy_workflow, given_interpreters
+from support import copy_workflow, given_interpreters, stand_in_cards
 
 RUNS = {"one-a": 1, "one-b": 1, "both": 2}
 JOB = re.compile(r"settings/(\w+)/(.+)\.json$")
@@ -219,14 +219,7 @@ def main() -> int:
     if args.faked:
         from stand_in_gpus import StandIn
 
-        fake = folder / "faked/pynvml.py"
-        fake.parent.mkdir()
-        place = str(HERE.parent / "unit")
-        fake.write_text(
-            f"import sys\nsys.path.append({place!r})\nimport stand_in_gpus\n"
-            "sys.modules[__name__] = stand_in_gpus.StandIn()\n", encoding="utf-8",
-        )  # fmt: skip
-        os.environ["PYTHONPATH"] = str(fake.parent)
+        os.environ |= stand_in_cards(folder / "faked")
         sys.modules["pynvml"] = StandIn()
     cards = gpu.describe()
     print(f"{len(cards)} cards{' that are not there' * args.faked}: {[c['name'] for c in cards]}")
