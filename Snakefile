@@ -57,6 +57,9 @@ onstart:
     if any(job.rule.name == "serve_subject" for job in workflow.dag.needrun_jobs()):
         backend.keep(RESULTS, auto)
     process.end_jobs_when_told(be_short)
+    # Its executor waits in silence for a node that is drained.
+    if workflow.is_main_process and workflow.executor_plugin.cli_prefix == "slurm":
+        slurm.watch(logger.warning, float(default_resource("watch_seconds") or 60))
 
 
 # Records of how outputs were made travel with the results folder. The last lines are the result, or why there is none.

@@ -15,11 +15,11 @@ from snakemake.common import overwrite_function_params
 from sftflow.config import asking, backend, jobs, resolve
 from sftflow.config.commandline import asked_for, submits, unknown_targets
 from sftflow.config.reading import read_all
-from sftflow.core import code, endings, gpu, handover, layout, process, provenance, snakemakes
+from sftflow.core import code, endings, gpu, handover, layout, process, provenance, slurm, snakemakes
 from sftflow.core.cli import UserError
 from sftflow.core.identity import BACKENDS
-from sftflow.core.jsonio import digest, file_digest
-from sftflow.core.layout import FIGURES, Paths, pair_name, refuse_older, table_names
+from sftflow.core.jsonio import digest, file_digest, read_json
+from sftflow.core.layout import FIGURES, PATHS, Paths, pair_name, refuse_older, table_names
 from sftflow.inputs.hubs import local_digest
 
 # A plan is millions of objects that live as long as it does: searching them for garbage was a third of the time it took.
@@ -62,6 +62,11 @@ if workflow.is_main_process:
     provenance.restore(RESULTS)
     for warning in resolve.warnings(study):
         logger.warning(warning)
+
+# As many GPUs as there are, unless the command line says: who waits for one waits without holding cores, too.
+if ALONE and not submits(workflow.resource_settings.nodes):
+    if "gpu" not in workflow.global_resources and (cards := gpu.describe()):
+        workflow.register_resource("gpu", len(cards))
 
 
 def be_short() -> None:
@@ -124,6 +129,10 @@ def lock(wildcards) -> str:
     return f"uv.lock: {file_digest(handover.HOME / 'envs' / wildcards.env / 'uv.lock')}"
 
 
+# Of a run, no more than the adapter is kept when nothing needs the rest.
+sparing = study["keep"] == "adapter"
+
+
 # Resources ------------------------------------------------------------------------------------------------------------
 
 
@@ -132,10 +141,92 @@ def ask(rule: str, resource: str, default: int) -> int:
     return study["resources"].get(rule, {}).get(resource, default)
 
 
+# Of a model with 7 billion parameters in 16 bits, a job's memory is its rule's default; of others it grows with this many
+# times their weights, beside what the libraries need.
+WEIGHTS_IN_MEMORY = {
+    "train_run": 3,
+    "merge_run": 3,  # base, base + adapter, merged
+    "serve_subject": 1,
+    "evaluate_suite": 1,
+    "measure_likelihood": 1,
+    "measure_curve": 1,
+    "answer_dialogues": 1,
+    "judge_pair": 1,
+    "judge_crisis": 1,
+}
+LIBRARIES_MB = 16000
+
+
+def memory(rule: str, default: int, model_of: Callable | None = None) -> Callable:
+    """Memory of a rule's jobs, as the config states it or as the size of their model needs it; more after a failure."""
+
+    def of(wildcards, attempt) -> int:
+        stated = study["resources"].get(rule, {}).get("mem_mb")
+        weights = weights_mb(model_of(wildcards)) if model_of and not stated else None
+        # what was dropped is merged again in the job that needs it
+        known = weights and LIBRARIES_MB + weights * (WEIGHTS_IN_MEMORY[rule] + sparing)
+        return more(stated or known or default, attempt, "most_mem_mb")
+
+    return of
+
+
+def minutes(rule: str, default: int) -> Callable:
+    """Longest time of a rule's jobs; more after a failure."""
+    return lambda wildcards, attempt: more(ask(rule, "runtime", default), attempt, "most_runtime")
+
+
+def more(value: int, attempt: int, limit: str) -> int:
+    """Half as much again at each attempt, as far as the profile allows."""
+    grown = round(value * (1 + attempt) / 2)
+    most = default_resource(limit)
+    return max(value, min(grown, int(most))) if most else grown
+
+
+def default_resource(name: str) -> str | None:
+    """What the profile, or --default-resources, states for every job."""
+    stated = workflow.resource_settings.default_resources or {}
+    return str(stated[name].raw).strip("\"'") if name in stated else None
+
+
+@functools.cache
+def weights_mb(model: str | None) -> int | None:
+    """Size of a base model's weights, once it is here."""
+    manifest = Path(RESULTS, PATHS.model.format(model=model))
+    if model is None or not manifest.exists():
+        return None
+    return sum(file["size"] for file in read_json(manifest)["files"]) // 10**6
+
+
 def gpus(rule: str, settings: dict) -> int:
     """GPUs of a job with these training or serving settings."""
     local = settings.get("backend") != "endpoint" and settings["device"] != "cpu"
     return ask(rule, "gpu", settings["gpus"]) if local else 0
+
+
+# Where the profile sends jobs with GPUs, if elsewhere than all others.
+QUEUES = {"slurm_partition": "gpu_partition", "qos": "gpu_qos"}
+
+
+def on_gpus(count: Callable) -> dict[str, Callable | int]:
+    """Resources of a job that may need GPUs: all of them in one node, in the queue for those that do."""
+
+    def queue(name: str) -> Callable:
+        return lambda wildcards: default_resource(QUEUES[name] if count(wildcards) else name)
+
+    named = [name for name, of_gpus in QUEUES.items() if default_resource(of_gpus)]
+    return {"gpu": count, "nodes": 1} | {name: queue(name) for name in named}
+
+
+def model_of_run(wildcards) -> str:
+    return study["runs"][wildcards.run]["model"]
+
+
+def model_of_subject(wildcards) -> str | None:
+    return study["subjects"][wildcards.subject]["model"]
+
+
+def model_of_judge(wildcards) -> str | None:
+    return study["subjects"][who_judges(wildcards)]["model"]
 
 
 def run_gpus(rule: str) -> Callable:
@@ -173,8 +264,14 @@ def of_run(wildcards) -> dict[str, str]:
 
 
 def weights_of(subject: str, form: str) -> dict[str, str]:
-    """What a subject's weights are in this form; nothing for an endpoint, whose weights are elsewhere."""
+    """What a subject's weights are in this form; nothing for an endpoint, whose weights are elsewhere.
+
+    A folder of merged weights is no input: it may be dropped, and scripts/run.py makes it again for whoever needs it.
+    Snakemake would make everything again that ever needed it.
+    """
     found = layout.weights_of(study["subjects"][subject], form, paths)
+    if form == "merged":
+        del found["weights_folder"]
     return {
         name: ancient(path) if name.endswith("_folder") else path for name, path in found.items()
     }
@@ -211,7 +308,9 @@ def asked_ahead(wildcards) -> str:
 
 def weights_flags(wildcards, input) -> str:
     """Flags that tell serve.py and evaluate.py what to serve, with what."""
-    return flags(
+    merged = "weights" in input.keys() and "weights_folder" not in input.keys()
+    beside = f"--weights {shlex.quote(input.weights.removesuffix('.json'))} " if merged else ""
+    return beside + flags(
         input,
         {
             "--weights": "weights_folder",
@@ -373,6 +472,26 @@ wildcard_values = {
 }
 
 
+def lost_weights() -> list[str]:
+    """Folders of merged weights that a run once had, and that are gone."""
+    folders = collect(paths.merged_weights, run=merged)
+    real = [Path(folder.replace("<results>", RESULTS)) for folder in folders]
+    return [
+        folder
+        for folder, path in zip(folders, real, strict=True)
+        if path.with_suffix(".json").exists() and not path.exists()
+    ]
+
+
+def needed_weights(wildcards) -> list[str]:
+    """The records of this study for which a run's merged weights and checkpoints are needed."""
+    run = wildcards.run
+    of_run = [paths.adapter] + [paths.checkpoints] * (run in stepwise)
+    of_subject = [paths.merged, paths.readiness, paths.likelihood] if run in merged else []
+    asked_of_it = [job.output for job in asking.asking(study, run, paths)] if run in merged else []
+    return [path.format(run=run, subject=run) for path in of_run + of_subject] + asked_of_it
+
+
 def reported(pattern: str, **names) -> list[str]:
     """Files that a table is made from; with stage=report, those of them that are there."""
     files = collect(pattern, **names)
@@ -410,6 +529,7 @@ def records() -> list[str]:
         *collect(paths.adapter, run=trained),
         *collect(paths.checkpoints, run=stepwise),
         *collect(paths.merged, run=merged),
+        *(collect(paths.dropped, run=trained) if sparing else lost_weights()),
         *collect(paths.readiness, subject=evaluated),
         *collect(paths.chat, subject=evaluated),
         *collect(paths.evaluation, subject=evaluated, suite=suites),
@@ -454,4 +574,4 @@ def shown(*programs: str) -> dict[str, str]:
     }
 
 
-UNSHOWN = ("stage", "software", "resources", "pathvars")
+UNSHOWN = ("stage", "software", "resources", "pathvars", "keep")

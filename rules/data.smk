@@ -5,7 +5,8 @@
 #       <results>/datasets/<dataset>/contamination.json: benchmark questions that the dialogues hold
 #
 # Rows are large: a receipt, with their digests, stands for them wherever they are an input.
-# What subjects are asked from goes first (priority): it should be there when the first one is served.
+# What subjects are asked from goes first (priority): it should be there when the first one is served. Then whatever uses
+# weights, so that one subject is done before the next one's are made.
 
 
 rule fetch_dataset:
@@ -15,7 +16,7 @@ rule fetch_dataset:
         paths.dataset_source,
     log:
         "<logs>/fetch_dataset/{dataset}.log",
-    priority: 1
+    priority: 2
     localrule: True
     conda:
         "../envs/uv.yaml"
@@ -42,13 +43,13 @@ rule prepare_dataset:
         "<logs>/prepare_dataset/{dataset}.log",
     benchmark:
         "<logs>/prepare_dataset/{dataset}.tsv"
-    priority: 1
+    priority: 2
     conda:
         "../envs/uv.yaml"
     threads: ask("prepare_dataset", "threads", 1)
     resources:
-        mem_mb=ask("prepare_dataset", "mem_mb", 2000),
-        runtime=ask("prepare_dataset", "runtime", 30),
+        mem_mb=memory("prepare_dataset", 2000),
+        runtime=minutes("prepare_dataset", 30),
     params:
         **told("prepare_dataset"),
     message:
@@ -67,7 +68,7 @@ rule fetch_benchmark:
         questions=directory(paths.questions),
     log:
         "<logs>/fetch_benchmark/{benchmark}.log",
-    priority: 1
+    priority: 2
     localrule: True
     conda:
         "../envs/uv.yaml"
@@ -97,8 +98,8 @@ rule tokenize_run:
         "../envs/uv.yaml"
     threads: ask("tokenize_run", "threads", 1)
     resources:
-        mem_mb=ask("tokenize_run", "mem_mb", 2000),
-        runtime=ask("tokenize_run", "runtime", 30),
+        mem_mb=memory("tokenize_run", 2000),
+        runtime=minutes("tokenize_run", 30),
     params:
         **told("tokenize_run"),
     message:
@@ -120,8 +121,8 @@ rule find_contamination:
         "../envs/uv.yaml"
     threads: ask("find_contamination", "threads", 1)
     resources:
-        mem_mb=ask("find_contamination", "mem_mb", 2000),
-        runtime=ask("find_contamination", "runtime", 60),
+        mem_mb=memory("find_contamination", 2000),
+        runtime=minutes("find_contamination", 60),
     params:
         **told("find_contamination"),
     message:

@@ -20,13 +20,14 @@ rule measure_likelihood:
         "<logs>/measure_likelihood/{subject}.log",
     benchmark:
         "<logs>/measure_likelihood/{subject}.tsv"
+    priority: 1
     conda:
         "../envs/uv.yaml"
     threads: ask("measure_likelihood", "threads", 4)
     resources:
-        gpu=subject_gpus("measure_likelihood"),
-        mem_mb=ask("measure_likelihood", "mem_mb", 32000),
-        runtime=ask("measure_likelihood", "runtime", 120),
+        **on_gpus(subject_gpus("measure_likelihood")),
+        mem_mb=memory("measure_likelihood", 32000, model_of_subject),
+        runtime=minutes("measure_likelihood", 120),
     params:
         **told("measure_likelihood", content=neutral_content),
         weights=manifest_flags,
@@ -52,9 +53,9 @@ rule measure_curve:
         "../envs/uv.yaml"
     threads: ask("measure_curve", "threads", 4)
     resources:
-        gpu=curve_gpus("measure_curve"),
-        mem_mb=ask("measure_curve", "mem_mb", 32000),
-        runtime=ask("measure_curve", "runtime", 240),
+        **on_gpus(curve_gpus("measure_curve")),
+        mem_mb=memory("measure_curve", 32000, model_of_run),
+        runtime=minutes("measure_curve", 240),
     params:
         **told("measure_curve", content=neutral_content),
     message:
@@ -77,13 +78,14 @@ rule answer_dialogues:
         server="<logs>/answer_dialogues/{subject}.server.log",
     benchmark:
         "<logs>/answer_dialogues/{subject}.tsv"
+    priority: 1
     conda:
         "../envs/uv.yaml"
     threads: ask("answer_dialogues", "threads", 4)
     resources:
-        gpu=subject_gpus("answer_dialogues"),
-        mem_mb=ask("answer_dialogues", "mem_mb", 32000),
-        runtime=ask("answer_dialogues", "runtime", 240),
+        **on_gpus(subject_gpus("answer_dialogues")),
+        mem_mb=memory("answer_dialogues", 32000, model_of_subject),
+        runtime=minutes("answer_dialogues", 240),
     params:
         **told("answer_dialogues", content=crisis_content),
         weights=weights_flags,
@@ -105,6 +107,7 @@ rule measure_behaviour:
         paths.behaviour,
     log:
         "<logs>/measure_behaviour/{subject}.log",
+    localrule: True
     conda:
         "../envs/uv.yaml"
     threads: 1
@@ -132,13 +135,14 @@ rule judge_pair:
         server="<logs>/judge_pair/{judge}/{pair}.server.log",
     benchmark:
         "<logs>/judge_pair/{judge}/{pair}.tsv"
+    priority: 1
     conda:
         "../envs/uv.yaml"
     threads: ask("judge_pair", "threads", 4)
     resources:
-        gpu=judge_gpus("judge_pair"),
-        mem_mb=ask("judge_pair", "mem_mb", 32000),
-        runtime=ask("judge_pair", "runtime", 240),
+        **on_gpus(judge_gpus("judge_pair")),
+        mem_mb=memory("judge_pair", 32000, model_of_judge),
+        runtime=minutes("judge_pair", 240),
     params:
         **told("judge_pair", content=rubrics),
         weights=weights_flags,
@@ -163,13 +167,14 @@ rule judge_crisis:
         server="<logs>/judge_crisis/{judge}/{subject}.server.log",
     benchmark:
         "<logs>/judge_crisis/{judge}/{subject}.tsv"
+    priority: 1
     conda:
         "../envs/uv.yaml"
     threads: ask("judge_crisis", "threads", 4)
     resources:
-        gpu=judge_gpus("judge_crisis"),
-        mem_mb=ask("judge_crisis", "mem_mb", 32000),
-        runtime=ask("judge_crisis", "runtime", 240),
+        **on_gpus(judge_gpus("judge_crisis")),
+        mem_mb=memory("judge_crisis", 32000, model_of_judge),
+        runtime=minutes("judge_crisis", 240),
     params:
         **told("judge_crisis", content=rubrics),
         weights=weights_flags,

@@ -20,13 +20,14 @@ rule evaluate_suite:
         server="<logs>/evaluate_suite/{subject}/{suite}.server.log",
     benchmark:
         "<logs>/evaluate_suite/{subject}/{suite}.tsv"
+    priority: 1
     conda:
         "../envs/uv.yaml"
     threads: ask("evaluate_suite", "threads", 4)
     resources:
-        gpu=subject_gpus("evaluate_suite"),
-        mem_mb=ask("evaluate_suite", "mem_mb", 32000),
-        runtime=ask("evaluate_suite", "runtime", 720),
+        **on_gpus(subject_gpus("evaluate_suite")),
+        mem_mb=memory("evaluate_suite", 32000, model_of_subject),
+        runtime=minutes("evaluate_suite", 720),
     params:
         **told("evaluate_suite"),
         weights=weights_flags,
@@ -46,12 +47,13 @@ rule score_benchmark:
         paths.score,
     log:
         "<logs>/score_benchmark/{subject}/{benchmark}.log",
+    localrule: True
     conda:
         "../envs/uv.yaml"
     threads: 1
     resources:
-        mem_mb=ask("score_benchmark", "mem_mb", 1000),
-        runtime=ask("score_benchmark", "runtime", 10),
+        mem_mb=memory("score_benchmark", 1000),
+        runtime=minutes("score_benchmark", 10),
     params:
         **told("score_benchmark"),
         code=f"code: {code.digest('scripts/score.py')[:12]}",

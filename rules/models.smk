@@ -39,8 +39,8 @@ rule native_model:
         "../envs/uv.yaml"
     threads: ask("native_model", "threads", 1)
     resources:
-        mem_mb=ask("native_model", "mem_mb", 8000),
-        runtime=ask("native_model", "runtime", 60),
+        mem_mb=memory("native_model", 8000),
+        runtime=minutes("native_model", 60),
     params:
         **told("native_model"),
     message:

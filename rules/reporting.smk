@@ -13,12 +13,13 @@ rule plan:
         table_files("plan"),
     log:
         "<logs>/plan.log",
+    localrule: True
     conda:
         "../envs/uv.yaml"
     threads: ask("plan", "threads", 1)
     resources:
-        mem_mb=ask("plan", "mem_mb", 1000),
-        runtime=ask("plan", "runtime", 10),
+        mem_mb=memory("plan", 1000),
+        runtime=minutes("plan", 10),
     params:
         **shown("plan.py"),
     message:
@@ -37,12 +38,13 @@ rule data:
         table_files("data"),
     log:
         "<logs>/data.log",
+    localrule: True
     conda:
         "../envs/uv.yaml"
     threads: ask("tables", "threads", 1)
     resources:
-        mem_mb=ask("tables", "mem_mb", 1000),
-        runtime=ask("tables", "runtime", 10),
+        mem_mb=memory("tables", 1000),
+        runtime=minutes("tables", 10),
     params:
         **shown("tables.py"),
     message:
@@ -58,12 +60,13 @@ rule train:
         table_files("training"),
     log:
         "<logs>/train.log",
+    localrule: True
     conda:
         "../envs/uv.yaml"
     threads: ask("tables", "threads", 1)
     resources:
-        mem_mb=ask("tables", "mem_mb", 1000),
-        runtime=ask("tables", "runtime", 10),
+        mem_mb=memory("tables", 1000),
+        runtime=minutes("tables", 10),
     params:
         **shown("tables.py"),
     message:
@@ -89,12 +92,13 @@ rule tables:
         table_files(*remaining_tables),
     log:
         "<logs>/tables.log",
+    localrule: True
     conda:
         "../envs/uv.yaml"
     threads: ask("tables", "threads", 1)
     resources:
-        mem_mb=ask("tables", "mem_mb", 1000),
-        runtime=ask("tables", "runtime", 10),
+        mem_mb=memory("tables", 1000),
+        runtime=minutes("tables", 10),
     params:
         **shown("tables.py"),
         names=remaining_tables,
@@ -116,12 +120,13 @@ rule report:
         figures=collect(paths.figure, figure=FIGURES),
     log:
         "<logs>/report.log",
+    localrule: True
     conda:
         "../envs/uv.yaml"
     threads: ask("report", "threads", 1)
     resources:
-        mem_mb=ask("report", "mem_mb", 1000),
-        runtime=ask("report", "runtime", 10),
+        mem_mb=memory("report", 1000),
+        runtime=minutes("report", 10),
     params:
         **shown("report.py"),
     message:
@@ -147,3 +152,22 @@ rule verify:
         "Reading everything in {params.results} again, and holding it against its digests"
     shell:
         '"$SFTFLOW" workflow verify.py --results {params.results:q} 2> {log:q}'
+
+
+rule usage:
+    input:
+        [],
+    log:
+        "<logs>/usage.log",
+    localrule: True
+    conda:
+        "../envs/uv.yaml"
+    threads: 1
+    resources:
+        mem_mb=100,
+    params:
+        results=RESULTS,
+    message:
+        "What {params.results} holds, and what can go"
+    shell:
+        '"$SFTFLOW" workflow usage.py --results {params.results:q} 2> {log:q}'

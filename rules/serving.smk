@@ -20,13 +20,14 @@ rule serve_subject:
         server="<logs>/serve_subject/{subject}.server.log",
     benchmark:
         "<logs>/serve_subject/{subject}.tsv"
+    priority: 1
     conda:
         "../envs/uv.yaml"
     threads: ask("serve_subject", "threads", 4)
     resources:
-        gpu=subject_gpus("serve_subject"),
-        mem_mb=ask("serve_subject", "mem_mb", 32000),
-        runtime=ask("serve_subject", "runtime", 1440),
+        **on_gpus(subject_gpus("serve_subject")),
+        mem_mb=memory("serve_subject", 32000, model_of_subject),
+        runtime=minutes("serve_subject", 1440),
     params:
         **told("serve_subject"),
         weights=weights_flags,

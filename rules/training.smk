@@ -1,5 +1,6 @@
 # In:   <results>/runs/<run>/receipt.json, the rows beside it; the base model
 # Out:  <results>/runs/<run>/training.json, adapter.json, merged.json; adapter/ and merged/ beside them
+#       <results>/runs/<run>/dropped.json: with `keep: adapter`, what of its weights was not needed any more
 #       <results>/runs/<run>/checkpoints.json: which checkpoints are kept, where the config asks for some
 #       <results>/runs/<run>/steps/<step>/adapter.json: one that is a subject; adapter/ beside it
 #
@@ -24,9 +25,9 @@ rule train_run:
         "../envs/uv.yaml"
     threads: ask("train_run", "threads", 8)
     resources:
-        gpu=run_gpus("train_run"),
-        mem_mb=ask("train_run", "mem_mb", 64000),
-        runtime=ask("train_run", "runtime", 1440),
+        **on_gpus(run_gpus("train_run")),
+        mem_mb=memory("train_run", 64000, model_of_run),
+        runtime=minutes("train_run", 1440),
     params:
         **told("train_run"),
     message:
@@ -46,6 +47,7 @@ rule keep_checkpoints:
         paths.checkpoints,
     log:
         "<logs>/keep_checkpoints/{run}.log",
+    localrule: True
     conda:
         "../envs/uv.yaml"
     threads: 1
@@ -70,6 +72,7 @@ rule take_checkpoint:
         "<logs>/take_checkpoint/{run}/{step}.log",
     wildcard_constraints:
         step=r"\d+",
+    localrule: True
     conda:
         "../envs/uv.yaml"
     threads: 1
@@ -89,8 +92,7 @@ rule merge_run:
         adapter_weights=ancient(paths.adapter_weights),
         environment=paths.environment.format(env="swift"),
     output:
-        merged=paths.merged,
-        weights=directory(paths.merged_weights),
+        paths.merged,
     log:
         "<logs>/merge_run/{run}.log",
     benchmark:
@@ -99,13 +101,61 @@ rule merge_run:
         "../envs/uv.yaml"
     threads: ask("merge_run", "threads", 4)
     resources:
-        gpu=run_gpus("merge_run"),
-        mem_mb=ask("merge_run", "mem_mb", 64000),
-        runtime=ask("merge_run", "runtime", 60),
+        **on_gpus(run_gpus("merge_run")),
+        mem_mb=memory("merge_run", 64000, model_of_run),
+        runtime=minutes("merge_run", 60),
     params:
         **told("merge_run"),
     message:
         "Merging the adapter of {wildcards.run}, and checking that nothing was lost"
     shell:
         '"$SFTFLOW" swift merge.py --settings {params.settings:q} --adapter {input.adapter:q}'
-        " --manifest {input.model:q} --output $(dirname {output.merged:q}) 2> {log:q}"
+        " --manifest {input.model:q} --output $(dirname {output:q}) 2> {log:q}"
+
+
+# Of weights that were deleted. What they were needed for stands: merged.json stays, and nothing has them as an input.
+rule restore_merged:
+    input:
+        unpack(lambda wildcards: base_model(study["runs"][wildcards.run]["model"])),
+        merged=ancient(paths.merged),
+        adapter=ancient(paths.adapter),
+        adapter_weights=ancient(paths.adapter_weights),
+        environment=paths.environment.format(env="swift"),
+    output:
+        directory(paths.merged_weights),
+    log:
+        "<logs>/restore_merged/{run}.log",
+    conda:
+        "../envs/uv.yaml"
+    threads: ask("merge_run", "threads", 4)
+    resources:
+        **on_gpus(run_gpus("merge_run")),
+        mem_mb=memory("merge_run", 64000, model_of_run),
+        runtime=minutes("merge_run", 60),
+    params:
+        settings=told("merge_run")["settings"],
+    message:
+        "Merging {wildcards.run} again: its merged weights are gone"
+    shell:
+        '"$SFTFLOW" swift merge.py --again --settings {params.settings:q} --adapter {input.adapter:q}'
+        " --manifest {input.model:q} --output $(dirname {output:q}) 2> {log:q}"
+
+
+rule drop_weights:
+    input:
+        needed_weights,
+    output:
+        paths.dropped,
+    log:
+        "<logs>/drop_weights/{run}.log",
+    priority: 3
+    localrule: True
+    conda:
+        "../envs/uv.yaml"
+    threads: 1
+    resources:
+        mem_mb=100,
+    message:
+        "Nothing needs more than the adapter of {wildcards.run} any more: dropping the rest"
+    shell:
+        '"$SFTFLOW" workflow drop_weights.py --run $(dirname {output:q}) --output {output:q} 2> {log:q}'

@@ -12,6 +12,10 @@ rounding explains (`tolerance`, by dtype), or when the tuned model does not diff
 A merge is always made afresh in a new folder that then takes the old one's place. After full
 fine-tuning there is nothing to merge: the trained weights are taken as they are.
 
+With --again, merged/ is made once more where files of it are missing, and merged.json stays as it
+is: what was served and asked with these weights still stands. UserError where the weights would be
+others than it lists.
+
 SETTINGS is one JSON object:
     run          the run's name
     training     {"torch_dtype": of the merged weights (float32, float16 or bfloat16),
@@ -29,8 +33,8 @@ from pathlib import Path
 
 from sftflow.core import cli, gpu
 from sftflow.core.cli import UserError, note
-from sftflow.core.jsonio import tree_digest, tree_files, write_record
-from sftflow.core.manifests import folder_of, verified
+from sftflow.core.jsonio import read_record, short, tree_digest, tree_files, write_record
+from sftflow.core.manifests import folder_of, lost, verified
 from sftflow.core.worker import WORKER, alone
 from sftflow.training import alarm
 
@@ -128,19 +132,36 @@ def export(base: Path, adapter: Path, target: Path, dtype: str, model: dict, dev
     )  # fmt: skip
 
 
+def restore(fresh: Path, target: Path, record: dict, run: str) -> None:
+    """Put weights that were merged again in their place, if they are those of the record."""
+    if (found := tree_digest(tree_files(fresh))) != record["digest"]:
+        shutil.rmtree(fresh)
+        raise UserError(
+            f"merged again, the weights of {run} are not those that it was served with (digest "
+            f"{short(record['digest'])} listed, {short(found)} found): other hardware or software "
+            f"rounds otherwise. Copy {target} back, or delete {target}.json: then {run} is merged, "
+            "served and asked anew"
+        )
+    shutil.rmtree(target, ignore_errors=True)
+    fresh.rename(target)
+    note(f"merge {run}  made again, as {target}.json lists it")
+
+
 def main() -> None:
     parser = cli.parser(__doc__)
     parser.add_argument("--adapter", type=Path, required=True, help="the run's adapter.json")
     parser.add_argument("--manifest", type=Path, required=True, help="of the base model")
     parser.add_argument("--settings", type=cli.settings, required=True, help="file with JSON")
     parser.add_argument("--output", type=Path, required=True, help="results/runs/<run>")
+    parser.add_argument("--again", action="store_true", help="as merged.json lists them")
     args = parser.parse_args()
     with alone(args.output, args.output / WORKER):
-        merge(args)
+        if not (args.again and not lost(args.output / "merged.json")):
+            merge(args)
 
 
 def merge(args: argparse.Namespace) -> None:
-    begun = time.time()
+    begun, record = time.time(), args.output / "merged.json"
     settings, trained = args.settings, args.adapter.parent / "adapter"
     adapter, manifest = verified(args.adapter, trained), verified(args.manifest)
     run, dtype = settings["run"], settings["training"]["torch_dtype"]
@@ -161,6 +182,9 @@ def merge(args: argparse.Namespace) -> None:
             else:
                 export(weights.resolve(), trained.resolve(), fresh.resolve(), dtype,
                        settings["model"], device)  # fmt: skip
+            if args.again:
+                restore(fresh, target, read_record(record), run)
+                return
             check = compare(
                 weights, None if full else trained, fresh, dtype, device,
                 settings.get("prompts") or PROMPTS,
@@ -175,7 +199,7 @@ def merge(args: argparse.Namespace) -> None:
     fresh.rename(target)
     files = tree_files(target)
     write_record(
-        args.output / "merged.json",
+        record,
         {
             "schema": 1,
             "run": run,

@@ -37,7 +37,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from sftflow.core import cli, gpu, process
+from sftflow.core import cli, gpu, process, space
 from sftflow.core.cli import UserError, note
 from sftflow.core.environ import for_tools
 from sftflow.core.jsonio import (
@@ -218,6 +218,8 @@ def train(job: Job, micro: int) -> list[dict]:
             write_json(memory, lowered)
         elif failed or not finished(job.folder):
             why = failed.get("message", "ms-swift left no complete checkpoint of the last step")
+            if space.LACK.search(why) or space.is_full(job.folder):
+                why = f"the disk of {job.folder} is full; {space.ROOM}"
             kept = checkpoints.checkpoints(job.folder)
             where = f"; the checkpoint of step {kept[-1][0]} is kept: {kept[-1][1]}" if kept else ""
             raise UserError(f"training of {job.label} stopped: {why}{where}")

@@ -3,13 +3,16 @@
 import contextlib
 import importlib.util
 import io
+import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 from unittest import mock
 
-import pytest
+import environment
+from sftflow.core.jsonio import file_digest, write_record
 
 ROOT = Path(__file__).resolve().parent.parent
 # Interpreters of the managed environments; a test that needs one that is not synced is skipped.
@@ -26,6 +29,8 @@ def with_openai() -> None:
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     packages = EVALSCOPE.parent.parent / "lib" / version / "site-packages"
     if not packages.exists():
+        import pytest
+
         pytest.skip("needs envs/evalscope, of this Python", allow_module_level=True)
     if str(packages) not in sys.path:
         sys.path.append(str(packages))
@@ -33,16 +38,50 @@ def with_openai() -> None:
 
 def copy_workflow(target: Path) -> Path:
     """Copy what git would give a newcomer (tracked files as they are now), and nothing else."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True
-    ).stdout
-    for name in filter(None, listed.split("\0")):
+    for name in tracked():
         if (ROOT / name).is_file():
             copy = target / name
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_bytes((ROOT / name).read_bytes())
             copy.chmod((ROOT / name).stat().st_mode)
     return target
+
+
+def tracked() -> list[str]:
+    """Files of the workflow; of a copy without git, all but what is made or installed."""
+    if not (ROOT / ".git").exists():
+        made = {".venv", ".snakemake", "__pycache__", "logs", "results"}
+        files = (path.relative_to(ROOT) for path in ROOT.rglob("*") if path.is_file())
+        return [str(file) for file in files if not made & set(file.parts)]
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True)
+    return [name for name in listed.stdout.decode().split("\0") if name]
+
+
+def given_interpreters(folder: Path) -> None:
+    """In a copy of the workflow, tools on the interpreters that PYTHON_SWIFT, PYTHON_EVALSCOPE and
+    PYTHON_VLLM name, as if they had been synced: for machines without uv."""
+    for env in ("swift", "evalscope", "vllm"):
+        if not (python := os.environ.get(f"PYTHON_{env.upper()}")):
+            continue
+        managed = folder / f"envs/{env}/.venv/bin/python"
+        managed.parent.mkdir(parents=True)
+        managed.write_text(f'#!/bin/sh\nexec {shlex.quote(python)} "$@"\n', encoding="utf-8")
+        managed.chmod(0o755)
+        lock = file_digest(folder / f"envs/{env}/uv.lock")
+        about = {"schema": 1, "env": env, "software": "managed", "made_with": {}, "lock": lock}
+        about |= environment.inspect(managed)
+        write_record(folder / f"results/environments/{env}.json", about)
+
+
+def stand_in_cards(folder: Path) -> dict[str, str]:
+    """Environment in which NVIDIA's management library is one that knows two cards."""
+    place = str(ROOT / "tests/unit")
+    folder.mkdir(parents=True)
+    (folder / "pynvml.py").write_text(
+        f"import sys\nsys.path.append({place!r})\nimport stand_in_gpus\n"
+        "sys.modules[__name__] = stand_in_gpus.StandIn()\n", encoding="utf-8",
+    )  # fmt: skip
+    return {"PYTHONPATH": str(folder)}
 
 
 def run_snakemake(folder: Path, *arguments: str, **options) -> subprocess.CompletedProcess[str]:

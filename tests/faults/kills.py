@@ -1,7 +1,7 @@
-"""The kill matrix: each stage of the demo, killed at random moments, and what is left of it.
+"""The kill matrix: each stage of a small demo, killed at random moments, and what is left of it.
 
-    uv run python tests/faults/kills.py # all of it, for hours; README.md is its table
-    uv run python tests/faults/kills.py --stages train_run --trials 2 --folder /tmp/demo
+    uv run python tests/faults/kills.py --workers 8 # all of it; README.md is its table
+    uv run python tests/faults/kills.py --stages train_run --trials 2 --table /tmp/table.md
 
 A trial makes one record anew, and kills on the way, by a seed that chooses moment and signal:
 
@@ -11,9 +11,17 @@ A trial makes one record anew, and kills on the way, by a seed that chooses mome
 
 It passes when after 15 s no process of the folder is left, every record that is there is whole,
 the next plain `snakemake`, without --unlock, makes the rest, and the result is what it was.
+
+Trials run side by side (--workers, two cores each), each in a copy of --base, a folder in which the
+demo ran once. Each outcome is a line of --outcomes; what stands there is not tried again, so that a
+call that was ended, by --minutes or by anybody, goes on where it stopped.
+
+Without uv, PYTHON_SWIFT and PYTHON_EVALSCOPE name interpreters that have the tools;
+sync_environment is not tried then.
 """
 
 import argparse
+import json
 import os
 import random
 import shutil
@@ -22,18 +30,21 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
-from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+import yaml
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parents[1] / "scripts"), str(HERE.parent)]
 from sftflow.core import process
 from sftflow.core.cli import UserError
-from sftflow.core.jsonio import read_json, read_record
-from support import copy_workflow
+from sftflow.core.jsonio import file_digest, read_json, read_jsonl, read_record
+from support import copy_workflow, given_interpreters
 
 PATIENCE = 15.0  # seconds after which nothing may be left
 KILL, TERM, HUP, INT = signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT
@@ -47,16 +58,22 @@ MANNERS = {
 
 @dataclass(frozen=True)
 class Stage:
-    """One record of the demo, its program, and what must go so that it is made from the start."""
+    """One output of the demo, its program, and what must go so that it is made from the start."""
 
-    record: str
+    output: str
     program: str
     gone: tuple[str, ...] = ()
     tool: bool = False
+    config: tuple[str, ...] = ()
+
+    @property
+    def victims(self) -> list[str]:
+        return [kind for kind in MANNERS if self.tool or kind != "tool"]
 
 
+ASKED = ("subjects/tiny-sft", "evaluations/tiny-sft")
 STAGES = {
-    "sync_environment": Stage("environments/swift.json", "environment.py", tool=True),
+    "sync_environment": Stage("environments/evalscope.json", "environment.py", tool=True),
     "fetch_dataset": Stage("datasets/psychology/source.json", "fetch_dataset.py"),
     "prepare_dataset": Stage("datasets/psychology/receipt.json", "prepare_dataset.py"),
     "tokenize_run": Stage("runs/tiny-sft/receipt.json", "tokenize_run.py"),
@@ -68,22 +85,50 @@ STAGES = {
         "runs/tiny-sft/adapter.json", "train.py",
         ("runs/tiny-sft/trainings", "runs/tiny-sft/checkpoints"), tool=True,
     ),
-    "merge_run": Stage("runs/tiny-sft/merged.json", "merge.py"),
+    "keep_checkpoints": Stage("runs/tiny-sft/checkpoints.json", "keep_checkpoints.py"),
+    "merge_run": Stage("runs/tiny-sft/merged.json", "merge.py", ("runs/tiny-sft/merged",)),
+    "restore_merged": Stage("runs/tiny-sft/merged", "merge.py"),
+    "drop_weights": Stage(
+        "runs/tiny-sft/dropped.json", "drop_weights.py", config=("keep=adapter",)
+    ),
     "serve_subject": Stage("subjects/tiny-sft/readiness.json", "serve.py", tool=True),
+    # the same session, which then asks ahead; what it does not come to is asked by its own job
+    "serve_subject, asking": Stage(
+        "evaluations/tiny-sft/general.json", "serve.py", ASKED, tool=True
+    ),
     "evaluate_suite": Stage(
-        "evaluations/tiny-sft/general.json", "evaluate.py", ("evaluations/tiny-sft",), tool=True
+        "evaluations/tiny-sft/general.json", "evaluate.py", ASKED[1:], tool=True
     ),
     "score_benchmark": Stage("scores/tiny/mmlu.json", "score.py"),
+    "track_scores": Stage("runs/tiny-sft/swanlab.json", "track.py"),
     "measure_likelihood": Stage(
         "dialogue/tiny-sft/likelihood.json", "likelihood.py", ("dialogue/tiny-sft/likelihood",)
+    ),
+    "measure_curve": Stage(
+        "dialogue/tiny-sft/curve.json", "likelihood.py", ("dialogue/tiny-sft/curve",)
     ),
     "answer_dialogues": Stage(
         "dialogue/tiny/answers.json", "answer_dialogues.py", ("evaluations/tiny/answers",),
         tool=True,
     ),
     "measure_behaviour": Stage("dialogue/tiny/behaviour.json", "behaviour.py"),
-    "track_scores": Stage("runs/tiny-sft/swanlab.json", "track.py"),
+    "plan": Stage("tables/plan.csv", "plan.py"),
+    "data": Stage("tables/data.csv", "tables.py"),
+    "train": Stage("tables/training.csv", "tables.py"),
+    "tables": Stage("tables/comparison.csv", "tables.py"),
+    "report": Stage("report/summary.txt", "report.py"),
 }  # fmt: skip
+# Rules without a stage, and why.
+APART = {
+    "all": "starts no program",
+    "verify": "writes nothing",
+    "usage": "writes nothing",
+    "take_checkpoint": "the demo has no such subject: a copy of files, as fetch_model",
+    "judge_pair": "the demo has no judge: asks as answer_dialogues",
+    "judge_crisis": "the demo has no judge: asks as answer_dialogues",
+}
+# Of a record, what does not depend on when, and how fast, it was made.
+SETTLED = {"digest", "identity", "lock", "score", "weights", "adapter", "training", "step", "n"}
 
 
 class Demo:
@@ -93,33 +138,39 @@ class Demo:
         self.folder, self.results = folder, folder / "results"
 
     def start(self, stage: Stage) -> subprocess.Popen:
-        command = [sys.executable, "-m", "snakemake", "--cores", "2", f"results/{stage.record}"]
-        self.log = tempfile.TemporaryFile("w+")
+        command = [sys.executable, "-m", "snakemake", "--cores", "2", f"results/{stage.output}"]
+        command += ["--config", *stage.config] if stage.config else []
+        (self.folder / "tmp").mkdir(exist_ok=True)
+        self.log = tempfile.TemporaryFile("w+", encoding="utf-8")
         return subprocess.Popen(
             command, cwd=self.folder, stdout=self.log, stderr=subprocess.STDOUT,
-            start_new_session=True,
+            start_new_session=True, env=os.environ | {"TMPDIR": str(self.folder / "tmp")},
         )  # fmt: skip
 
     def said(self) -> str:
         self.log.seek(0)
         return self.log.read()
 
-    def make(self, stage: Stage) -> float:
-        """Make the record; the seconds. AssertionError with what Snakemake said."""
-        begun = time.monotonic()
-        status = self.start(stage).wait(900)
+    def made(self, top: subprocess.Popen) -> None:
+        """AssertionError, with what Snakemake said, where it failed."""
+        status = top.wait(900)
         assert status == 0, f"a plain snakemake ended with {status}:\n{self.said()[-3000:]}"
-        return time.monotonic() - begun
 
     def forget(self, stage: Stage) -> None:
-        (self.results / stage.record).unlink(missing_ok=True)
-        for name in stage.gone:
-            shutil.rmtree(self.results / name, ignore_errors=True)
+        for name in (stage.output, *stage.gone):
+            if (path := self.results / name).is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
-    def outcome(self, stage: Stage) -> dict:
-        """What of a record does not depend on when it was made."""
-        record = read_json(self.results / stage.record)
-        return {name: record.get(name) for name in ("digest", "identity", "lock", "score")}
+    def outcome(self, stage: Stage) -> object:
+        """What of an output must be the same again."""
+        path = self.results / stage.output
+        if path.is_dir():
+            return {file.name: file_digest(file) for file in path.iterdir()}
+        if path.suffix == ".json":
+            return settled(read_json(path))
+        return path.read_text(encoding="utf-8")
 
     def processes(self) -> list[int]:
         """All that are at work in the folder."""
@@ -134,14 +185,22 @@ class Demo:
     def broken(self) -> list[str]:
         """Records of the stages that are there, and not whole."""
         found = []
-        for stage in STAGES.values():
-            with suppress(FileNotFoundError):
-                try:
-                    if "sha256" in read_json(self.results / stage.record):
-                        read_record(self.results / stage.record)
-                except UserError as error:
-                    found.append(str(error))
+        for path in (self.results / stage.output for stage in STAGES.values()):
+            if path.suffix != ".json" or not path.exists():
+                continue
+            try:
+                if "sha256" in read_json(path):
+                    read_record(path)
+            except (UserError, ValueError) as error:
+                found.append(str(error))
         return found
+
+
+def settled(value: object, name: str = "") -> object:
+    if isinstance(value, dict):
+        parts = {key: settled(part, key) for key, part in value.items() if key != "provenance"}
+        return {key: part for key, part in parts.items() if part not in (None, {})}
+    return value if name in SETTLED else None
 
 
 def words(pid: int) -> list[str]:
@@ -150,19 +209,29 @@ def words(pid: int) -> list[str]:
     return []
 
 
-def victim(kind: str, top: int, stage: Stage) -> int | None:
-    """The process to be killed, once it is there."""
-    below = process.descendants(top)
-    for pid in below:
-        text = words(pid)
-        name = [os.path.basename(word) for word in text[:4]]
-        if kind == "snakemake" and stage.program in name:
-            return top
-        if kind == "program" and stage.program in name:
-            return pid
-        if kind == "tool" and "process.py" in name:  # the guard; below it the tool
-            return next(iter(process.descendants(pid)), None)
-    return None
+def victims(top: int, stage: Stage) -> dict[str, int]:
+    """The processes that can be killed, as soon as they are there."""
+    found: dict[str, int] = {}
+    for pid in process.descendants(top):
+        names = [os.path.basename(word) for word in words(pid)[:4]]
+        if stage.program in names:
+            found |= {"program": pid, "snakemake": top}
+        elif "process.py" in names and "program" in found:  # the guard; below it the tool
+            for tool in process.descendants(pid)[:1]:
+                found["tool"] = tool
+    return found
+
+
+def lives(demo: Demo, stage: Stage) -> dict[str, float]:
+    """How many seconds each victim lives when nobody kills it."""
+    demo.forget(stage)
+    top, seen = demo.start(stage), {}
+    while top.poll() is None:
+        for kind in victims(top.pid, stage):
+            seen.setdefault(kind, [time.monotonic()] * 2)[1] = time.monotonic()
+        time.sleep(0.1)
+    demo.made(top)
+    return {kind: last - first for kind, (first, last) in seen.items()}
 
 
 def trial(
@@ -171,14 +240,14 @@ def trial(
     """One kill, within `seconds` of the victim's start: "passed", "too late", or what is wrong."""
     chance = random.Random(seed)
     manner = manner or chance.choice(MANNERS[kind])
-    before = demo.outcome(stage)
+    before = demo.outcome(stage) if (demo.results / stage.output).exists() else None
     demo.forget(stage)
-    top = demo.start(stage)
-    while top.poll() is None and (pid := victim(kind, top.pid, stage)) is None:
+    top, pid = demo.start(stage), None
+    while top.poll() is None and (pid := victims(top.pid, stage).get(kind)) is None:
         time.sleep(0.02)
     time.sleep(chance.uniform(0, seconds))
-    if top.poll() is not None or not process.alive(pid):
-        top.wait()
+    if pid is None or top.poll() is not None or not process.alive(pid):
+        demo.made(top)
         return "too late"
     for number in manner:
         with suppress(ProcessLookupError):
@@ -199,33 +268,71 @@ def trial(
         wrong.append(f"{lines} lines were printed")
     wrong += demo.broken()
     try:
-        demo.make(stage)
-        if (after := demo.outcome(stage)) != before:
+        demo.made(demo.start(stage))
+        if before is not None and (after := demo.outcome(stage)) != before:
             wrong.append(f"another result: {after}, before {before}")
     except Exception as error:
         wrong.append(str(error))
     return "; ".join([f"{[number.name for number in manner]}", *wrong]) if wrong else "passed"
 
 
-def matrix(demo: Demo, names: list[str], trials: int, seed: int) -> Iterator[tuple[str, str, str]]:
-    """(stage, victim, outcome) of each trial; one that came too late is none, and tried anew."""
-    for name in names:
-        stage = STAGES[name]
-        demo.forget(stage)
-        whole = demo.make(stage)
-        for kind in MANNERS:
-            if kind == "tool" and not stage.tool:
-                continue
-            done, seconds = 0, max(0.2, whole - 4)  # what Snakemake itself takes
-            for number in range(4 * trials):
-                outcome = trial(demo, stage, kind, f"{seed}-{name}-{kind}-{number}", seconds)
-                if outcome == "too late":
-                    seconds *= 0.7
-                    continue
-                yield name, kind, outcome
-                done += 1
-                if done == trials:
-                    break
+# --- the matrix -----------------------------------------------------------------------------------
+
+
+def small_demo(folder: Path, cores: int) -> None:
+    """A folder in which the demo has run, with less of everything."""
+    copy_workflow(folder)
+    path = folder / "config/config.yaml"
+    study = yaml.safe_load(path.read_text(encoding="utf-8"))
+    study["training"] |= {"num_train_epochs": 0.2, "save_steps": 15, "eval_steps": 30}
+    study["dialogue"] |= {"limit": 20}
+    for benchmark in study["benchmarks"].values():
+        benchmark["limit"] = 5
+    path.write_text(yaml.safe_dump(study, allow_unicode=True), encoding="utf-8")
+    given_interpreters(folder)
+    command = [sys.executable, "-m", "snakemake", "--cores", str(cores)]
+    subprocess.run(command, cwd=folder, check=True)
+
+
+def copy_of(base: Path, without: str | None = None) -> Demo:
+    """A folder for trials; the tools' environments, but one, are those of `base`."""
+    folder = Path(tempfile.mkdtemp(prefix="trial-", dir=base.parent))
+    shutil.copytree(
+        base, folder, symlinks=True, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".venv")
+    )
+    for project in (base / "envs").iterdir():
+        if (project / ".venv").exists() and project.name != without:
+            (folder / "envs" / project.name / ".venv").symlink_to(project / ".venv")
+    return Demo(folder)
+
+
+def copy_for(base: Path, name: str) -> Demo:
+    """For one trial of a stage; an environment is made anew, too."""
+    return copy_of(base, "evalscope" if name == "sync_environment" else None)
+
+
+def measured(base: Path, name: str) -> dict[str, float]:
+    demo = copy_for(base, name)
+    try:
+        return lives(demo, STAGES[name])
+    finally:
+        shutil.rmtree(demo.folder)
+
+
+def tried(base: Path, name: str, kind: str, seed: str, seconds: float) -> str:
+    """One trial, a few times where the kill came too late. What failed stays, to be looked at."""
+    demo = copy_for(base, name)
+    try:
+        for again in range(5):
+            outcome = trial(demo, STAGES[name], kind, f"{seed}-{again}", seconds * 0.7**again)
+            if outcome != "too late":
+                break
+    except Exception:
+        outcome = traceback.format_exc()
+    if outcome in ("passed", "too late"):
+        shutil.rmtree(demo.folder)
+        return outcome
+    return f"{outcome} (in {demo.folder})"
 
 
 README = HERE / "README.md"
@@ -241,19 +348,27 @@ cell is passed / tried, – where a stage has no tool. A bounded part runs with 
 """
 
 
-def table(outcomes: list[tuple[str, str, str]]) -> str:
-    tried = Counter((name, kind) for name, kind, _ in outcomes)
-    passed = Counter((name, kind) for name, kind, outcome in outcomes if outcome == "passed")
-    cell = lambda *key: f"{passed[key]} / {tried[key]}" if tried[key] else "–"  # noqa: E731
+def table(outcomes: list[dict]) -> str:
+    count = lambda rows: Counter((row["stage"], row["victim"]) for row in rows)  # noqa: E731
+    every, passed = count(outcomes), count(row for row in outcomes if row["outcome"] == "passed")
+    cell = lambda *key: f"{passed[key]} / {every[key]}" if every[key] else "–"  # noqa: E731
+    stages = {name: any(every[name, kind] for kind in MANNERS) for name in STAGES}
     rows = [
-        f"| `{name}` | {' | '.join(cell(name, kind) for kind in MANNERS)} |"
-        for name in STAGES
-        if any(tried[name, kind] for kind in MANNERS)
+        f"| {name} | {' | '.join(cell(name, kind) for kind in MANNERS)} |"
+        for name, there in stages.items()
+        if there
     ]
-    end = f"{sum(passed.values())} of {len(outcomes)} passed."
-    if untried := [name for name in STAGES if not any(tried[name, kind] for kind in MANNERS)]:
+    end = f"{passed.total()} of {every.total()} passed."
+    if untried := [name for name, there in stages.items() if not there]:
         end += f" Not tried: {', '.join(untried)}."
-    return HEAD + "\n".join(rows) + f"\n\n{end}\n"
+    failed = [
+        f"- {row['stage']}, {row['victim']} (seed {row['seed']}): {row['outcome'].splitlines()[0]}"
+        for row in outcomes
+        if row["outcome"] != "passed"
+    ]
+    apart = [f"- `{rule}`: {why}" for rule, why in APART.items()]
+    return "\n".join([f"{HEAD}{chr(10).join(rows)}\n\n{end}\n", *failed, *[""] * bool(failed),
+                      "Rules without a stage:\n", *apart]) + "\n"  # fmt: skip
 
 
 def main() -> int:
@@ -262,19 +377,49 @@ def main() -> int:
     )
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
     parser.add_argument("--trials", type=int, default=10, help="of each victim (default: 10)")
+    parser.add_argument("--workers", type=int, default=1, help="trials at once (default: 1)")
+    parser.add_argument("--minutes", type=float, default=1e6, help="after which none is begun")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--folder", type=Path, help="where the demo has run (default: a new one)")
+    parser.add_argument("--base", type=Path, help="the demo, made if it is not there")
+    parser.add_argument("--outcomes", type=Path, help="JSON lines, appended (default: none kept)")
+    parser.add_argument("--table", type=Path, default=README)
     args = parser.parse_args()
-    folder = args.folder or copy_workflow(Path(tempfile.mkdtemp(prefix="kills-")))
-    demo = Demo(folder.resolve())
-    if args.folder is None:
-        subprocess.run([sys.executable, "-m", "snakemake", "--cores", "2"], cwd=folder, check=True)
-    outcomes = []
-    for each in matrix(demo, args.stages, args.trials, args.seed):
-        outcomes.append(each)
-        print(*each, flush=True)
-        README.write_text(table(outcomes), encoding="utf-8")
-    return 0 if all(outcome == "passed" for *_, outcome in outcomes) else 1
+    end = time.monotonic() + 60 * args.minutes
+    work = Path(tempfile.mkdtemp(prefix="kills-"))
+    base, file = (args.base or work / "base").resolve(), args.outcomes or work / "outcomes.jsonl"
+    if not (base / "results/report/summary.txt").exists():
+        small_demo(base, 2 * args.workers)
+    known = list(read_jsonl(file)) if file.exists() else []
+    names = [name for name in args.stages if name != "sync_environment" or shutil.which("uv")]
+    seeds = [
+        (name, kind, f"{args.seed}-{name}-{kind}-{number}")
+        for name in names
+        for kind in STAGES[name].victims
+        for number in range(args.trials)
+    ]
+    before = {row["seed"] for row in known}
+    waiting = [each for each in seeds if each[2] not in before]
+    with ThreadPoolExecutor(args.workers) as pool:
+        here = sorted({name for name, *_ in waiting})
+        seconds = dict(zip(here, pool.map(lambda name: measured(base, name), here), strict=True))
+
+        def one(name: str, kind: str, seed: str) -> dict | None:
+            if time.monotonic() > end:
+                return None
+            outcome = tried(base, name, kind, seed, seconds[name].get(kind, 1.0))
+            return {"stage": name, "victim": kind, "seed": seed, "outcome": outcome}
+
+        for done in as_completed([pool.submit(one, *each) for each in waiting]):
+            if row := done.result():
+                known.append(row)
+                with file.open("a", encoding="utf-8") as lines:
+                    lines.write(json.dumps(row) + "\n")
+                print(row["stage"], row["victim"], row["seed"], row["outcome"], flush=True)
+                args.table.write_text(table(known), encoding="utf-8")
+    passed = {row["seed"] for row in known if row["outcome"] == "passed"}
+    left = [seed for *_, seed in seeds if seed not in passed]
+    print(f"{len(left)} of {len(seeds)} trials are left, or did not pass")
+    return bool(left)
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ class Handler(BaseHTTPRequestHandler):
         text = body["messages"][-1]["content"]
         if STUB.get("log") and text != "你好":
             question = sha({name: value for name, value in body.items() if name != "model"})
-            with mutex, open(STUB["log"], "a") as log:
+            with mutex, open(STUB["log"], "a", encoding="utf-8") as log:
                 log.write(json.dumps({"key": question, "at": time.time()}) + "\n")
         if STUB.get("refuse") and STUB["refuse"] in text:
             refusal = STUB.get("refusal") or {"message": "the prompt is too long"}

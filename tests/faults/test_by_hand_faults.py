@@ -77,7 +77,7 @@ def test_deployed_for_others_until_told_to_end(study):
     """What is printed works as printed, a wrong key opens nothing, and TERM leaves no process."""
     port = free_port()
     before = tree_files(study / "results")
-    with open(study / "told", "w+") as told:
+    with open(study / "told", "w+", encoding="utf-8") as told:
         job = subprocess.Popen(
             command("deploy.py", "tiny-sft", "--port", str(port)),
             cwd=study,
@@ -127,7 +127,7 @@ def test_deployed_for_others_until_told_to_end(study):
 
 
 def test_a_deployed_server_that_dies_ends_the_program_with_its_log(study):
-    with open(study / "told", "w+") as told:
+    with open(study / "told", "w+", encoding="utf-8") as told:
         job = subprocess.Popen(
             command("deploy.py", "tiny", "--port", str(free_port()), "--key-env", "MINE"),
             cwd=study, stdout=told, stderr=told, env=os.environ | {"MINE": "correct-horse-battery"},

@@ -225,7 +225,7 @@ def test_killed_it_goes_on_where_it_was(demo, held_out, base, tmp_path):  # noqa
     process.wait()
     assert not output.exists()
     (file,) = folder.iterdir()
-    with open(file, "a") as half:
+    with open(file, "a", encoding="utf-8") as half:
         half.write('{"id":"3","length":12')  # as if killed while writing
     whole = file.read_text().count("\n")
     seen = compute(*given)

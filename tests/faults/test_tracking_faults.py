@@ -40,7 +40,7 @@ def server():
 
 
 def write_events(folder: Path, first: int, last: int, end: bool) -> None:
-    with open(folder / "events.jsonl", "a") as file:
+    with open(folder / "events.jsonl", "a", encoding="utf-8") as file:
         for step in range(first, last + 1):
             event = {
                 "event": "step", "step": step, "loss": 2 / step, "learning_rate": 1e-3 * step,
@@ -76,7 +76,7 @@ def start(folder: Path, chosen: dict, *arguments, env: dict | None = None) -> su
             "--settings", "settings.json", "--output", "swanlab", "--record", "record.json",
         ],
         cwd=folder, env=env or environment(), stdin=subprocess.DEVNULL,
-        stdout=open(folder / "log", "a"), stderr=subprocess.STDOUT,
+        stdout=open(folder / "log", "a", encoding="utf-8"), stderr=subprocess.STDOUT,
     )  # fmt: skip
 
 

@@ -104,7 +104,7 @@ def start(tiny: Path, output: Path, chosen: dict, **kwargs) -> subprocess.Popen:
             "--settings", json.dumps(chosen), "--output", output,
         ],
         stdout=subprocess.PIPE,
-        stderr=open(output / "log", "a"),
+        stderr=open(output / "log", "a", encoding="utf-8"),
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1", "SWANLAB_API_KEY": KEY} | CANARIES,
         **kwargs,

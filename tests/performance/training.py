@@ -278,7 +278,8 @@ def profile(file: Path) -> None:
                 + kernels.table("self_cuda_time_total", row_limit=50, max_name_column_width=70)
                 + between.getvalue()
                 + idle(on_gpu.profiler.kineto_results.events())
-                + "\n".join(["the CPU waits for the GPU in", *waits, ""])
+                + "\n".join(["the CPU waits for the GPU in", *waits, ""]),
+                encoding="utf-8",
             )
         start = time.perf_counter()
         loss = inner(self, *args, **kwargs)
@@ -344,7 +345,7 @@ class Workers:
 def work(ready: str) -> None:
     """The worker's side; `ready` is the file that says so."""
     import liger_kernel.transformers  # noqa: F401
-    import swift.pipelines
+    import swift.pipelines  # noqa: F401
     import swift.trainers  # noqa: F401
 
     Path(ready).touch()

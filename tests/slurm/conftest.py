@@ -13,8 +13,9 @@ import pytest
 NEEDED = ("slurmctld", "slurmd", "munged", "sbatch")
 HOME = Path("/etc/slurm")  # where jobs look: Snakemake hands them no SLURM_CONF
 
+CLUSTER = "sftflow-test"
 CONFIG = """\
-ClusterName=test
+ClusterName={cluster}
 SlurmctldHost={host}
 SlurmUser=root
 SlurmctldPort={ports[0]}
@@ -48,13 +49,20 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
+def left_by_a_killed_test() -> bool:
+    ours = f"ClusterName={CLUSTER}\n" in (HOME / "slurm.conf").read_text()
+    return ours and bool(
+        subprocess.run(["pgrep", "-x", "slurmctld"], capture_output=True).returncode
+    )
+
+
 @pytest.fixture(scope="session")
 def slurm(tmp_path_factory) -> Iterator[None]:
     """The cluster, up and idle."""
     missing = [program for program in NEEDED if not shutil.which(program)]
     if missing or os.geteuid() != 0:
         pytest.skip("needs root and Debian's slurm-wlm and munge")
-    if (HOME / "slurm.conf").exists():
+    if (HOME / "slurm.conf").exists() and not left_by_a_killed_test():
         pytest.skip("this machine belongs to a cluster already")
     folder = Path(tmp_path_factory.mktemp("slurm"))
     folder.chmod(0o755)
@@ -64,7 +72,7 @@ def slurm(tmp_path_factory) -> Iterator[None]:
     host = socket.gethostname().split(".")[0]
     files = {
         "slurm.conf": CONFIG.format(
-            host=host, folder=folder, ports=free_ports(2), cpus=os.cpu_count()
+            cluster=CLUSTER, host=host, folder=folder, ports=free_ports(2), cpus=os.cpu_count()
         ),
         "gres.conf": "Name=gpu File=/dev/tty1\nName=gpu File=/dev/tty2\n",
     }

@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2] / "scripts")]
-import test_gpu
 from sftflow.core import gpu
+from stand_in_gpus import StandIn
 
 
 def job(count: int, begin: float, hold: float) -> None:
@@ -26,8 +26,8 @@ def job(count: int, begin: float, hold: float) -> None:
 
 def main() -> None:
     gpu.LEASES, trials = Path(sys.argv[1]), int(sys.argv[2])
-    sys.modules["pynvml"] = test_gpu.StandIn()
-    sys.stdout = open(os.devnull, "w")  # who waits for whom
+    sys.modules["pynvml"] = StandIn()
+    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # who waits for whom
     for name in ("CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID", "SLURM_JOB_GPUS"):
         os.environ.pop(name, None)
     chance, hung = random.Random(1), 0

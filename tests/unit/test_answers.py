@@ -27,7 +27,7 @@ def test_torn_last_line_is_no_answer(tmp_path, torn):
     path = tmp_path / "s.jsonl"
     with answer_store(path) as store:
         store.add("k", 0, {}, 1.0)
-    with open(path, "a") as file:
+    with open(path, "a", encoding="utf-8") as file:
         file.write(torn)
     with answer_store(path) as store:
         assert store.get("z", 0) is None
@@ -93,7 +93,7 @@ def test_a_line_that_another_process_is_writing_is_left_alone(tmp_path):
     other = tmp_path / "a.jsonl"
     with answer_store(other) as store:
         store.add("k", 0, {}, 1.0)
-    with open(other, "a") as file:
+    with open(other, "a", encoding="utf-8") as file:
         file.write('{"at":1.0,"key":"half')
     content = other.read_bytes()
     with answer_store(tmp_path / "b.jsonl") as store:

@@ -214,7 +214,7 @@ def test_own_questions_as_json_lines_or_tables(tmp_path):
     source = tmp_path / "source"
     source.mkdir()
     (source / "sleep_val.jsonl").write_text(json.dumps(MCQ) + "\n")
-    with open(source / "mood_val.csv", "w", newline="") as file:
+    with open(source / "mood_val.csv", "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(MCQ))
         writer.writeheader()
         writer.writerows([MCQ, MCQ])

@@ -161,6 +161,11 @@ def test_a_run_is_found_merged_or_as_its_adapter(tmp_path):
     with pytest.raises(UserError, match=rf"snakemake \S*runs/{run}/merged.json .*--adapter serves"):
         byhand.told(args, study, run, "chat")
     args.adapter = True
+    folders = [f"models/{study['runs'][run]['model']}/weights", f"runs/{run}/adapter"]
+    with pytest.raises(UserError, match=rf"snakemake \S*{folders[0]} \S*{folders[1]} "):
+        byhand.told(args, study, run, "chat")  # deleted, their manifests left
+    for name in folders:
+        (tmp_path / name).mkdir()
     told = byhand.told(args, study, run, "chat")
     assert told["settings"]["form"] == "adapter" and told["log"] == f"logs/chat/{run}.log"
     assert told["adapter_folder"] == str(tmp_path / f"runs/{run}/adapter")

@@ -13,14 +13,14 @@ def _signals_stay(monkeypatch):
     monkeypatch.setattr(process, "follow_snakemake", lambda: None)
 
 
-@pytest.mark.parametrize("number", cli.FULL)
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk_is_one_sentence(capsys, number):
     def main():
         raise OSError(number, os.strerror(number), "results/x")
 
     assert cli.run(main) == 1
     (said,) = capsys.readouterr().err.splitlines()
-    assert "(results/x): make room, and run again" in said
+    assert "results/x" in said and "make room" in said and "run again" in said
 
 
 def test_another_error_of_the_system_is_not_hidden():

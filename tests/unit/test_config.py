@@ -366,7 +366,7 @@ def test_every_key_is_described_and_no_map_is_open():
 
 def test_a_step_that_takes_resources_is_a_rule():
     rules = "\n".join(path.read_text() for path in (ROOT / "rules").glob("*.smk"))
-    asked = set(re.findall(r'\bask\("(\w+)"', rules))
+    asked = set(re.findall(r'\b(?:ask|memory|minutes)\("(\w+)"', rules))
     assert asked == set(schema()["properties"]["resources"]["propertyNames"]["enum"])
 
 

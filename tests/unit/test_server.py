@@ -62,7 +62,7 @@ def test_key_is_needed_and_shown_nowhere(spec, tmp_path):
     log = tmp_path / "log"
     with server.serve(spec(), log) as running:
         for pid in process.descendants(running.process.pid):
-            assert running.key not in Path(f"/proc/{pid}/cmdline").read_text()
+            assert running.key not in Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8")
         stranger = client.Server(running.url, running.model, key="guessed")
         with pytest.raises(client.ServerError, match="400"):
             stranger.chat([{"role": "user", "content": "x"}], 8)

@@ -341,7 +341,7 @@ def test_event_log_survives_a_cut(tmp_path):
     assert log.new() == []
     path.write_text('{"event": "step", "step": 1}\n{"event": "st')
     assert [e["step"] for e in log.new()] == [1]
-    with open(path, "a") as file:
+    with open(path, "a", encoding="utf-8") as file:
         file.write('{"event": "step", "step": 2}\n{"event": "step", "step": 3}\n')
     assert [e["step"] for e in log.new()] == [3]  # 2 stands in the line that was cut
 

@@ -24,7 +24,7 @@ from sftflow.training import settings as training
 from support import ROOT, jobs, run_snakemake
 
 # Rules that only show: they follow every key, and cost seconds.
-SHOWING = {"plan", "data", "train", "tables", "report", "all", "total", "verify"}
+SHOWING = {"plan", "data", "train", "tables", "report", "all", "total", "verify", "usage"}
 # Jobs whose records stand behind a score.
 BEHIND_SCORES = {
     "fetch_dataset", "prepare_dataset", "fetch_model", "native_model", "fetch_benchmark",
@@ -72,7 +72,7 @@ VALUES = {
 STRUCTURE = {
     "pathvars.results", "pathvars.logs", "runs.*.seeds", "sweeps.*.run", "sweeps.*.grid.*",
     "suites.*", "comparisons[].baseline", "comparisons[].candidate", "benchmarks.*.preset",
-    "runs.*.model", "runs.*.dataset", "stage", "software",
+    "runs.*.model", "runs.*.dataset", "stage", "software", "keep",
     # nobody judges here: tests/unit/test_judgements.py
     "judges.*.subject", "judges.*.limit", "judges.*.rubric", "judges.*.max_tokens",
     "judges.*.label",

@@ -129,12 +129,11 @@ def test_a_deleted_record_is_noticed(demo, path):
     [
         ("models/tiny/weights", "native_model"),
         ("runs/tiny-sft/adapter", "train_run"),
-        ("runs/tiny-sft/merged", "merge_run"),
         ("benchmarks/mmlu/data", "fetch_benchmark"),
     ],
 )
 def test_a_deleted_folder_is_made_again_when_something_needs_it(demo, folder, rule):
-    """Merged weights may be deleted to save disk: nothing happens until they are needed."""
+    """Nothing happens until they are needed. Merged weights: test_disk.py."""
     whole, aside = demo.results / folder, demo.folder / "aside"
     shutil.move(whole, aside)
     try:
@@ -149,7 +148,7 @@ def test_a_deleted_folder_is_made_again_when_something_needs_it(demo, folder, ru
 USERS = {
     "train_run": ["models/tiny/weights"],
     "merge_run": ["runs/tiny-sft/adapter"],
-    "evaluate_suite": ["runs/tiny-sft/merged", "benchmarks/mmlu/data"],
+    "evaluate_suite": ["benchmarks/mmlu/data"],
 }
 
 

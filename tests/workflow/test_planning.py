@@ -1,11 +1,12 @@
 """What snakemake plans, and refuses, before anything runs: a wrong plan costs GPU hours."""
 
+import os
 import re
 from pathlib import Path
 
 import pytest
 import yaml
-from support import jobs
+from support import jobs, stand_in_cards
 
 STUDY = "config/internlm2_5_7b.yaml"
 
@@ -27,6 +28,14 @@ def test_real_study_plans_and_holds_nothing_of_the_demo(workflow, snakemake):
     assert jobs(planned.stdout)["serve_subject"] == subjects
     assert jobs(planned.stdout)["evaluate_suite"] == subjects * len(study["suites"])
     assert "tiny" not in planned.stdout
+
+
+@pytest.mark.parametrize(("stated", "limit"), [((), 2), (("--resources", "gpu=1"), 1)])
+def test_no_more_gpus_are_given_than_there_are(workflow, snakemake, tmp_path, stated, limit):
+    env = os.environ | stand_in_cards(tmp_path / "faked")
+    done = snakemake(workflow, "usage", *stated, env=env)
+    assert done.returncode == 0, done.stdout
+    assert f'Resource("gpu", {limit})' in done.stdout
 
 
 SWEEPS = {"rank_alpha": 27, "length": 6, "dataset": 4, "models": 4}  # trainings of each

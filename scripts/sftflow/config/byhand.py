@@ -101,6 +101,8 @@ def start(study: dict, *arguments: str, settings: dict) -> NoReturn:
 def _refuse_missing(args: argparse.Namespace, entry: dict, form: str, files: dict) -> None:
     records = [files[kind] for kind in ("weights", "adapter", "environment") if kind in files]
     missing = [str(path) for path in records if not path.exists()]
+    folders = [files[kind] for kind in ("weights_folder", "adapter_folder") if kind in files]
+    missing += [str(path) for path in folders if not missing and not path.is_dir()]
     if not missing:
         return
     configs = ["--configfile", *map(str, args.configfile)] if args.configfile else []

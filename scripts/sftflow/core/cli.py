@@ -1,15 +1,13 @@
 """What every command-line program does the same way."""
 
 import argparse
-import errno
+import contextlib
 import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from sftflow.core import process
-
-FULL = (errno.ENOSPC, errno.EDQUOT)
+from sftflow.core import process, space
 
 
 class UserError(Exception):
@@ -64,18 +62,23 @@ def run(main: Callable[[], None]) -> int:
     try:
         main()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        complain(str(error))
         return 1
-    except OSError as error:
-        if error.errno not in FULL:
+    except Exception as error:
+        if not space.is_lack(error):
             raise
-        where = f" ({error.filename})" if error.filename else ""
-        print(
-            f"error: {error.strerror}{where}: make room, and run again. What is done is kept",
-            file=sys.stderr, flush=True,
-        )  # fmt: skip
+        complain(f"{error}: {space.ROOM}")
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr, flush=True)
         return 130
     return 0
+
+
+def complain(text: str) -> None:
+    """Say in the log why this ends; at the terminal where the log's own disk is full."""
+    try:
+        print(f"error: {text}", file=sys.stderr, flush=True)
+    except OSError:
+        with contextlib.suppress(OSError):
+            note(f"error: {text}")

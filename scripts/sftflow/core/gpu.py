@@ -156,7 +156,7 @@ def hardware() -> dict:
     """{cpu, cores, gpus: [names]} of this machine."""
     cpu = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         cpu = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     names = [found["name"] for found in describe()]
     return {"cpu": cpu, "cores": len(os.sched_getaffinity(0)), "gpus": names}

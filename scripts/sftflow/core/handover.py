@@ -33,7 +33,7 @@ def announce(study: dict, results: str, submitted: bool = False) -> None:
     if not path.exists():
         write_json(path, study)
     studies = json.loads(os.environ.get(STUDIES, "{}"))
-    os.environ[STUDIES] = json.dumps(studies | {str(Path(results).resolve()): str(path)})
+    os.environ[STUDIES] = json.dumps(studies | {_told(results): _told(path)})
     process.lead()
     os.environ["PYTHONUTF8"] = "1"  # whatever the locale is, of the tools' own files, too
     if submitted:
@@ -42,11 +42,16 @@ def announce(study: dict, results: str, submitted: bool = False) -> None:
     os.environ["SFTFLOW_PYTHON"] = sys.executable
 
 
+def _told(path: str | Path) -> str:
+    """The bytes of a path, as text: Snakemake and its jobs may read them in other locales."""
+    return os.fsencode(Path(path).resolve()).decode("latin-1")
+
+
 def study_of(results: Path) -> dict:
     """The study that belongs to a results folder. Raises UserError outside Snakemake."""
     studies = json.loads(os.environ.get(STUDIES, "{}"))
     try:
-        return read_json(studies[str(results.resolve())])
+        return read_json(os.fsdecode(studies[_told(results)].encode("latin-1")))
     except KeyError:
         raise UserError(
             f"no study is known for {results}: this command is for Snakemake's jobs; "
@@ -63,14 +68,14 @@ class Plan:
     unknown: bool = True
 
     def __contains__(self, file: str) -> bool:
-        return os.path.abspath(file) in self.files
+        return _told(file) in self.files
 
 
 def tell_plan(files: Iterable[str]) -> None:
     """Tell the jobs of this run what it makes. Somebody else's workflow that has this one as a
     module does not."""
     path = SCRATCH.resolve() / "planned.json"
-    write_json(path, sorted(map(os.path.abspath, files)))
+    write_json(path, sorted(map(_told, files)))
     os.environ[PLANNED] = str(path)
 
 

@@ -33,6 +33,7 @@ class Paths:
     adapter_weights: str = "runs/{run}/adapter"
     merged: str = "runs/{run}/merged.json"
     merged_weights: str = "runs/{run}/merged"
+    dropped: str = "runs/{run}/dropped.json"
     command: str = "runs/{run}/command.yaml"
     checkpoints: str = "runs/{run}/checkpoints.json"
     checkpoint: str = "runs/{run}/steps/{step}/adapter.json"

@@ -60,6 +60,13 @@ def verified(manifest: Path, folder: Path | None = None) -> dict:
     return content
 
 
+def lost(manifest: Path) -> list[Path]:
+    """Files that a manifest lists and that are not there."""
+    content = read_record(manifest)
+    folder = folder_of(manifest, content)
+    return [path for file in content["files"] if not (path := folder / file["path"]).is_file()]
+
+
 def problems(manifest: Path, content: dict, folder: Path, memory: Path | None) -> list[str]:
     """What is wrong with the files of a manifest, one line each.
 

@@ -141,7 +141,7 @@ def memory(pid: int) -> int:
     total = 0
     for one in [pid, *descendants(pid)]:
         with contextlib.suppress(OSError, IndexError):  # ended meanwhile
-            status = Path(f"/proc/{one}/status").read_text()
+            status = Path(f"/proc/{one}/status").read_text("utf-8", "replace")
             total += 1024 * int(status.partition("VmRSS:")[2].split(maxsplit=1)[0])
     return total
 
@@ -268,7 +268,7 @@ def _namespace() -> str:
 def _stat(pid: int) -> tuple[int, int] | None:
     """(parent's pid, start time in clock ticks) of a living process, else None."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
     fields = text.rpartition(")")[2].split()  # the name before ")" may hold anything

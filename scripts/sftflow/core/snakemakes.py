@@ -26,7 +26,7 @@ def enter() -> str | None:
     """Be known here, and remove a lock that nobody holds; what to tell the user, if anything."""
     KNOWN.mkdir(parents=True, exist_ok=True)
     own = (KNOWN / f"{platform.node()}-{os.getpid()}.json").resolve()
-    with open(KNOWN / ".turn", "a") as turn:  # of two that start at once, one looks first
+    with open(KNOWN / ".turn", "ab") as turn:  # of two that start at once, one looks first
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(turn, fcntl.LOCK_EX)
         own.unlink(missing_ok=True)  # of an earlier process by our number

@@ -74,7 +74,11 @@ def snapshot(top: Path) -> Path:
     if not commits:
         return top
     main = top / "refs/main"
-    newest = top / "snapshots" / main.read_text().strip() if main.is_file() else commits[0]
+    newest = (
+        top / "snapshots" / main.read_text(encoding="utf-8").strip()
+        if main.is_file()
+        else commits[0]
+    )
     if newest not in commits or (len(commits) > 1 and not main.is_file()):
         names = ", ".join(path.name for path in commits)
         raise UserError(f"the cache holds several snapshots; give one of them as source: {names}")

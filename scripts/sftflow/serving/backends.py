@@ -177,7 +177,7 @@ def _vllm(spec: Spec, running: Server, port: int) -> tuple[list[str], dict[str, 
         "generation-config": "vllm",  # what a request does not state is off, not the model's own
     }
     if spec.adapter:
-        rank = json.loads((spec.adapter / "adapter_config.json").read_text("utf-8"))["r"]
+        rank = json.loads((spec.adapter / "adapter_config.json").read_text(encoding="utf-8"))["r"]
         flags |= {
             "served-model-name": f"{running.model}-base",
             "enable-lora": "",
@@ -197,7 +197,10 @@ def _vllm(spec: Spec, running: Server, port: int) -> tuple[list[str], dict[str, 
 
 def vllm_seconds(log: Path) -> dict[str, float]:
     """{load: seconds} as vLLM's log tells them; {} when it does not."""
-    took = re.search(r"Model loading took .*? ([\d.]+) seconds", log.read_text(errors="replace"))
+    took = re.search(
+        r"Model loading took .*? ([\d.]+) seconds",
+        log.read_text(encoding="utf-8", errors="replace"),
+    )
     return {"load": float(took[1])} if took else {}
 
 
@@ -215,7 +218,7 @@ def _dtype(spec: Spec) -> str | None:
     if asked != "auto":
         return asked
     _, weights = spec.local()
-    config = json.loads((weights / "config.json").read_text("utf-8"))
+    config = json.loads((weights / "config.json").read_text(encoding="utf-8"))
     return config.get("dtype") or config.get("torch_dtype")
 
 

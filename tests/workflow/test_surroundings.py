@@ -1,0 +1,55 @@
+"""Wherever it runs: other locales, no home, no terminal, a tight umask, paths that need quotes."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from support import EVALSCOPE, copy_workflow, run_snakemake
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not EVALSCOPE.exists(), reason="envs/evalscope is not synced"),
+]
+
+ODD = 'it\'s "a" 演示'
+
+
+def locale(folder: Path, name: str) -> dict[str, str]:
+    """A locale as it is where it is installed: made here, since this machine may not have it."""
+    if name == "C":
+        return {"LC_ALL": "C"}
+    language, charset = name.split(".")
+    if not shutil.which("localedef") or not Path("/usr/share/i18n/locales", language).exists():
+        pytest.skip("needs Debian's package locales")
+    made = ["localedef", "-c", "-i", language, "-f", charset, folder / name]
+    subprocess.run(made, capture_output=True)
+    return {"LC_ALL": name, "LOCPATH": str(folder)}
+
+
+@pytest.mark.parametrize("name", ["zh_CN.GBK", "C"])
+def test_cheap_jobs_run_anywhere(name, tmp_path):
+    """Fetched, prepared, shown: in an odd folder, with nothing that a shell usually has."""
+    folder = copy_workflow(tmp_path / ODD)
+    scratch = tmp_path / f"tmp {ODD}"
+    scratch.mkdir()
+    env = {
+        "PATH": f"{EVALSCOPE.parent}:{os.environ['PATH']}",  # software: active, nothing to sync
+        "TMPDIR": str(scratch),
+        **locale(tmp_path, name),
+    }
+    receipt = "results/datasets/psychology/receipt.json"
+    alone = {
+        "env": env, "umask": 0o077, "start_new_session": True, "stdin": subprocess.DEVNULL,
+        "encoding": "utf-8", "errors": "replace",
+    }  # fmt: skip
+    for targets in (
+        (receipt, "--config", "software=active"),
+        ("data", "tables", "report", "--config", "software=active", "stage=report"),
+    ):
+        done = run_snakemake(folder, *targets, **alone)
+        assert done.returncode == 0, done.stdout[-3000:]
+    page = (folder / "results/report/report.zh.md").read_text(encoding="utf-8")
+    assert "数据" in page
+    assert (folder / receipt).stat().st_mode & 0o077 == 0
