@@ -54,6 +54,8 @@ rule all:
 # Ctrl-C and TERM end the jobs, too.
 onstart:
     handover.tell_plan(file for job in workflow.dag.needrun_jobs() for file in job.output)
+    if any(job.rule.name == "serve_subject" for job in workflow.dag.needrun_jobs()):
+        backend.keep(RESULTS, auto)
     process.end_jobs_when_told(be_short)
 
 

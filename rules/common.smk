@@ -12,10 +12,10 @@ sys.path.insert(0, str(Path(str(workflow.current_basedir)).parent / "scripts"))
 
 from snakemake.common import overwrite_function_params
 
-from sftflow.config import asking, jobs, resolve
+from sftflow.config import asking, backend, jobs, resolve
 from sftflow.config.commandline import asked_for, submits, unknown_targets
 from sftflow.config.reading import read_all
-from sftflow.core import code, endings, handover, layout, process, provenance, snakemakes
+from sftflow.core import code, endings, gpu, handover, layout, process, provenance, snakemakes
 from sftflow.core.cli import UserError
 from sftflow.core.identity import BACKENDS
 from sftflow.core.jsonio import digest, file_digest
@@ -33,22 +33,24 @@ ALONE = (
 )
 
 
-def resolved(raw: dict) -> dict:
-    """The study. Every error in the config is told at once, before any job starts."""
+def resolved(raw: dict) -> tuple[dict, dict]:
+    """The study, and what `serving.backend: auto` stands for in it. Every error in the config is told at once, before any job starts."""
     main = workflow.is_main_process  # jobs, perhaps elsewhere, read the Snakefile again
-    gpus = main and not submits(workflow.resource_settings.nodes)
+    elsewhere = workflow.remote_exec or submits(workflow.resource_settings.nodes)
+    cards = (lambda: None) if elsewhere else gpu.describe
     try:
         if main:
-            refuse_older(workflow.pathvars.get("results"))
+            refuse_older(RESULTS)
         _, twice = read_all(workflow.configfiles if ALONE else ())
-        return resolve.load(raw, twice, here=main, gpus=gpus)
+        auto = backend.choose(RESULTS, raw, cards)
+        return resolve.load(raw, twice, here=main, gpus=main and not elsewhere, auto=auto), auto
     except UserError as error:
         raise WorkflowError(str(error)) from None
 
 
-study = resolved(config)
-
 RESULTS = workflow.pathvars.get("results")
+
+study, auto = resolved(config)
 
 paths = Paths.under("<results>")  # every output, once
 

@@ -73,7 +73,7 @@ def main() -> None:
     spec = backends.Spec.of(settings, args)
     label = f"serve {settings['subject']}"
     others = time_other(spec, args, label) if args.also_weights else {}
-    cli.note(f"{label}  starting ({spec.backend})")
+    cli.note(f"{label}  starting ({spec.backend}; {settings['chosen']})")
     with server.serve(spec, args.server_log) as running:
         cli.note(f"{label}  ready after {running.seconds['ready']:.1f} s")
         with gpu.Sampler() as sampler:
@@ -102,6 +102,7 @@ def main() -> None:
                 "form": settings["form"],
                 "weights": identity.weights(manifest, adapter, settings.get("endpoint")),
                 "backend": identity.backend(settings["backend"], packages),
+                "chosen": settings["chosen"],
                 "models": [
                     settings["subject"] if m == running.model else m for m in running.models
                 ],

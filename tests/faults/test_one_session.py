@@ -104,7 +104,7 @@ class OneSession(Case):
             ahead.append({"rule": rule, "settings": self.settings(command), "output": output,
                           "inputs": dict.fromkeys(files, 0)})  # fmt: skip
         write_json(self.folder / "ahead.json", ahead)
-        command = self.other("serve.py", {"form": "base", "prompts": ["Hello"]}, "")
+        command = self.other("serve.py", {"form": "base", "chosen": "", "prompts": ["Hello"]}, "")
         return [
             *command[: command.index("--output")],
             "--chat", str(self.marker.with_name("chat.json")),

@@ -76,6 +76,12 @@ def python(env: str) -> str:
     return named or (str(managed) if managed.exists() else sys.executable)
 
 
+def save_tokenizer(folder: str, shape: dict) -> None:
+    tokenizer = word_tokenizer(shape, additional_special_tokens=["<|im_start|>"])
+    tokenizer.chat_template = CHAT
+    tokenizer.save_pretrained(folder)
+
+
 def save_model(folder: str, shape_name: str) -> None:
     """Random weights in a model's shape, and their tokenizer.
 
@@ -88,9 +94,7 @@ def save_model(folder: str, shape_name: str) -> None:
 
     shape = SHAPES[shape_name]
     head = max(64, shape["hidden_size"] // shape["num_attention_heads"])  # least that vLLM takes
-    tokenizer = word_tokenizer(shape, additional_special_tokens=["<|im_start|>"])
-    tokenizer.chat_template = CHAT
-    tokenizer.save_pretrained(folder)
+    save_tokenizer(folder, shape)
     config = LlamaConfig(
         **shape, head_dim=head, tie_word_embeddings=False, dtype=torch.bfloat16,
         bos_token_id=2, eos_token_id=4, pad_token_id=1, architectures=["LlamaForCausalLM"],

@@ -14,6 +14,7 @@ from string import Formatter
 from typing import Any
 
 import jsonschema
+from sftflow.config import backend
 from sftflow.config.expand import (
     MOST_RUNS,
     checkpoint_subjects,
@@ -55,11 +56,11 @@ KINDS = {
 }
 
 
-def check(raw: dict, here: bool = False, gpus: bool = False) -> list[str]:
+def check(raw: dict, here: bool = False, gpus: bool = False, auto: str = backend.SLOW) -> list[str]:
     """All errors of a config as written; an empty list when there are none.
 
     `here`: local sources must lie on this machine, seen from the working directory. `gpus`: jobs
-    run on this machine, so that `device: cuda` needs a GPU in it.
+    run on this machine, so that `device: cuda` needs a GPU in it. `auto`: what backend that is.
     """
     config = tidy(raw, schema())
     broken = list(validator().iter_errors(config))
@@ -78,7 +79,7 @@ def check(raw: dict, here: bool = False, gpus: bool = False) -> list[str]:
         _sweeps(sound),
         _extra(sound),
         _benchmarks(sound),
-        _repeats(sound),
+        _repeats(sound, auto),
         _suites(sound),
         _endpoints(sound),
         _choices(sound),
@@ -476,36 +477,37 @@ def _prompt(template: str, preset: dict) -> Iterator[str]:
         yield 'must ask for the answer in the form "ANSWER: X", which evalscope reads'
 
 
-def _repeats(config: dict) -> Iterator[str]:
+def _repeats(config: dict, auto: str) -> Iterator[str]:
     """Repeats of one question differ by their seeds, which ms-swift's server never reads."""
     stands_for = members(config)
     evaluated = {s for name in evaluated_names(config) for s in stands_for.get(name, [])}
-    unseeded = sorted(evaluated & {name for name, backend in _backends(config) if backend == SWIFT})
+    unseeding = {"auto": auto}
+    unseeded = sorted(
+        evaluated
+        & {name for name, kind in _backends(config) if unseeding.get(kind, kind) == backend.SLOW}
+    )
     general = config.get("generation", {})
     for name, stated in config.get("benchmarks", {}).items():
         warm = (general | stated.get("generation", {})).get("temperature", 0) > 0
         if stated.get("repeats", 1) > 1 and warm and unseeded:
             yield (
                 f"benchmarks.{name}.repeats: are told apart by their seeds, and the backend "
-                f"{SWIFT}, which serves {', '.join(unseeded)}, never reads a seed; write 1, or "
-                "serving.backend: vllm"
+                f"{backend.SLOW}, which serves {', '.join(unseeded)}, never reads a seed; "
+                "write 1, or serving.backend: vllm"
             )
-
-
-SWIFT = "transformers"  # the default backend
 
 
 def _backends(config: dict) -> Iterator[tuple[str, str]]:
     """(subject, backend) of every model and run."""
-    general = config.get("serving", {}).get("backend", SWIFT)
+    general = config.get("serving", {}).get("backend", "auto")
     models = {
         name: model.get("serving", {}).get("backend", general)
         for name, model in config.get("models", {}).items()
     }
     yield from models.items()
     for name, _, run in expand_runs(config):
-        backend = run.get("serving", {}).get("backend", models.get(run.get("model"), general))
-        yield from ((one, backend) for one in (name, *checkpoint_subjects(config, name, run)))
+        own = run.get("serving", {}).get("backend", models.get(run.get("model"), general))
+        yield from ((one, own) for one in (name, *checkpoint_subjects(config, name, run)))
 
 
 def _suites(config: dict) -> Iterator[str]:

@@ -66,6 +66,7 @@ class OfSubject(Told):
 class ServeSubject(OfSubject):
     prompts: list[str]
     generation: dict[str, Any]
+    chosen: str
 
 
 class OfDialogue(OfSubject):
@@ -202,12 +203,13 @@ def merge_run(study: dict, run: str) -> OfRun:
 
 
 def serve_subject(study: dict, subject: str) -> ServeSubject:
-    """Beside the subject: the fixed prompts, and how they are answered at temperature 0."""
+    """Beside the subject: why this backend, and the fixed prompts, answered at temperature 0."""
     rule = "serve_subject"
     own = _of_subject(rule, study, subject)
     entries = {"": study, "generation": study["generation"]}
     return {
         **own,
+        "chosen": study["subjects"][subject]["serving"]["chosen"],
         "prompts": pick(rule, "", study)["prompts"],
         "generation": pick(rule, "generation", study["generation"]),
         "made_with": own["made_with"] | decisions(rule, entries),

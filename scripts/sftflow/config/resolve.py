@@ -8,6 +8,7 @@ import copy
 from collections.abc import Iterable
 from typing import Any
 
+from sftflow.config.backend import NOBODY, settled
 from sftflow.config.check import check
 from sftflow.config.expand import checkpoint_subjects, evaluated_names, expand_runs, members
 from sftflow.config.names import unknown_names
@@ -47,20 +48,28 @@ FACTS = (
 )
 
 
-def load(raw: dict, errors: Iterable[str] = (), *, here: bool = False, gpus: bool = False) -> dict:
+def load(
+    raw: dict,
+    errors: Iterable[str] = (),
+    *,
+    here: bool = False,
+    gpus: bool = False,
+    auto: dict = NOBODY,
+) -> dict:
     """The resolved config, or a UserError with everything that is wrong with it.
 
-    `errors` are those known from reading its files, `here` and `gpus` what `check` says.
+    `errors` are those known from reading its files, `here` and `gpus` what `check` says, `auto`
+    what config/backend.py has chosen.
     """
-    errors = [*errors, *check(raw, here, gpus)]
+    errors = [*errors, *check(raw, here, gpus, auto["name"])]
     if errors:
         many = "an error" if len(errors) == 1 else f"{len(errors)} errors"
         lines = "\n".join(f"  {error}" for error in errors)
         raise UserError(f"the config has {many}:\n{lines}\nconfig/README.md explains every key.")
-    return resolve(raw)
+    return resolve(raw, auto)
 
 
-def resolve(raw: dict) -> dict:
+def resolve(raw: dict, auto: dict = NOBODY) -> dict:
     """A config without errors, complete; the same top-level keys, and `subjects`.
 
     runs        the expanded ones, each {model, dataset, training, serve, serving, label, group
@@ -101,7 +110,7 @@ def resolve(raw: dict) -> dict:
     }
     config["dialogue"]["crisis"] = _crisis(config)
     config["resources"] = stated.get("resources", {})
-    config["subjects"] = _subjects(config)
+    config["subjects"] = _subjects(config, auto)
     config["evaluate"] = _evaluate(stated, config)
     config["comparisons"] = _comparisons(stated, config)
     return config
@@ -194,9 +203,10 @@ def _benchmark(name: str, stated: dict, generation: dict, suite: str | None) -> 
     }
 
 
-def _subjects(config: dict) -> dict:
+def _subjects(config: dict, auto: dict) -> dict:
     def subject(kind: str, form: str, entry: dict, model: str | None, run: str | None) -> dict:
-        shared = {"serving": entry["serving"], "label": entry["label"]}
+        serving = settled(entry["serving"], auto, config["models"].get(model))
+        shared = {"serving": serving, "label": entry["label"]}
         return {"kind": kind, "model": model, "run": run, "form": form, **shared}
 
     subjects = {}

@@ -1,8 +1,11 @@
 """Where the tools' environments lie, and the interpreter of each."""
 
 import os
+import re
 import shutil
+import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 from sftflow.core import process
@@ -24,15 +27,42 @@ def folder(project: Path) -> Path:
 
 
 def interpreter(env: str, software: str) -> str:
-    """Python of a tool's environment; with `software: active` the one that is active.
+    """Python of a tool's environment; with `software: active` the one that is active, or that
+    PYTHON_<ENV> names, since not every tool's pins go with every other's.
 
     An environment that is not there (its record was copied without it) is synced first.
     """
     if software == "active":
-        return shutil.which("python") or sys.executable
+        named = os.environ.get(f"PYTHON_{env.upper()}")
+        return named or shutil.which("python") or sys.executable
     python = folder(project(env)) / "bin/python"
     if not python.exists():
         command = [sys.executable, str(HOME / "scripts/environment.py"), "--env", env]
         if process.start(command).wait():
             raise UserError(f"the environment {env} is not there and could not be made")
     return str(python)
+
+
+def can_be_had(env: str, software: str, package: str) -> bool:
+    """Whether a tool's environment is there, or the index that it is locked to answers.
+
+    Nothing is installed. With `software: active` it is there when `package` can be imported.
+    """
+    if software == "active":
+        known = f"import sys, importlib.util as u; sys.exit(u.find_spec({package!r}) is None)"
+        done = subprocess.run([interpreter(env, software), "-c", known], capture_output=True)
+        return done.returncode == 0
+    if (folder(project(env)) / "bin/python").exists():
+        return True
+    lock = (project(env) / "uv.lock").read_text("utf-8")
+    wheel = re.search(rf'name = "{package}"\n.*?url = "([^"]+)"', lock, re.DOTALL)
+    return wheel is not None and answers(wheel[1])
+
+
+def answers(url: str, seconds: float = 5) -> bool:
+    """Whether something is at an address, by way of the proxy that the environment names."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=seconds):
+            return True
+    except (OSError, ValueError):
+        return False

@@ -57,6 +57,7 @@ class Paths:
     summary: str = "report/summary.txt"  # what the terminal says at the end
     settings: str = "settings/{rule}/{name}.json"
     study: str = "study.json"
+    backend: str = "backend.json"  # what serving.backend: auto stands for here
 
     @classmethod
     def under(cls, folder: str) -> "Paths":

@@ -185,7 +185,13 @@ def _vllm(spec: Spec, running: Server, port: int) -> tuple[list[str], dict[str, 
             "lora-modules": f"{running.model}={spec.adapter}",
         }
     command = [python, "-P", "-m", "vllm.entrypoints.openai.api_server"]
-    env = {"VLLM_API_KEY": running.key, "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+    env = {
+        "VLLM_API_KEY": running.key,
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        # Its kernels are compiled by nvcc at the first start: two minutes, where there is an nvcc.
+        "VLLM_USE_FLASHINFER_SAMPLER": "0",
+    }
     return [*command, *_flags(flags)], env
 
 
