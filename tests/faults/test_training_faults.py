@@ -481,6 +481,25 @@ def test_packed_rows_and_fused_lora_give_the_losses_of_the_padded_reference(tiny
     assert applied >= {"packed_rows", "fused_lora", "checkpointed_layers", "level_micro_batches"}
 
 
+def test_a_base_in_fp8_learns_what_one_in_bf16_does(demo, tmp_path):
+    records = []
+    for precision in ("torch_dtype", "fp8"):
+        chosen = settings(
+            num_train_epochs=1, learning_rate=3e-3, torch_dtype="bfloat16", precision=precision,
+            attn_impl="varlen", fused_lora=True,
+        )  # fmt: skip
+        status, _, log = run(demo, tmp_path / precision, chosen)
+        assert status == 0, log[-3000:]
+        records.append(read_json(tmp_path / precision / "training.json"))
+    plain, rounded = records
+    assert [record["fp8_layers"] for record in records] == [0, 28]
+    assert plain["identity"] != rounded["identity"]
+    learned = [each["validation_loss_before"] - each["validation_loss"] for each in records]
+    assert min(learned) > 0.1
+    assert rounded["validation_loss"] == pytest.approx(plain["validation_loss"], rel=0.005)
+    assert rounded["validation_loss"] != plain["validation_loss"]
+
+
 FOREIGN = """\
 import importlib.metadata
 

@@ -145,6 +145,31 @@ def fp8_products(shape, dtype):
     assert error(matrix.backward(fp8.rounded(dy)), dy.double() @ w.double()) < FP8
 
 
+@each(setting=SETTINGS)
+def adapters_of_gate_and_up_are_added_where_they_are_read(setting):
+    """With an Fp8Matrix both ways: as if they had been added to what is read."""
+    (rows, columns, rank), dtype, p = setting
+    both, of_both = draw(rows, 2 * columns, dtype=dtype), draw(rows, 2 * rank, dtype=dtype)
+    b = torch.zeros(2 * columns, 2 * rank, device=DEVICE, dtype=both.dtype)
+    for number in (0, 1):
+        part = weigh(columns, rank, dtype=dtype)
+        b[number * columns :, number * rank :][:columns, :rank] = part
+    a, elsewhere = weigh(rank, columns), draw(rows, columns, dtype=dtype)
+    d_hidden = draw(rows, rank, dtype=dtype)
+    act, wanted_act = (torch.empty_like(elsewhere) for _ in range(2))
+    added = (both.float() + of_both.float() @ b.float().T).to(both.dtype)
+    found = lora.swiglu_lora_a_forward(both, of_both, b, a, act, S, p, 6)
+    wanted = lora.swiglu_lora_a_forward(added, of_both, None, a, wanted_act, S, p, 6)
+    pairs = [(found, wanted), (act, wanted_act)]
+    given = a, elsewhere, d_hidden, S, p, 6
+    pairs += zip(
+        lora.swiglu_lora_a_backward(both, of_both, b, *given),
+        lora.swiglu_lora_a_backward(added, of_both, None, *given),
+        strict=True,
+    )
+    assert max(error(*pair) for pair in pairs) < LIMITS[dtype]
+
+
 @each(layer=("linear", "qkv", "mlp"))
 def fp8_layers(layer):
     """With W in 8 bits, what comes out and what is learned is nearly that of W as it was."""

@@ -13,6 +13,9 @@ import readme_table
 import yaml
 from scipy.stats import binom, binomtest
 from scipy.stats import t as student
+from sftflow.core.jsonio import read_json
+from sftflow.core.layout import Results
+from sftflow.reporting import pace, plan
 from support import jobs, run_snakemake
 
 pytestmark = pytest.mark.slow
@@ -407,3 +410,18 @@ def test_readme_shows_what_the_demo_gives(demo):
         points = float(difference.partition(" ")[0].replace("−", "-"))
         assert row["ci_low"] <= points / 100 <= row["ci_high"]
         assert float(tuned) - float(base) == pytest.approx(points, abs=0.2)
+
+
+def test_the_plan_can_be_held_against_what_the_demo_took(demo):
+    """Every long step has its prediction and what it took; each subject tells of the other."""
+    study = read_json(demo.results / "study.json")
+    results = Results(demo.results)
+    steps = [*plan.run_steps(study, results, "H100"), *plan.subject_steps(study, results, "H100")]
+    assert len(steps) == 2 * len(study["runs"]) + len(study["evaluate"]["subjects"])
+    assert all(step.seconds and step.measured for step in steps)
+    record = read_json(demo.results / f"runs/{TUNED}/training.json")
+    assert record["job_seconds"] > record["train_seconds"]
+    served = [step for step in steps if step.name.startswith("serve")]
+    for step in served:
+        assert step.source != pace.NOTHING and 0.5 < step.seconds / step.measured < 2
+    assert pace.wall(steps, 2) < pace.wall(steps, 1)

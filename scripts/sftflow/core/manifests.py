@@ -10,7 +10,9 @@ beside the manifest (.manifest.verified.json) knows them by device, inode, size 
 """
 
 import contextlib
+import fcntl
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from sftflow.core.cli import UserError
@@ -108,9 +110,28 @@ def memory_of(manifest: Path) -> Path:
 def unequal(expected: dict[Path, str], memory: Path | None) -> dict[Path, str]:
     """{file: its sha256} of the files whose sha256 is not the expected one.
 
-    A memory only ever confirms: what it does not know, or knows otherwise, is read.
+    A memory only ever confirms: what it does not know, or knows otherwise, is read. Jobs that
+    begin together, as those of a sweep, read in turn, so that one of them reads for all.
     """
     known = recall(memory) if memory else {}
+    if any(known.get(stat_key(path)) != sha256 for path, sha256 in expected.items()) and memory:
+        with turn(memory):
+            return read(expected, memory, recall(memory))
+    return read(expected, memory, known)
+
+
+@contextlib.contextmanager
+def turn(memory: Path) -> Iterator[None]:
+    """Be the only one who adds to this memory; where nothing can be locked, one of several."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            lock = stack.enter_context(open(memory.with_suffix(".lock"), "w"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def read(expected: dict[Path, str], memory: Path | None, known: dict[str, str]) -> dict[Path, str]:
+    """What `unequal` gives, by reading what is not known."""
     identities = {path: stat_key(path) for path in expected}
     unknown = [path for path in expected if known.get(identities[path]) != expected[path]]
     settled = time.time() - SETTLED

@@ -139,11 +139,15 @@ def lay(all_b: Sequence[torch.Tensor], matrix: Matrix) -> None:
         beside[block] = b
 
 
-def wide_forward(wide: torch.Tensor, matrix: Matrix, bias=None) -> torch.Tensor:
-    """[x h] [W B]ᵀ + bias: wide (tokens, in + ranks) → (tokens, out)"""
+def wide_forward(wide: torch.Tensor, matrix: Matrix, bias=None, add=True) -> torch.Tensor:
+    """[x h] [W B]ᵀ + bias: wide (tokens, in + ranks) → (tokens, out)
+
+    add: False leaves h Bᵀ to who reads it, where B lies beside an Fp8Matrix.
+    """
     if isinstance(matrix, Fp8Matrix):
         x, h = wide.split((matrix.numbers.shape[1], matrix.beside.shape[1]), 1)
-        y = matrix.forward(rounded(x)).addmm_(h, matrix.beside.T)
+        y = matrix.forward(rounded(x))
+        y = y.addmm_(h, matrix.beside.T) if add else y
         return y if bias is None else y.add_(bias)
     return wide @ matrix.T if bias is None else torch.addmm(bias, wide, matrix.T)
 
@@ -167,7 +171,9 @@ def wide_backward(
     return d_x, d_hidden
 
 
-def rms_norm_lora_forward(x, more, norm, eps, all_a, all_b, matrix, bias, dropout) -> tuple:
+def rms_norm_lora_forward(
+    x, more, norm, eps, all_a, all_b, matrix, bias, dropout, add=True
+) -> tuple:
     """(t = x + more, y = [n h] [W B]ᵀ + bias, what the backward pass needs).
 
     n = t ∘ ρ ∘ norm is t's RMS norm (Zhang and Sennrich 2019, arXiv:1910.07467), with
@@ -185,7 +191,7 @@ def rms_norm_lora_forward(x, more, norm, eps, all_a, all_b, matrix, bias, dropou
     total, root = rms_norm_forward(x.contiguous(), more, norm, eps, n)
     scale, p, seed = dropout
     lora_a_forward(n, a, scale, p, seed, h)
-    return total, wide_forward(wide, matrix, bias), (total, norm, root, n, h, a)
+    return total, wide_forward(wide, matrix, bias, add), (total, norm, root, n, h, a)
 
 
 def rms_norm_lora_backward(d_total, d_product, saved, matrix, dropout, has_dx: bool) -> tuple:
@@ -271,12 +277,14 @@ class LoraMlp(torch.autograd.Function):
         dropouts = [(scale, p, seed) for seed in seeds]
         all_a, all_b = all_ab[::2], all_ab[1::2]
         entrance = x, more, norm, eps, all_a[:2], all_b[:2], matrix, None, dropouts[0]
-        total, both, saved = rms_norm_lora_forward(*entrance)
+        total, both, saved = rms_norm_lora_forward(*entrance, add=False)
         lay(all_b[2:], down)
         ranks, width = all_a[2].shape
         act = wide_rows(x, len(x), width + ranks)
         inner, of_down = act.split((width, ranks), 1)
-        h = swiglu_lora_a_forward(both, all_a[2], inner, *dropouts[1])
+        *_, of_both, _ = saved
+        beside = matrix.beside if isinstance(matrix, Fp8Matrix) else None
+        h = swiglu_lora_a_forward(both, of_both, beside, all_a[2], inner, *dropouts[1])
         of_down.copy_(h)
         ctx.save_for_backward(*saved, both, all_a[2], h)
         ctx.matrices = matrix, down  # their B is the same until the backward pass
@@ -290,7 +298,8 @@ class LoraMlp(torch.autograd.Function):
         *saved, both, down_a, of_down = ctx.saved_tensors
         matrix, down = ctx.matrices
         *_, of_both, _ = saved
-        given = both, of_both, down_a, *wide_backward(dy, down, len(down_a), apart=True)
+        beside = matrix.beside if isinstance(matrix, Fp8Matrix) else None
+        given = both, of_both, beside, down_a, *wide_backward(dy, down, len(down_a), apart=True)
         d_both, d_down_a, *db = swiglu_lora_a_backward(*given, *ctx.dropouts[1])
         has_dx = any(ctx.needs_input_grad[:2])
         dx, da = rms_norm_lora_backward(dy, d_both, saved, matrix, ctx.dropouts[0], has_dx)

@@ -176,7 +176,7 @@ def served(study: dict, results: Results, subject: str) -> tuple[str, str | None
         made = results.read(PATHS.evaluation, subject=subject, suite=suite) or {}
         for entry in made.get("benchmarks", {}).values():
             asked = entry["provenance"].get("spans", []) if entry["status"] == "ok" else []
-            if not asked:
+            if not asked or not (results.folder / entry["samples"]).is_file():
                 continue
             spans += [(begin, end) for begin, end in asked]
             lines = results.lines(

@@ -126,7 +126,7 @@ def environment_frame(results: Results) -> pd.DataFrame:
 
 SETTINGS = (
     "tuner_type", "lora_rank", "lora_alpha", "lora_dropout", "target_modules", "torch_dtype",
-    "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps",
+    "precision", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps",
     "learning_rate", "lr_scheduler_type", "warmup_ratio", "weight_decay", "max_length", "too_long",
     "eval_steps", "save_steps", "save_total_limit", "logging_steps", "seed",
 )  # fmt: skip

@@ -95,7 +95,8 @@ def memory_gib(
         layer += (width + 1) * sum(n_in for n_in, _ in linear_sizes(shape))
     layers = shape["num_hidden_layers"]
     kept = max((layers - checkpointed) * layer, layer) + checkpointed * width * hidden
-    work = 3 * width * inner + (2 * width * hidden if liger else 16 * shape["vocab_size"])
+    rounded = 2 * inner if training.get("precision") == "fp8" else 0  # what W is multiplied with
+    work = 3 * width * inner + rounded + (2 * width * hidden if liger else 16 * shape["vocab_size"])
     return (state + positions * (kept + work)) / GIB + 2.3  # context, workspaces, fragmentation
 
 

@@ -154,21 +154,39 @@ def _lora_a_backward(
     _store_low_columns(da + part, column, columns, total * factor, RANK, PADDED)
 
 
+@triton.jit
+def _beside(b, column, columns, STRIDE: tl.constexpr, RANK: tl.constexpr, PADDED: tl.constexpr):
+    """Tiles (COLUMNS, PADDED) of gate's B and of up's, which lie in b (2 · columns, 2 · RANK)."""
+    of_up = b + columns * STRIDE + RANK
+    return (
+        _low_rows(b, column, columns, STRIDE, RANK, PADDED),
+        _low_rows(of_up, column, columns, STRIDE, RANK, PADDED),
+    )
+
+
 @triton.jit(do_not_specialize=["seed", "rows"])
 def _swiglu_lora_a_forward(
-    both, a, act, hidden, rows, threshold, factor, seed, columns: tl.constexpr,
-    ACT_STRIDE: tl.constexpr, SHARE: tl.constexpr, DROP: tl.constexpr, RANK: tl.constexpr,
-    PADDED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    both, of_both, b, a, act, hidden, rows, threshold, factor, seed, columns: tl.constexpr,
+    LOW_STRIDE: tl.constexpr, B_STRIDE: tl.constexpr, ADD: tl.constexpr, ACT_STRIDE: tl.constexpr,
+    SHARE: tl.constexpr, DROP: tl.constexpr, RANK: tl.constexpr, PADDED: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     long = row.to(tl.int64)[:, None]
     total = tl.zeros((ROWS, PADDED), tl.float32)
+    if ADD:
+        of_gate = _low_rows(of_both, row, rows, LOW_STRIDE, RANK, PADDED)
+        of_up = _low_rows(of_both + RANK, row, rows, LOW_STRIDE, RANK, PADDED)
     for first in range(0, SHARE, COLUMNS):
         column = tl.program_id(1) * SHARE + first + tl.arange(0, COLUMNS)
         inside = (row < rows)[:, None] & (column < columns)[None, :]
         at = long * (2 * columns) + column[None, :]
         gates = tl.load(both + at, mask=inside, other=0.0).to(tl.float32)
         ups = tl.load(both + columns + at, mask=inside, other=0.0).to(tl.float32)
+        if ADD:
+            gate_b, up_b = _beside(b, column, columns, B_STRIDE, RANK, PADDED)
+            gates += tl.dot(of_gate, tl.trans(gate_b))
+            ups += tl.dot(of_up, tl.trans(up_b))
         value = (gates * _sigmoid(gates) * ups).to(act.dtype.element_ty)
         tl.store(act + long * ACT_STRIDE + column[None, :], value, mask=inside)
         right = _low_columns(a, column, columns, RANK, PADDED).to(value.dtype)
@@ -181,8 +199,9 @@ def _swiglu_lora_a_forward(
 
 @triton.jit(do_not_specialize=["seed", "rows"])
 def _swiglu_lora_a_backward(
-    both, of_both, a, d_hidden, elsewhere, d_both, sums, rows, threshold, factor, seed,
-    columns: tl.constexpr, LOW_STRIDE: tl.constexpr, HIDDEN_STRIDE: tl.constexpr,
+    both, of_both, b, a, d_hidden, elsewhere, d_both, sums, rows, threshold, factor, seed,
+    columns: tl.constexpr, LOW_STRIDE: tl.constexpr, B_STRIDE: tl.constexpr, ADD: tl.constexpr,
+    HIDDEN_STRIDE: tl.constexpr,
     ELSEWHERE_STRIDE: tl.constexpr, SHARE: tl.constexpr, DROP: tl.constexpr, RANK: tl.constexpr,
     PADDED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
@@ -191,6 +210,8 @@ def _swiglu_lora_a_backward(
     sum_a = tl.zeros((COLUMNS, PADDED), tl.float32)
     sum_gate = tl.zeros((COLUMNS, PADDED), tl.float32)
     sum_up = tl.zeros((COLUMNS, PADDED), tl.float32)
+    if ADD:
+        gate_b, up_b = _beside(b, column, columns, B_STRIDE, RANK, PADDED)
     for first in range(0, SHARE, ROWS):
         row = tl.program_id(1) * SHARE + first + tl.arange(0, ROWS)
         long = row.to(tl.int64)[:, None]
@@ -200,6 +221,11 @@ def _swiglu_lora_a_backward(
         product = tl.dot(grad, tl.trans(low_a))
         gates = tl.load(both + at, mask=inside, other=0.0).to(tl.float32)
         ups = tl.load(both + columns + at, mask=inside, other=0.0).to(tl.float32)
+        if ADD:
+            of_gate = _low_rows(of_both, row, rows, LOW_STRIDE, RANK, PADDED)
+            of_up = _low_rows(of_both + RANK, row, rows, LOW_STRIDE, RANK, PADDED)
+            gates += tl.dot(of_gate, tl.trans(gate_b))
+            ups += tl.dot(of_up, tl.trans(up_b))
         # the sum is there to tie what follows to the product's layout in registers: without it
         # Triton works out all of it twice, in the layout of `both` too
         gates += 0.0 * product
@@ -218,8 +244,9 @@ def _swiglu_lora_a_backward(
         d_gates = (d_value * ups * (share + silu * (1 - share))).to(value.dtype)
         tl.store(d_both + at, d_gates, mask=inside)
         tl.store(d_both + columns + at, d_ups, mask=inside)
-        of_gate = _low_rows(of_both, row, rows, LOW_STRIDE, RANK, PADDED)
-        of_up = _low_rows(of_both + RANK, row, rows, LOW_STRIDE, RANK, PADDED)
+        if not ADD:
+            of_gate = _low_rows(of_both, row, rows, LOW_STRIDE, RANK, PADDED)
+            of_up = _low_rows(of_both + RANK, row, rows, LOW_STRIDE, RANK, PADDED)
         sum_gate = tl.dot(tl.trans(d_gates), of_gate, sum_gate)
         sum_up = tl.dot(tl.trans(d_ups), of_up, sum_up)
     part = tl.program_id(1) * 3 * RANK * columns
@@ -247,6 +274,11 @@ def _fitting(tiles: dict[str, int], padded: int) -> dict[str, int]:
 def _dropout(scale: float, p: float, seed: int) -> tuple[int, float, int]:
     """The kernels' threshold, factor and seed."""
     return round(p * 2**32) - 2**31, scale / (1 - p), seed
+
+
+def _added(of_both: torch.Tensor, b: torch.Tensor | None) -> dict[str, int | bool]:
+    stride = 0 if b is None else b.stride(0)
+    return {"LOW_STRIDE": of_both.stride(0), "B_STRIDE": stride, "ADD": b is not None}
 
 
 def lora_a_forward(
@@ -286,33 +318,36 @@ def lora_a_backward(
 
 
 def swiglu_lora_a_forward(
-    both: torch.Tensor, a: torch.Tensor, act: torch.Tensor, scale: float, p: float, seed: int
-) -> torch.Tensor:
+    both: torch.Tensor, of_both: torch.Tensor, b: torch.Tensor | None, a: torch.Tensor,
+    act: torch.Tensor, scale: float, p: float, seed: int,
+) -> torch.Tensor:  # fmt: skip
     """`lora_a_forward(act, a, scale, p, seed)`, with act = silu(gate) ∘ up filled in on the way.
 
-    act (rows, columns); both (rows, 2 · columns): gate and up side by side.
+    act (rows, columns); both (rows, 2 · columns): gate and up side by side. With b (2 · columns,
+    2 · rank), gate's B and up's in two of its quarters, of_both bᵀ is added to both first.
     """
     rows, (rank, columns) = len(both), a.shape
     tiles = triton.cdiv(rows, SWIGLU_FORWARD["ROWS"])
     parts = triton.cdiv(columns, SWIGLU_FORWARD["SHARE"])
     hidden = torch.empty(parts, rows, rank, device=both.device)
     _swiglu_lora_a_forward[(tiles, parts)](
-        both, a, act, hidden, rows, *_dropout(scale, p, seed), columns=columns,
-        ACT_STRIDE=act.stride(0), DROP=p > 0, RANK=rank, PADDED=_padded(rank), **SWIGLU_FORWARD,
+        both, of_both, b, a, act, hidden, rows, *_dropout(scale, p, seed), columns=columns,
+        **_added(of_both, b), ACT_STRIDE=act.stride(0), DROP=p > 0, RANK=rank,
+        PADDED=_padded(rank), **SWIGLU_FORWARD,
     )  # fmt: skip
     return hidden.sum(0).to(both.dtype)
 
 
 def swiglu_lora_a_backward(
-    both: torch.Tensor, of_both: torch.Tensor, a: torch.Tensor, elsewhere: torch.Tensor,
-    d_hidden: torch.Tensor, scale: float, p: float, seed: int,
+    both: torch.Tensor, of_both: torch.Tensor, b: torch.Tensor | None, a: torch.Tensor,
+    elsewhere: torch.Tensor, d_hidden: torch.Tensor, scale: float, p: float, seed: int,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
     """(d both, and in float32 da and the gradients of gate's B and of up's).
 
     d act = d act from elsewhere + scale · (dh a) ∘ m. With σ = sigmoid(gate):
     d gate = d act ∘ up ∘ σ ∘ (1 + gate ∘ (1 - σ)), d up = d act ∘ gate ∘ σ, da as in
     `lora_a_backward`. of_both (rows, 2 · rank): what gate's B and up's were multiplied with, so
-    that their gradients are d gateᵀ and d upᵀ times it.
+    that their gradients are d gateᵀ and d upᵀ times it; b as in `swiglu_lora_a_forward`.
     """
     rows, (rank, columns) = len(both), a.shape
     tiles = triton.cdiv(columns, SWIGLU_BACKWARD["COLUMNS"])
@@ -320,8 +355,8 @@ def swiglu_lora_a_backward(
     sums = torch.empty(parts, 3, rank, columns, device=both.device)
     d_both = torch.empty_like(both)
     _swiglu_lora_a_backward[(tiles, parts)](
-        both, of_both, a, d_hidden, elsewhere, d_both, sums, rows, *_dropout(scale, p, seed),
-        columns=columns, LOW_STRIDE=of_both.stride(0), HIDDEN_STRIDE=d_hidden.stride(0),
+        both, of_both, b, a, d_hidden, elsewhere, d_both, sums, rows, *_dropout(scale, p, seed),
+        columns=columns, **_added(of_both, b), HIDDEN_STRIDE=d_hidden.stride(0),
         ELSEWHERE_STRIDE=elsewhere.stride(0), DROP=p > 0, RANK=rank, PADDED=_padded(rank),
         **SWIGLU_BACKWARD,
     )  # fmt: skip
