@@ -7,7 +7,7 @@ import plan
 import pytest
 from sftflow.config import resolve
 from sftflow.core import cli, layout
-from sftflow.core.jsonio import write_json, write_jsonl, write_record
+from sftflow.core.jsonio import read_record, write_json, write_jsonl, write_record
 from sftflow.reporting import plan as tables_plan
 from sftflow.reporting import stale, text
 from sftflow.scoring import stats
@@ -124,6 +124,10 @@ def test_what_is_already_there(tmp_path):
     found = sections(tmp_path)
     assert found["What has to be trained"][0]["Trained"] == "yes, took 0:01:16"
     assert {row["Scored"] for row in found["What is already there"]} == {"1 of 1"}
+    record = tmp_path / "runs/tuned/training.json"
+    write_record(record, read_record(record) | {"gpu_memory_gib": 37.8})
+    (row,) = sections(tmp_path)["What has to be trained"]
+    assert row["Trained"] == "yes, took 0:01:16 and 38 GiB"  # beside the memory that was expected
     changed = sections(tmp_path, made_up.RAW | {"training": {"lora_rank": 4}})
     assert "lora_rank: 8 → 4" in changed["What has to be trained"][0]["Trained"]
     assert changed["What is already there"][-1]["Stale"] == 1

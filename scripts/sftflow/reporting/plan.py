@@ -287,6 +287,8 @@ def run_row(study: dict, results: Results, name: str, gpu: str) -> dict:
     if record:
         changed = stale.training_changes(study, results.read, name)
         took = duration(record["train_seconds"])
+        if "gpu_memory_gib" in record:
+            took += f" and {number(record['gpu_memory_gib'], 0, 'GiB')}"
         done = f"stale: {'; '.join(changed)}" if changed else f"yes, took {took}"
     return {
         "Run": name,
