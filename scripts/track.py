@@ -242,4 +242,9 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(main))
+    status = cli.run(main)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # All is written. Threads of SwanLab's have kept a process from ending, deaf to SIGTERM, for as
+    # long as the training would wait for it: 80 s, with the GPU held.
+    os._exit(status)

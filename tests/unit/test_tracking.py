@@ -3,6 +3,8 @@
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -133,3 +135,18 @@ def test_the_command_names_experiment_server_and_folder():
     assert told == "swanlab sync --id abc --host http://h:1 results/runs/r/swanlab/run-*"
     plain = tracking.command({"id": "abc", "host": None}, Path("my results"), every_step=True)
     assert plain == "swanlab sync --id abc --start-step 0 'my results'/run-*"
+
+
+def test_a_thread_of_swanlab_does_not_hold_the_training(tmp_path: Path):
+    """One that never ends kept the program, and a training with its GPU, for 80 s."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import signal, threading, time\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "threading.Thread(target=time.sleep, args=(60,)).start()\n"
+    )
+    (tmp_path / "events.jsonl").write_text("")
+    command = [sys.executable, ROOT / "scripts/track.py", "--settings", '{"mode": "disabled"}']
+    command += ["--events", tmp_path / "events.jsonl", "--output", tmp_path / "swanlab"]
+    command += ["--record", tmp_path / "tracked.json"]
+    subprocess.run(command, check=True, timeout=30, env=os.environ | {"PYTHONPATH": str(tmp_path)})
+    assert (tmp_path / "tracked.json").exists()

@@ -125,7 +125,7 @@ def turn(memory: Path) -> Iterator[None]:
     """Be the only one who adds to this memory; where nothing can be locked, one of several."""
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
-            lock = stack.enter_context(open(memory.with_suffix(".lock"), "w"))
+            lock = stack.enter_context(open(memory.with_suffix(".lock"), "wb"))
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
