@@ -291,8 +291,9 @@ def served_as(subject: str) -> dict[str, str]:
 
 def both_forms(wildcards) -> dict[str, str]:
     """For readiness: a merged run's load time is wanted as adapter on its base, too. Nothing is merged to be timed."""
-    merged = study["subjects"][wildcards.subject]["form"] == "merged"
-    other = weights_of(wildcards.subject, "adapter") if merged else {}
+    entry = study["subjects"][wildcards.subject]
+    timed = entry["form"] == "merged" and entry["serving"]["time_both_forms"]
+    other = weights_of(wildcards.subject, "adapter") if timed else {}
     return served(wildcards) | {f"other_{name}": path for name, path in other.items()}
 
 

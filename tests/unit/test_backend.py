@@ -7,7 +7,9 @@ import made_up
 import pytest
 from sftflow.config import backend, jobs, resolve
 from sftflow.core import environments
-from sftflow.core.jsonio import write_record
+from sftflow.core.jsonio import read_record, write_record
+from sftflow.core.layout import Results
+from sftflow.reporting import records
 
 H100 = {"name": "NVIDIA H100 80GB HBM3", "memory_gib": 80, "capability": [9, 0], "uuid": "GPU-1"}
 VLLM = {"name": "vllm", "reason": "a card"}
@@ -55,9 +57,11 @@ def test_each_subject_knows_its_backend_its_limits_and_why():
         "vllm", 384, 384,
     )  # fmt: skip
     assert jobs.serve_subject(study, "base")["chosen"] == "auto: a card"
+    assert serving["time_both_forms"] is False
     stated = resolve.load(made_up.RAW | {"serving": {"backend": "transformers"}}, auto=VLLM)
     serving = stated["subjects"]["base"]["serving"]
     assert (serving["backend"], serving["max_batch_size"]) == ("transformers", 64)
+    assert serving["time_both_forms"] is True
     assert jobs.serve_subject(stated, "base")["chosen"] == "stated in the config"
 
 
@@ -107,3 +111,17 @@ def test_without_a_network_a_missing_environment_cannot_be_had(tmp_path: Path, m
     python.parent.mkdir(parents=True)
     python.write_text("")
     assert environments.can_be_had("vllm", "managed", "vllm")
+
+
+def test_sides_that_were_served_differently_are_flagged(tmp_path: Path):
+    """A difference between two servers would be read as one between two models."""
+    study = made_up.write_study(tmp_path)
+    made_up.write_records(tmp_path, study)
+    flags = list(records.served_flags(study, Results(tmp_path)))
+    assert flags == []
+    path = tmp_path / "subjects/tuned/readiness.json"
+    record = read_record(path)
+    record["backend"]["name"] = "vllm"
+    write_record(path, record)
+    (flag,) = records.served_flags(study, Results(tmp_path))
+    assert flag.kind == "served unlike" and "backend vllm" in flag.values["after"]

@@ -138,6 +138,10 @@ SCORES = [
         "off published", "r",
         {"benchmark": "MMLU", "score": "35.0", "published": "71.0", "source": "5-shot, README"},
     ),
+    Flag(
+        "served unlike", "r",
+        {"baseline": "Base", "before": "backend transformers", "after": "backend vllm"},
+    ),
     Flag("never better", "r", DIALOGUE[0].values),
     Flag(
         "dropped rows", "d",

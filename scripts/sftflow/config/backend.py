@@ -87,4 +87,6 @@ def settled(serving: dict, chosen: dict, model: dict | None = None) -> dict:
             name, why = SLOW, "auto: the model brings code of its own"
     at_once = serving["max_batch_size"] or AT_ONCE[name]
     limits = {"max_batch_size": at_once, "concurrency": serving["concurrency"] or at_once}
-    return serving | limits | {"backend": name, "chosen": why}
+    forms = serving["time_both_forms"]
+    timed = name == SLOW if forms == "auto" else forms
+    return serving | limits | {"backend": name, "chosen": why, "time_both_forms": timed}

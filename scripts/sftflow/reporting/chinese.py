@@ -263,6 +263,11 @@ FLAGS = {
         "{benchmark}：本次 {score}，公开成绩 {published}（{source}）",
         "与他人成绩比较之前，请检查提示、few-shot 示例、对话模板与答案解析",
     ),
+    "served unlike": Message(
+        "对比双方部署方式不同",
+        "{baseline}：{before}；本模型：{after}",
+        "请让双方以相同方式部署（模型与实验各自的 serving），否则部分差异可能来自服务端",
+    ),
     "never better": Message(
         "比训练前更差",
         "留出对话的每 token Loss 在第一步之前最低（{before}），"

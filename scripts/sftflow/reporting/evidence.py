@@ -11,7 +11,7 @@ from sftflow.reporting.comparison import comparison_flags, comparison_rows
 from sftflow.reporting.curve import Curves, curve_flags
 from sftflow.reporting.dialogue import Claims, Compared, dialogue_flags, suite_claims
 from sftflow.reporting.flags import Flag, in_order, training_flags
-from sftflow.reporting.records import contamination_flags, dropped_flags
+from sftflow.reporting.records import contamination_flags, dropped_flags, served_flags
 from sftflow.reporting.suites import reference_for, score_flags
 from sftflow.reporting.text import MISSING, label
 
@@ -62,6 +62,7 @@ class Evidence:
                 curve_flags(self.curves),
                 dialogue_flags(self.talk),
                 comparison_flags(self.study, self.rows),
+                served_flags(self.study, self.results),
                 contamination_flags(self.study, self.results),
                 dropped_flags(self.study, self.results),
                 cell_flags(self.study, self.cells, self.references),

@@ -111,6 +111,12 @@ KINDS = {
         "The checkpoint of step {step} is better by held-out loss; lower num_train_epochs or "
         "learning_rate, or take more dialogues",
     ),
+    "served unlike": Message(
+        "Sides of a comparison served differently",
+        "{baseline}: {before}; here: {after}",
+        "Serve both alike (serving of the model and of the run), else a part of the difference may "
+        "be the server's",
+    ),
     "never better": Message(
         "Worse than before training",
         "Held-out loss per token was lowest before the first step ({before}), and is {after} at "

@@ -333,6 +333,31 @@ def contamination_flags(study: dict, results: Results) -> Iterator[Flag]:
                 yield Flag("contaminated", name, values)
 
 
+SERVED = ("name", "torch_dtype", "max_model_len", "extra", "versions")  # of an identity's backend
+
+
+def served_flags(study: dict, results: Results) -> Iterator[Flag]:
+    """Pairs whose sides differ in backend, number type or limits, endpoints apart."""
+    for pair in study["comparisons"]:
+        one, other = (results.read(PATHS.readiness, subject=name) for name in pair.values())
+        if one is None or other is None or "endpoint" in (one["form"], other["form"]):
+            continue
+        sides = [
+            {key: record["backend"].get(key) for key in SERVED}
+            | {"max_batch_size": study["subjects"][name]["serving"]["max_batch_size"]}
+            for name, record in zip(pair.values(), (one, other), strict=True)
+        ]
+        unlike = [key for key in sides[0] if sides[0][key] != sides[1][key]]
+        if unlike:
+            before, after = (
+                ", ".join(f"{'backend' if key == 'name' else key} {side[key]}" for key in unlike)
+                for side in sides
+            )
+            of = label(study, "subjects", pair["baseline"])
+            values = {"baseline": of, "before": before, "after": after}
+            yield Flag("served unlike", pair["candidate"], values)
+
+
 def dropped_flags(study: dict, results: Results) -> Iterator[Flag]:
     """Rows that are not trained on, by dataset, and by run of what its dataset kept."""
     for template, kind in ((PATHS.dataset_receipt, "dataset"), (PATHS.run_receipt, "run")):
