@@ -113,7 +113,7 @@ rule report:
         html=report(paths.html, category="Report"),
         answers=paths.answers,
         summary=paths.summary,
-        figures=collect(paths.figure, figure=FIGURES),
+        figures=collect(paths.figure, figure=FIGURES, language=study["languages"], form=["svg", "png"]),
     log:
         "<logs>/report.log",
     conda:

@@ -50,7 +50,7 @@ class Paths:
     evaluation: str = "evaluations/{subject}/{suite}.json"
     score: str = "scores/{subject}/{benchmark}.json"
     table: str = "tables/{table}.{form}"  # form: md or csv
-    figure: str = "figures/{figure}.svg"
+    figure: str = "figures/{figure}.{language}.{form}"  # form: svg or png
     page: str = "report/report.{language}.md"
     html: str = "report/report.html"
     answers: str = "report/answers.html"
@@ -70,7 +70,8 @@ TABLES = (
     "training", "inference", "comparison", "dialogue", "curve", "chat", "data", "sweep", "plan",
 )  # fmt: skip
 FIGURES = (
-    "differences", "loss", "learning_rate", "learning_curve", "scores", "token_lengths", "sweep",
+    "differences", "loss", "learning_rate", "gpu", "learning_curve", "scores", "token_lengths",
+    "sweep",
 )  # fmt: skip
 
 CRISIS = "config/dialogue/crisis.jsonl"  # messages of a crisis that come with the workflow

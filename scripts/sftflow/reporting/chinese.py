@@ -411,7 +411,41 @@ for column in (
     "Knowledge", "Held-out dialogues", "Preference", "Forgetting", "Safety", "Behaviour",
 ):  # fmt: skip
     CHINESE_CELLS[column] = CHINESE_CELLS["Verdict"]
-CATALOGUE = CHINESE | VERDICTS | REASONS | POINTS | KINDS_OF_LOSS | SENTENCES
+# Of figures.py.
+FIGURES = {
+    " (first {shown} of {all} runs)": "（前 {shown} 个，共 {all} 个实验）",
+    " (first {shown} of {all} subjects)": "（前 {shown} 个，共 {all} 个模型）",
+    " (first {shown} of {all} datasets)": "（前 {shown} 个，共 {all} 个）",
+    " (first {shown} of {all} sweeps)": "（前 {shown} 组，共 {all} 组扫参）",
+    " ({shown} of {all})": "（{shown} 项，共 {all} 项）",
+    "no data yet": "暂无数据",
+    "Loss": "Loss",
+    "{name}, validation": "{name}，验证",
+    "Optimizer step": "优化步数",
+    "Optimizer step (0: before the first)": "优化步数（0：第一步之前）",
+    "Cross-entropy per token (nats)": "每 token 交叉熵（nat）",
+    "Learning rate": "学习率",
+    "GPU utilisation": "GPU 利用率",
+    "Minutes since the first step": "自第一步起的分钟数",
+    "Neutral text": "中性文本",
+    "Scores with their intervals": "得分及其区间",
+    "chance": "随机水平",
+    "Score (%)": "得分（%）",
+    "What changed": "微调带来的变化",
+    "margin": "界限",
+    "Difference (percentage points), with its interval": "差异及其区间（百分点）",
+    "Turns per dialogue": "每段对话的轮数",
+    "Tokens per dialogue": "每段对话的 token 数",
+    "Turns": "轮数",
+    "Dialogues": "对话数",
+    "Sweeps": "扫参",
+    "± SD of seeds": "± 种子间标准差",
+    "mean": "均值",
+    "Validation loss (nats)": "验证 Loss（nat）",
+    "{name}: validation loss": "{name}：验证 Loss",
+    "; least over {keys}": "；对 {keys} 取最低",
+}
+CATALOGUE = CHINESE | VERDICTS | REASONS | POINTS | KINDS_OF_LOSS | SENTENCES | FIGURES
 CHINESE_PATTERNS: list[tuple[re.Pattern, str | Callable[[re.Match], str]]] = [
     (re.compile(r"^missing$"), "缺失"),
     (re.compile(r"^(\d+) \(served\)$"), r"\1（部署）"),
