@@ -113,7 +113,9 @@ rule report:
         html=report(paths.html, category="Report"),
         answers=paths.answers,
         summary=paths.summary,
-        figures=collect(paths.figure, figure=FIGURES, language=study["languages"], form=["svg", "png"]),
+        figures=collect(
+            paths.figure, figure=FIGURES, language=study["languages"], form=["svg", "png"]
+        ),
     log:
         "<logs>/report.log",
     conda:
