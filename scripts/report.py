@@ -13,7 +13,8 @@ from sftflow.core import cli
 from sftflow.core.jsonio import write_bytes, write_text
 from sftflow.core.layout import PATHS, Results
 from sftflow.reporting import figures
-from sftflow.reporting.report import collect, draw, html, page
+from sftflow.reporting.report import collect, draw, page
+from sftflow.reporting.webpage import html
 
 NO_FONT = "Labels in English: the machine that drew this has no Chinese font. The SVG has Chinese."
 

@@ -375,6 +375,8 @@ SENTENCES = {
         "{candidate}（训练方案，{seeds} 个种子）对比 {baseline}"
     ),
     "More columns": "其余各列",
+    "Contents": "目录",
+    "Filter rows": "筛选行",
     "{count} more": "另有 {count} 项",
     "{count} more: {names}": "另有 {count} 条：{names}",
     "{text} and {count} more": "{text} 等另外 {count} 个",

@@ -1,15 +1,14 @@
 """The report: what it tells, and how it looks."""
 
-import base64
 import re
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
+from urllib.parse import urlencode
 
 import jinja2
 import pandas as pd
-from markdown_it import MarkdownIt
 from sftflow.config import schema
 from sftflow.core.jsonio import digest, read_record
 from sftflow.core.layout import Results
@@ -187,10 +186,23 @@ COLUMNS = (
 def report_sections(table: tables_text.Table) -> dict[str, pd.DataFrame]:
     sections = dict(table.sections)
     if len(table.data["subject"].unique()) <= tables_text.WIDE:
-        sections["Details"] = sections["Details"][list(COLUMNS)]
+        sections["Details"] = leading(sections["Details"])[list(COLUMNS)]
     else:
         del sections["Details"]
     return sections
+
+
+def leading(details: pd.DataFrame) -> pd.DataFrame:
+    """Each accuracy is a link to its score, and names the subset: a page that holds the answers
+    leads to those."""
+
+    def linked(row: pd.Series) -> str:
+        if row["Score"] == NONE or row["Accuracy"].startswith("~~"):
+            return row["Accuracy"]
+        subset = "" if row["Subset"] == "all" else "#" + urlencode({"subset": row["Subset"]})
+        return row["Score"].replace("[json]", f"[{row['Accuracy']}]").replace(")", f"{subset})")
+
+    return details.assign(Accuracy=details.apply(linked, axis=1))
 
 
 def reach(rows: pd.DataFrame) -> list[dict]:
@@ -350,36 +362,3 @@ def upright(frame: pd.DataFrame, language: str) -> pd.DataFrame:
     wide = translate(frame, language)
     turned = wide.set_index(wide.columns[0]).T.fillna(NONE)
     return turned.rename_axis(columns=None).reset_index(names=wide.columns[0])
-
-
-FOLDED = re.compile(
-    rf"<p><em>({'|'.join(said(tables_text.MORE_COLUMNS, each) for each in ('zh', 'en'))})</em></p>"
-    r'\s*(<div class="table">.*?</div>)',
-    re.S,
-)
-NAMES = {"zh": "中文", "en": "English"}
-
-
-def html(pages: dict[str, str], pictures: dict[str, dict[str, str]], shown: browser.Shown) -> str:
-    """One page with every language; Markdown is rendered without raw HTML, so answers of a model
-    that contain markup stay text. Scores and differences lead to the answers, as far as they are
-    shown: the page travels without the files of results/."""
-    parser = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True)
-    bodies = {
-        language: embed(parser.render(text).replace("&lt;br&gt;", "<br>"), pictures[language])
-        for language, text in pages.items()
-    }
-    bodies = {language: browser.lead(body, shown, language) for language, body in bodies.items()}
-    return environment.get_template("report.html.j2").render(bodies=bodies, names=NAMES)
-
-
-def embed(body: str, pictures: dict[str, str]) -> str:
-    """Put the figures into the page, tables into boxes that scroll, and what is left of a wide one
-    out of sight until it is asked for."""
-    for path, svg in pictures.items():
-        data = base64.b64encode(svg.encode()).decode()
-        body = body.replace(f"../{path}", f"data:image/svg+xml;base64,{data}")
-    body = body.replace("<table>", '<div class="table"><table>')
-    body = body.replace("</table>", "</table></div>")
-    return FOLDED.sub(r"<details><summary>\1</summary>\2</details>", body)
