@@ -87,6 +87,17 @@ def test_the_chinese_page_holds_no_english_sentence(tmp_path):
     assert sorted(set(ENGLISH.findall(text))) == []
 
 
+HALF = re.compile(
+    r"[\u4e00-\u9fff]\*{0,2} ?[,;:?!](?!\w)|[,;:?!(] ?[\u4e00-\u9fff]|[\u4e00-\u9fff]\)"
+)
+
+
+def test_punctuation_beside_chinese_is_of_full_width(tmp_path):
+    text = report.page("zh", report.collect(everything(tmp_path), Results(tmp_path)))
+    text = CODE.sub(" ", text)
+    assert [text[found.start() - 20 : found.end() + 20] for found in HALF.finditer(text)] == []
+
+
 def test_an_empty_table_is_empty_in_chinese(tmp_path):
     made = made_up.write_study(tmp_path)
     page = report.page("zh", report.collect(made, Results(tmp_path)))

@@ -46,14 +46,16 @@ def rendered(text: str, language: str) -> tuple[str, list[Heading]]:
     tokens = parser.parse(text)
     headings: list[Heading] = []
     columns: list[str] = []
-    cells = 0
+    table, cells = Token("table", "", 0), 0
     for token, inside in pairwise([*tokens, Token("end", "", 0)]):
         if token.type == "heading_open" and token.tag in ("h2", "h3"):
             heading = Heading(place(language, inside, headings), int(token.tag[1]), plain(inside))
             headings.append(heading)
             token.attrSet("id", heading.place)
-        elif token.type == "thead_open":
-            columns = []
+        elif token.type == "table_open":
+            table, columns = token, []
+        elif token.type == "thead_close" and len(columns) > 2:
+            table.attrSet("class", "wide")
         elif token.type == "tr_open":
             cells = 0
         elif token.type in ("th_open", "td_open"):
@@ -91,6 +93,6 @@ def embed(body: str, pictures: dict[str, str]) -> str:
     for path, svg in pictures.items():
         data = base64.b64encode(svg.encode()).decode()
         body = body.replace(f"../{path}", f"data:image/svg+xml;base64,{data}")
-    body = body.replace("<table>", '<div class="table" tabindex="0"><table>')
+    body = body.replace("<table", '<div class="table" tabindex="0"><table')
     body = body.replace("</table>", "</table></div>").replace("<pre>", '<pre tabindex="0">')
     return FOLDED.sub(r"<details><summary>\1</summary>\2</details>", body)
