@@ -488,12 +488,13 @@ CHINESE_PATTERNS: list[tuple[re.Pattern, str | Callable[[re.Match], str]]] = [
     (re.compile(r"(?<=未比较：)(\S+): missing$"), r"\1 缺失"),
     (re.compile(r"(?<=未比较：)(\S+): stale$"), r"\1 已过期"),
     (
-        re.compile(r"\bincomplete: (?:\S+ (?:missing|stale)(?:, )?)+"),
+        re.compile(r"\bincomplete: \S+ (?:missing|stale)(?:, \S+ (?:missing|stale))*"),
         lambda found: (
             found[0]
             .replace("incomplete: ", "不完整：")
             .replace(" missing", " 缺失")
             .replace(" stale", " 已过期")
+            .replace(", ", "、")
         ),
     ),
     (re.compile(r"^stale: "), "已过期："),

@@ -167,12 +167,14 @@ def _dashes(look: dict) -> dict:
     return {"color": look["color"], "ls": STYLES[MARKERS.index(look["marker"]) % len(STYLES)]}
 
 
-def _legend(axes: Axes, **where: Any) -> None:
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=8, **where)
-
-
+INSIDE = 4  # entries of a legend
 OUTSIDE = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
+
+
+def _legend(axes: Axes, **where: Any) -> None:
+    """Outside where it would cover what it explains."""
+    if count := len(axes.get_legend_handles_labels()[0]):
+        axes.legend(fontsize=8, **(OUTSIDE if count > INSIDE else {}) | where)
 
 
 def loss(records: dict[str, dict], say: Say = english) -> Picture:
@@ -340,19 +342,20 @@ def differences(rows: list[dict], margin: float | None = None, say: Say = englis
     A suite's own claim stands above those of its benchmarks, in bold. Of many the suites alone are
     shown; the band is the margin within which a difference does not matter.
     """
-    shown = rows if len(rows) <= LINES else [row for row in rows if row["suite"]]
-    if len(shown) > LINES:
-        shown = sorted(shown, key=lambda row: row["verdict"] == stats.UNDECIDED)[:LINES]
-    lines: list[dict | str] = []
-    for pair, mine in groupby(shown, key=itemgetter("pair")):
-        lines += [pair, *mine]
+    lines = _under_pairs(rows)
+    if len(lines) > LINES:
+        lines = _under_pairs([row for row in rows if row["suite"]])
+    if len(lines) > LINES:
+        changed = sorted(rows, key=lambda row: row["verdict"] == stats.UNDECIDED)
+        lines = _under_pairs([row for row in changed if row["suite"]])[:LINES]
+    shown = [row for row in lines if not isinstance(row, str)]
 
     def draw(axes: Axes) -> None:
         title = say("What changed")
         if len(shown) < len(rows):
             title += say(" ({shown} of {all})", shown=len(shown), all=len(rows))
         _shown({"": {}} if rows else {}, axes, title, "", say)
-        if margin:
+        if margin and rows:
             named = say("margin")
             axes.axvspan(-100 * margin, 100 * margin, color="#e5e7eb", lw=0, label=named)
         axes.axvline(0, color="#1f2937", lw=1)
@@ -380,6 +383,13 @@ def differences(rows: list[dict], margin: float | None = None, say: Say = englis
         _legend(axes, **OUTSIDE)
 
     return Picture((draw,), height=max(2.2, 1.1 + 0.27 * len(lines)))
+
+
+def _under_pairs(rows: list[dict]) -> list[dict | str]:
+    lines: list[dict | str] = []
+    for pair, mine in groupby(rows, key=itemgetter("pair")):
+        lines += [pair, *mine]
+    return lines
 
 
 def token_lengths(fits: dict[str, dict], datasets: dict[str, dict], say: Say = english) -> Picture:
