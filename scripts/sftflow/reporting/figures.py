@@ -157,9 +157,17 @@ def _shown(
         )
         axes.grid(False)
     return [
-        (name, record, {"color": COLORS[place], "marker": MARKERS[place]})
+        (short(name), record, {"color": COLORS[place], "marker": MARKERS[place]})
         for place, (name, record) in enumerate(shown)
     ]
+
+
+LONGEST = 40  # characters of a label: a picture of labels alone shows nothing
+
+
+def short(name: str) -> str:
+    name = " ".join(name.split())
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
 
 
 def _dashes(look: dict) -> dict:
@@ -317,7 +325,7 @@ def scores(
         guess = [(100 * chance[b], y) for y, b in enumerate(benchmarks) if chance.get(b)]
         if guess:
             axes.plot(*zip(*guess, strict=True), "|", ms=16, color="#6b7280", label=say("chance"))
-        axes.set_yticks(range(len(benchmarks)), benchmarks)
+        axes.set_yticks(range(len(benchmarks)), [*map(short, benchmarks)])
         axes.set_ylim(len(benchmarks) - 0.4, -0.6)
         axes.set_xlim(0, 100)
         axes.set_xlabel(say("Score (%)"))
@@ -373,7 +381,7 @@ def differences(rows: list[dict], margin: float | None = None, say: Say = englis
             )  # fmt: skip
             told.add(row["verdict"])
         names = [row if isinstance(row, str) else row["name"] for row in lines]
-        axes.set_yticks(range(len(lines)), names)
+        axes.set_yticks(range(len(lines)), [*map(short, names)])
         for row, tick in zip(lines, axes.get_yticklabels(), strict=True):
             tick.set_fontweight("bold" if isinstance(row, str) or row["suite"] else "normal")
             tick.set_fontstyle("italic" if isinstance(row, str) else "normal")
