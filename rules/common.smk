@@ -430,8 +430,8 @@ def page(name: str) -> str:
 
 
 def table_files(*names: str) -> list[str]:
-    """A table's two files: for people, and for programs."""
-    return [page(name) for name in names] + collect(paths.table, table=names, form="csv")
+    """A table's files: for people, for programs, and for papers."""
+    return [page(name) for name in names] + collect(paths.table, table=names, form=("csv", "tex"))
 
 
 def shown(*programs: str) -> dict[str, str]:

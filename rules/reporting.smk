@@ -1,5 +1,5 @@
 # In:   what lies in <results>: receipts, training records, readiness, chats, scores
-# Out:  <results>/tables/*.md and *.csv, <results>/figures/*, <results>/report/* (answers.html: the answers behind the scores)
+# Out:  <results>/tables/*.md, *.csv and *.tex, <results>/figures/*, <results>/report/* (answers.html: the answers behind the scores)
 #
 # With stage=report no other rules exist, and the inputs are what is there, not what could be made.
 

@@ -49,7 +49,7 @@ class Paths:
     ratings: str = "ratings/{name}.json"  # of people; name: a pair, or a subject's crisis answers
     evaluation: str = "evaluations/{subject}/{suite}.json"
     score: str = "scores/{subject}/{benchmark}.json"
-    table: str = "tables/{table}.{form}"  # form: md or csv
+    table: str = "tables/{table}.{form}"  # form: md, csv or tex
     figure: str = "figures/{figure}.svg"
     page: str = "report/report.{language}.md"
     html: str = "report/report.html"

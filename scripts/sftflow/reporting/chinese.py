@@ -164,6 +164,9 @@ CHINESE = {
     "Above the lowest": "高出最低点 [区间]",
     "Lowest at step": "最低点步数",
     "Loss there": "最低 Loss",
+    "Loss difference": "Loss 差异 [区间]",
+    "Tokens, max": "最大 token 数",
+    "Tokens, mean": "平均 token 数",
     "Served step": "部署步数",
     "Served loss": "部署权重的 Loss",
 }
@@ -384,6 +387,9 @@ SENTENCES = {
     " points": " 个百分点",
     " nats": " nat",
     " nats per token": " nat/token",
+    "{name} ({unit})": "{name}（{unit}）",
+    "nats/token": "nat/token",
+    "points": "百分点",
     " % of turns won": " % 的轮次获胜",
     "not compared": "未比较",
 }
@@ -420,7 +426,7 @@ CHINESE_PATTERNS: list[tuple[re.Pattern, str | Callable[[re.Match], str]]] = [
         re.compile(r"unequal sample sets \((\d+) and (\d+) questions, not the same ones\)"),
         r"题目集合不同（\1 题与 \2 题）",
     ),
-    (re.compile(r"unequal sample sets in (\S+)"), r"\1 的题目集合不同"),
+    (re.compile(r"unequal sample sets in (.+)"), r"\1 的题目集合不同"),
     (re.compile(r"metrics differ: (.+) and (.+)"), r"指标不同：\1 与 \2"),
     (re.compile(r"^not evaluated$"), "未评测"),
     (re.compile(r"(^|: )no score file$"), r"\1没有得分文件"),
@@ -448,10 +454,10 @@ CHINESE_PATTERNS: list[tuple[re.Pattern, str | Callable[[re.Match], str]]] = [
     (re.compile(r"^(.+): next turns$"), r"\1：末轮（给定真实历史）"),
     # in their exact form only: an answer of a model may hold such words, too
     (re.compile(r"(^|(?<=: ))not compared: "), "未比较："),
-    (re.compile(r"(?<=未比较：)(\S+): missing$"), r"\1 缺失"),
-    (re.compile(r"(?<=未比较：)(\S+): stale$"), r"\1 已过期"),
+    (re.compile(r"(?<=未比较：)(.+): missing$"), r"\1 缺失"),
+    (re.compile(r"(?<=未比较：)(.+): stale$"), r"\1 已过期"),
     (
-        re.compile(r"\bincomplete: (?:\S+ (?:missing|stale)(?:, )?)+"),
+        re.compile(r"\bincomplete: (?:[^,]+ (?:missing|stale)(?:, )?)+"),
         lambda found: (
             found[0]
             .replace("incomplete: ", "不完整：")

@@ -285,7 +285,7 @@ def page(language: str, found: dict) -> str:
         loader=jinja2.FileSystemLoader(TEMPLATES), trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined, keep_trailing_newline=True,
     )  # fmt: skip
-    environment.filters["table"] = lambda frame: shown(frame, translate, language)
+    environment.filters["table"] = lambda frame: shown(frame, translated, language)
     environment.filters["upright"] = lambda frame: shown(frame, upright, language)
     environment.filters["grouped"] = lambda flags, each: flag_groups(
         found["study"], flags, language, each
@@ -314,11 +314,18 @@ def shown(frame: pd.DataFrame, form: Callable, language: str) -> str:
     return f"{text}\n\n{MORE[language].format(len(frame) - ROWS)}"
 
 
+def translated(frame: pd.DataFrame, language: str) -> pd.DataFrame:
+    def say(text: str, **values: object) -> str:
+        return said(text, language, **values)
+
+    return tables_text.with_units(frame, translate(frame, language), say)
+
+
 def upright(frame: pd.DataFrame, language: str) -> pd.DataFrame:
     """A table of few wide rows turned on its side: one column per row."""
+    wide = translated(frame, language)
     if frame.empty or len(frame) > tables_text.WIDE:
-        return translate(frame, language)
-    wide = translate(frame, language)
+        return wide
     turned = wide.set_index(wide.columns[0]).T.fillna(NONE)
     return turned.rename_axis(columns=None).reset_index(names=wide.columns[0])
 
