@@ -452,4 +452,14 @@ def shown(*programs: str) -> dict[str, str]:
     }
 
 
+def told_besides() -> dict[str, str]:
+    """Params of the report: what it tells besides what was measured, by content."""
+    notes, before = study["report"]["notes"], study["report"]["compare_with"]
+    known = layout.earlier_files(before) if before else []
+    return {
+        "notes": f"notes: {file_digest(notes)[:12] if notes else '-'}",
+        "earlier": f"earlier report: {digest([file_digest(file) for file in known])[:12] if known else '-'}",
+    }
+
+
 UNSHOWN = ("stage", "software", "resources", "pathvars")

@@ -113,6 +113,7 @@ rule report:
         html=report(paths.html, category="Report"),
         answers=paths.answers,
         summary=paths.summary,
+        record=paths.record,
         figures=collect(paths.figure, figure=FIGURES),
     log:
         "<logs>/report.log",
@@ -124,6 +125,7 @@ rule report:
         runtime=ask("report", "runtime", 10),
     params:
         **shown("report.py"),
+        **told_besides(),
     message:
         "The report, in every language of the config, with figures"
     shell:

@@ -53,6 +53,7 @@ class Paths:
     figure: str = "figures/{figure}.svg"
     page: str = "report/report.{language}.md"
     html: str = "report/report.html"
+    record: str = "report/report.json"  # its scores, for a later report to be compared with
     answers: str = "report/answers.html"
     summary: str = "report/summary.txt"  # what the terminal says at the end
     settings: str = "settings/{rule}/{name}.json"
@@ -155,6 +156,16 @@ def refuse_older(results: str | Path) -> None:
                 f"{kept} was made by sftflow 0.1, whose records can't be verified: move it away, "
                 "or name another folder under 'pathvars: {results: …}', and run again"
             )
+
+
+def earlier_files(place: str) -> list[Path]:
+    """What the scores of an earlier report are read from: its report.json, else the score files of
+    a results folder, else its tables."""
+    path = Path(place).expanduser()
+    if path.is_file():
+        return [path]
+    tables = sorted(path.glob("*.csv")) or sorted(path.glob("tables/*.csv"))
+    return Results(path).every(PATHS.score) or tables
 
 
 def local_source(source: str) -> Path:

@@ -6,6 +6,7 @@ from functools import partial
 
 import pandas as pd
 from sftflow.reporting.flags import KINDS, Flag, Message
+from sftflow.reporting.meanings import MEANINGS
 
 # What the tables say, in Chinese. Names, numbers and notes of the user stay as they are.
 CHINESE = {
@@ -169,6 +170,24 @@ CHINESE = {
     "Tokens, mean": "平均 token 数",
     "Served step": "部署步数",
     "Served loss": "部署权重的 Loss",
+    "Adapter on disk": "适配器大小",
+    "Commit": "工作流版本",
+    "Date": "日期",
+    "Dialogues a step": "每步对话数",
+    "Earlier": "此前",
+    "Meaning": "含义",
+    "Memory planned": "预计显存/内存",
+    "Memory taken": "实际显存/内存",
+    "Merged on disk": "合并权重大小",
+    "News": "情况",
+    "Now": "现在",
+    "Scores": "得分数",
+    "Serving, GPU": "推理显存",
+    "Serving, process": "推理内存",
+    "Time planned": "预计时间",
+    "Time taken": "实际时间",
+    "Trained parameters": "训练的参数量",
+    "Training memory": "训练显存/内存",
 }
 # What flags.py says, by the same kinds and values, and what a kind is called in a table.
 FLAGS = {
@@ -378,6 +397,7 @@ SENTENCES = {
         "{candidate}（训练方案，{seeds} 个种子）对比 {baseline}"
     ),
     "More columns": "其余各列",
+    "Notes": "作者笔记",
     "{count} more": "另有 {count} 项",
     "{count} more: {names}": "另有 {count} 条：{names}",
     "{text} and {count} more": "{text} 等另外 {count} 个",
@@ -404,6 +424,8 @@ CHINESE_CELLS = {
     },
     "Subset": {"all": "全部"},
     "Kind": {"stem": "题干", "whole": "整题", "options": "选项"},
+    "Meaning": dict(MEANINGS.values()),
+    "News": {"changed": "变化", "gone": "消失", "new": "新增"},
     "Note": {FOREIGN_CODE: "运行模型自带的代码（allow_remote_code: true）"},
     "Verdict": VERDICTS,
     "Reason": REASONS,
