@@ -37,6 +37,7 @@ rule all:
         rules.train.output,  # how the training went
         rules.tables.output,  # what was measured, and what the fine-tuning changed
         rules.report.output,  # all of it, as a report in Chinese and English
+        rules.cards.output,  # and what a hub shows beside the weights
         records(),  # and every record below, so that one that was deleted is noticed
     log:
         "<logs>/all.log",

@@ -422,6 +422,15 @@ def records() -> list[str]:
     ]
 
 
+def cards() -> list[str]:
+    """A model card for each form in which a run's weights are kept."""
+    return [
+        paths.card.format(run=run, form=form)
+        for run in tracked
+        for form in layout.forms_of(study, run)
+    ]
+
+
 def page(name: str) -> str:
     """A table for people; it also goes into the report that Snakemake itself makes."""
     return report(

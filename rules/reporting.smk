@@ -132,6 +132,27 @@ rule report:
         '"$SFTFLOW" workflow report.py --settings {params.settings:q} 2> {log:q}'
 
 
+rule cards:
+    input:
+        rules.tables.output,
+    output:
+        cards(),
+    log:
+        "<logs>/cards.log",
+    conda:
+        "../envs/uv.yaml"
+    threads: ask("report", "threads", 1)
+    resources:
+        mem_mb=ask("report", "mem_mb", 1000),
+        runtime=ask("report", "runtime", 10),
+    params:
+        **shown("cards.py"),
+    message:
+        "Model cards of the runs"
+    shell:
+        '"$SFTFLOW" workflow cards.py --settings {params.settings:q} 2> {log:q}'
+
+
 rule verify:
     input:
         [],

@@ -24,7 +24,7 @@ from sftflow.training import settings as training
 from support import ROOT, jobs, run_snakemake
 
 # Rules that only show: they follow every key, and cost seconds.
-SHOWING = {"plan", "data", "train", "tables", "report", "all", "total", "verify"}
+SHOWING = {"plan", "data", "train", "tables", "report", "cards", "all", "total", "verify"}
 # Jobs whose records stand behind a score.
 BEHIND_SCORES = {
     "fetch_dataset", "prepare_dataset", "fetch_model", "native_model", "fetch_benchmark",

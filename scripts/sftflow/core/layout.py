@@ -37,6 +37,7 @@ class Paths:
     checkpoints: str = "runs/{run}/checkpoints.json"
     checkpoint: str = "runs/{run}/steps/{step}/adapter.json"
     checkpoint_weights: str = "runs/{run}/steps/{step}/adapter"
+    card: str = "runs/{run}/cards/{form}/README.md"  # form: adapter or merged
     tracked: str = "runs/{run}/swanlab.json"
     readiness: str = "subjects/{subject}/readiness.json"
     chat: str = "subjects/{subject}/chat.json"
@@ -129,6 +130,13 @@ def adapter_of(subject: dict, paths: Paths = PATHS) -> tuple[str, str]:
         return paths.adapter.format(run=run), paths.adapter_weights.format(run=run)
     names = {"run": run, "step": step}
     return paths.checkpoint.format(**names), paths.checkpoint_weights.format(**names)
+
+
+def forms_of(study: dict, run: str) -> list[str]:
+    """The forms in which a run's weights lie in results/: its model cards'."""
+    if study["runs"][run]["training"]["tuner_type"] == "full":
+        return ["merged"]
+    return ["adapter", *["merged"] * (study["subjects"][run]["form"] == "merged")]
 
 
 def checkpoint_name(run: str, step: int) -> str:

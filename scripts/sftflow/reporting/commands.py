@@ -18,7 +18,7 @@ KEY = '-H "Authorization: Bearer $DEPLOY_KEY"'
 QUESTION = "What should I do if I cannot sleep at night?"
 BY_HAND = 10  # questions of each subset, of a benchmark that is asked by hand
 # The folders of results/ and of the checkout that ms-swift's file names by their full paths.
-KNOWN = re.compile(r"^/.*?/(?P<place>(?:runs|models|datasets)/.+|scripts/sftflow/.+)$")
+KNOWN = re.compile(r"^/.*/(?P<place>(?:runs|models|datasets)/.+|scripts/sftflow/.+)$")
 
 
 def by_step(study: dict, training: dict[str, dict]) -> dict[str, str]:

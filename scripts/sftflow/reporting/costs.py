@@ -85,9 +85,11 @@ def subjects_frame(study: dict, results: Results, draws: Draws) -> pd.DataFrame:
         row = {"Subject": title, "Parameters": number(manifest.get("parameters"))}
         for suite in suites:
             found = draws.get((suite, name))
-            mean, drawn = found["micro"] if found else (None, None)
-            interval = stats.percentile_interval(drawn, confidence) if found else None
-            row[f"Suite {suite}"] = with_interval(mean, interval)
+            row[f"Suite {suite}"] = NONE
+            if found:
+                mean, drawn = found["micro"]
+                interval = stats.percentile_interval(drawn, confidence)
+                row[f"Suite {suite}"] = with_interval(mean, interval)
         row |= {
             "Tokens/s, together": number(pick(ready, "speed.tokens_per_second_concurrent"), 1),
             "Ready": duration(pick(ready, f"seconds.{ready.get('form')}.ready")),

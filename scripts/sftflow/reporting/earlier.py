@@ -68,16 +68,22 @@ APPEARED, VANISHED, CHANGED = "new", "gone", "changed"
 def news(study: dict, before: Scores, cells: Iterable[Cell]) -> pd.DataFrame:
     """One row for each score that is not what it was."""
     now = {(cell.subject, cell.benchmark): cell.score["score"] for cell in cells if cell.usable}
-    return pd.DataFrame(
-        {
-            "Subject": label(study, "subjects", subject),
-            "Benchmark": label(study, "benchmarks", benchmark),
-            "Earlier": percent(old),
-            "Now": percent(new),
-            "Change": NONE if None in (old, new) else signed(100 * (new - old), 1),
-            "News": APPEARED if old is None else VANISHED if new is None else CHANGED,
-        }
-        for (subject, benchmark) in dict.fromkeys([*now, *before])
-        for old, new in [(before.get((subject, benchmark)), now.get((subject, benchmark)))]
-        if None in (old, new) or abs(new - old) > SAME
-    )
+    rows = []
+    for subject, benchmark in dict.fromkeys([*now, *before]):
+        old, new = before.get((subject, benchmark)), now.get((subject, benchmark))
+        change, kind = NONE, APPEARED if old is None else VANISHED
+        if old is not None and new is not None:
+            if abs(new - old) <= SAME:
+                continue
+            change, kind = signed(100 * (new - old), 1), CHANGED
+        rows.append(
+            {
+                "Subject": label(study, "subjects", subject),
+                "Benchmark": label(study, "benchmarks", benchmark),
+                "Earlier": percent(old),
+                "Now": percent(new),
+                "Change": change,
+                "News": kind,
+            }
+        )
+    return pd.DataFrame(rows)

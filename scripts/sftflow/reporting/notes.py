@@ -35,9 +35,10 @@ def titles() -> dict[str, str]:
 
 def section(heading: str) -> str | None:
     """`5. Training`, `5`, `Training` and `训练过程` -> "5"; None for a heading of none."""
-    number, title = re.fullmatch(r"(?:(\d+)[.、]?(?:\s+|$))?(.*)", heading).groups()
     known = titles()
-    return number if number in known.values() else known.get(title.casefold())
+    number = re.match(r"\d+", heading)
+    title = re.sub(r"^\d+[.、]?\s*", "", heading)
+    return number[0] if number and number[0] in known.values() else known.get(title.casefold())
 
 
 def merged(text: str) -> dict[str, str]:

@@ -190,13 +190,13 @@ def shortened(value: object) -> str:
     return text if len(text) <= LONGEST else text[:LONGEST] + "…"
 
 
-def batches(study: dict) -> dict[str, tuple[int, ...]]:
-    """{run: dialogues at once on a GPU, batches, GPUs, and so dialogues a step}"""
+def batches(study: dict) -> dict[str, tuple[int, int, int]]:
+    """{run: dialogues at once on a GPU, batches of a step, and so dialogues of a step}"""
     found = {}
     for name, run in study["runs"].items():
-        told = run["training"]
-        each = told["per_device_train_batch_size"], told["gradient_accumulation_steps"]
-        found[name] = (*each, each[0] * each[1])
+        batch = run["training"]["per_device_train_batch_size"]
+        accumulation = run["training"]["gradient_accumulation_steps"]
+        found[name] = batch, accumulation, batch * accumulation
     return found
 
 
@@ -367,6 +367,9 @@ def page(language: str, found: dict) -> str:
     environment.filters["upright"] = lambda frame: shown(frame, upright, language)
     environment.filters["grouped"] = lambda flags, each: flag_groups(
         found["study"], flags, language, each
+    )
+    environment.filters["label"] = lambda name, kind="runs": tables_text.inert(
+        tables_text.label(found["study"], kind, name)
     )
     environment.filters["inert"] = tables_text.inert
     environment.filters["said"] = lambda text: said(text, language)

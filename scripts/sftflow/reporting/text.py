@@ -136,7 +136,10 @@ def duration(seconds: float | None) -> str:
 
 
 def gibibytes(size: float | None) -> str:
-    return NONE if size is None else f"{size / 2**30:.2f} GiB"
+    """`1.31 GiB`, `12.4 MiB` below a tenth."""
+    if size is None:
+        return NONE
+    return f"{size / 2**30:.2f} GiB" if size >= 0.1 * 2**30 else f"{size / 2**20:.1f} MiB"
 
 
 def pick(record: dict | None, path: str) -> Any:
@@ -301,7 +304,7 @@ def markdown(frame: pd.DataFrame) -> str:
 
 
 NUMBER = re.compile(  # 12, 1.3 GiB, +1.0 [-2.0, 3.0], 3 → 4, [20.0](file)
-    r"\[?[-+~<]*\s?[\d.,:]{1,12}(\]\(.*|\s?(%|s|GiB|→|±|/|\[|\(×).*)?$"
+    r"\[?[-+~<]*\s?[\d.,:]{1,12}(\]\(.*|\s?(%|s|GiB|MiB|→|±|/|\[|\(×).*)?$"
 )
 INTERVAL = re.compile(r" (\[[-+\d., ]+\])")
 
