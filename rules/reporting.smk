@@ -114,7 +114,9 @@ rule report:
         answers=paths.answers,
         summary=paths.summary,
         record=paths.record,
-        figures=collect(paths.figure, figure=FIGURES),
+        figures=collect(
+            paths.figure, figure=FIGURES, language=study["languages"], form=["svg", "png"]
+        ),
     log:
         "<logs>/report.log",
     conda:

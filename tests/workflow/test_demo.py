@@ -208,7 +208,7 @@ def test_the_learning_curve_is_that_of_its_records(demo):
         path = demo.results / f"dialogue/{subject}/likelihood.json"
         own = json.loads(path.read_text(encoding="utf-8"))
         assert losses[step] == pytest.approx(loss(own["records"]), rel=1e-5)
-    assert (demo.results / "figures/learning_curve.svg").exists()
+    assert (demo.results / "figures/learning_curve.zh.svg").exists()
 
 
 def test_the_dialogue_table_is_that_of_its_records(demo):

@@ -107,7 +107,7 @@ RECORDS = {
     "scores/tiny-sft/mmlu.json": "score_benchmark",
     "tables/comparison.md": "tables",
     "tables/plan.csv": "plan",
-    "figures/loss.svg": "report",
+    "figures/loss.zh.svg": "report",
     "report/report.html": "report",
 }
 

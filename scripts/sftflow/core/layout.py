@@ -51,7 +51,7 @@ class Paths:
     evaluation: str = "evaluations/{subject}/{suite}.json"
     score: str = "scores/{subject}/{benchmark}.json"
     table: str = "tables/{table}.{form}"  # form: md, csv or tex
-    figure: str = "figures/{figure}.svg"
+    figure: str = "figures/{figure}.{language}.{form}"  # form: svg or png
     page: str = "report/report.{language}.md"
     html: str = "report/report.html"
     record: str = "report/report.json"  # its scores, for a later report to be compared with
@@ -72,7 +72,8 @@ TABLES = (
     "training", "inference", "comparison", "dialogue", "curve", "chat", "data", "sweep", "plan",
 )  # fmt: skip
 FIGURES = (
-    "differences", "loss", "learning_rate", "learning_curve", "scores", "token_lengths", "sweep",
+    "differences", "loss", "learning_rate", "gpu", "learning_curve", "scores", "token_lengths",
+    "sweep",
 )  # fmt: skip
 
 CRISIS = "config/dialogue/crisis.jsonl"  # messages of a crisis that come with the workflow

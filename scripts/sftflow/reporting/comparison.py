@@ -356,7 +356,11 @@ def judged(row: dict) -> dict:
         "Difference": _to_answers(row, points(row.get("difference"), interval_of(row))),
         "Verdict": verdict_text(row),
         "n": row.get("n", NONE),
-        "Fixed / broken": f"{row['fixed']} / {row['broken']}" if "fixed" in row else NONE,
+        "Fixed / broken": " / ".join(
+            _to_answers(row, str(row[show.lower()]), show) for show in ("Fixed", "Broken")
+        )
+        if "fixed" in row
+        else NONE,
         "p": p_value(row.get("p")),
         "p (Holm)": p_value(row.get("p_holm")),
         "Detectable": percent(row.get("detectable")),
@@ -502,9 +506,10 @@ def _linked(row: dict, side: str) -> str:
     return link(f"scores/{row[side]}/{row['benchmark']}.json", percent(score))
 
 
-def _to_answers(row: dict, text: str) -> str:
-    """To the answers of a pair, side by side; a recipe's are those of its trainings."""
+def _to_answers(row: dict, text: str, show: str = "") -> str:
+    """To the answers of a pair, side by side, all or those to `show`; a recipe's are those of its
+    trainings."""
     if row.get("difference") is None or row["trainings"] > 1:
         return text
     pair = pair_name({side: row[side] for side in ("baseline", "candidate")})
-    return link(answers_at(pair=pair, benchmark=row["benchmark"] or ""), text)
+    return link(answers_at(pair=pair, benchmark=row["benchmark"] or "", show=show), text)

@@ -1,18 +1,17 @@
 """The report: what it tells, and how it looks."""
 
-import base64
 import json
 import re
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
+from urllib.parse import urlencode
 
 import jinja2
 import pandas as pd
-from markdown_it import MarkdownIt
 from sftflow.config import schema
-from sftflow.core.jsonio import read_record
+from sftflow.core.jsonio import digest, read_record
 from sftflow.core.layout import PATHS, Results
 from sftflow.core.spans import merged
 from sftflow.reporting import browser, commands, costs, earlier, figures, notes
@@ -257,10 +256,23 @@ COLUMNS = (
 def report_sections(table: tables_text.Table) -> dict[str, pd.DataFrame]:
     sections = dict(table.sections)
     if len(table.data["subject"].unique()) <= tables_text.WIDE:
-        sections["Details"] = sections["Details"][list(COLUMNS)]
+        sections["Details"] = leading(sections["Details"])[list(COLUMNS)]
     else:
         del sections["Details"]
     return sections
+
+
+def leading(details: pd.DataFrame) -> pd.DataFrame:
+    """Each accuracy is a link to its score, and names the subset: a page that holds the answers
+    leads to those."""
+
+    def linked(row: pd.Series) -> str:
+        if row["Score"] == NONE or row["Accuracy"].startswith("~~"):
+            return row["Accuracy"]
+        subset = "" if row["Subset"] == "all" else "#" + urlencode({"subset": row["Subset"]})
+        return row["Score"].replace("[json]", f"[{row['Accuracy']}]").replace(")", f"{subset})")
+
+    return details.assign(Accuracy=details.apply(linked, axis=1))
 
 
 def reach(study: dict, rows: pd.DataFrame) -> list[dict]:
@@ -318,7 +330,9 @@ def machine(hardware: dict) -> str:
     return ", ".join([f"{n} × {name}" for name, n in gpus.items()] or [hardware["cpu"]])
 
 
-def draw(study: dict, found: dict) -> dict[str, str]:
+def draw(study: dict, found: dict, language: str) -> dict[str, figures.Picture]:
+    """Every figure, in one language."""
+    say = partial(in_language, language)
     points: dict[str, dict] = {}
     chance = {}
     for cell in found["cells"].values():
@@ -330,16 +344,43 @@ def draw(study: dict, found: dict) -> dict[str, str]:
             chance[benchmark] = cell.score["chance"]
     labels = tables_text.headings(study, "runs", study["runs"])
     training = {labels[run]: record for run, record in found["training_records"].items()}
-    fits = {labels[run]: tokens for run, tokens in found["fits"].items()}
+    on_gpus = {name: record for name, record in training.items() if record.get("gpu_curve")}
+    turns = {
+        tables_text.label(study, "datasets", name): turns for name, turns in found["turns"].items()
+    }
     curves = [row | {"run": labels[row["run"]]} for row in found["curve_rows"]]
+    margin = study["statistics"]["margin"]
     return {
-        "loss": figures.loss(training),
-        "learning_rate": figures.learning_rate(training),
-        "learning_curve": figures.learning_curve(curves),
-        "differences": figures.differences(found["differences"], study["statistics"]["margin"]),
-        "scores": figures.scores(points, chance),
-        "token_lengths": figures.token_lengths(fits, found["turns"]),
-        "sweep": figures.sweep(tables_sweeps.drawn(found["sweeps"])),
+        "loss": figures.loss(training, say),
+        "learning_rate": figures.learning_rate(training, say),
+        "gpu": figures.gpu(on_gpus, say),
+        "learning_curve": figures.learning_curve(curves, say),
+        "differences": figures.differences(found["differences"], margin, say),
+        "scores": figures.scores(points, chance, say),
+        "token_lengths": figures.token_lengths(lengths_once(study, found["fits"]), turns, say),
+        "sweep": figures.sweep(tables_sweeps.drawn(found["sweeps"]), say),
+    }
+
+
+def in_language(language: str, text: str, **values: object) -> str:
+    return said(text, language, **values)
+
+
+def lengths_once(study: dict, fits: dict[str, dict]) -> dict[str, dict]:
+    """Runs whose dialogues have the same lengths as one, called by their dataset; by its first run
+    too where models or settings give one dataset several lengths."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    for run, tokens in fits.items():
+        key = (study["runs"][run]["dataset"], digest(tokens["histogram"]))
+        alike.setdefault(key, []).append(run)
+    count = Counter(dataset for dataset, _ in alike)
+    names = tables_text.headings(study, "datasets", count)
+    labels = tables_text.headings(study, "runs", study["runs"])
+    return {
+        names[dataset] if count[dataset] == 1 else f"{names[dataset]} ({labels[runs[0]]})": fits[
+            runs[0]
+        ]
+        for (dataset, _), runs in alike.items()
     }
 
 
@@ -418,36 +459,3 @@ def upright(frame: pd.DataFrame, language: str) -> pd.DataFrame:
         return wide
     turned = wide.set_index(wide.columns[0]).T.fillna(NONE)
     return turned.rename_axis(columns=None).reset_index(names=wide.columns[0])
-
-
-FOLDED = re.compile(
-    rf"<p><em>({'|'.join(said(tables_text.MORE_COLUMNS, each) for each in ('zh', 'en'))})</em></p>"
-    r'\s*(<div class="table">.*?</div>)',
-    re.S,
-)
-NAMES = {"zh": "中文", "en": "English"}
-
-
-def html(pages: dict[str, str], pictures: dict[str, str], shown: browser.Shown) -> str:
-    """One page with every language; Markdown is rendered without raw HTML, so answers of a model
-    that contain markup stay text. Scores and differences lead to the answers, as far as they are
-    shown: the page travels without the files of results/."""
-    parser = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True)
-    bodies = {
-        language: embed(parser.render(text).replace("&lt;br&gt;", "<br>"), pictures)
-        for language, text in pages.items()
-    }
-    bodies = {language: browser.lead(body, shown, language) for language, body in bodies.items()}
-    return environment.get_template("report.html.j2").render(bodies=bodies, names=NAMES)
-
-
-def embed(body: str, pictures: dict[str, str]) -> str:
-    """Put the figures into the page, tables into boxes that scroll, and what is left of a wide one
-    out of sight until it is asked for."""
-    for name, svg in pictures.items():
-        data = base64.b64encode(svg.encode()).decode()
-        body = body.replace(f"../figures/{name}.svg", f"data:image/svg+xml;base64,{data}")
-    body = body.replace("<table>", '<div class="table"><table>')
-    body = body.replace("</table>", "</table></div>")
-    return FOLDED.sub(r"<details><summary>\1</summary>\2</details>", body)
