@@ -13,6 +13,10 @@ if not workflow.configfiles:
     configfile: str(workflow.current_basedir.join("config/config.yaml"))
 
 
+# The first page of what `snakemake --report` makes.
+report: "rules/captions/workflow.rst"
+
+
 include: "rules/common.smk"
 include: "rules/reporting.smk"
 

@@ -422,20 +422,39 @@ def records() -> list[str]:
     ]
 
 
+def kept(path: str, caption: str, category: str, **labels: str) -> str:
+    """An output that goes into the report that Snakemake itself makes, too."""
+    return report(path, caption=f"captions/{caption}.rst", category=category, labels=labels)
+
+
 def cards() -> list[str]:
     """A model card for each form in which a run's weights are kept."""
     return [
-        paths.card.format(run=run, form=form)
+        kept(paths.card.format(run=run, form=form), "card", "Model cards", run=run, form=form)
         for run in tracked
         for form in layout.forms_of(study, run)
     ]
 
 
 def page(name: str) -> str:
-    """A table for people; it also goes into the report that Snakemake itself makes."""
-    return report(
-        paths.table.format(table=name, form="md"), category="Tables", labels={"table": name}
-    )
+    """A table for people."""
+    return kept(paths.table.format(table=name, form="md"), "table", "Tables", table=name)
+
+
+def pictures() -> list[str]:
+    """The figures in every language: as SVG, and as PNG for slides."""
+    files = [
+        kept(
+            paths.figure.format(figure=name, language=language, form="svg"),
+            "figure",
+            "Figures",
+            figure=name.replace("_", " "),
+            language=language,
+        )
+        for name in FIGURES
+        for language in study["languages"]
+    ]
+    return files + collect(paths.figure, figure=FIGURES, language=study["languages"], form="png")
 
 
 def table_files(*names: str) -> list[str]:

@@ -110,13 +110,11 @@ rule report:
         rules.tables.output,
     output:
         pages=collect(paths.page, language=study["languages"]),
-        html=report(paths.html, category="Report"),
-        answers=paths.answers,
+        html=kept(paths.html, "report", "Report", page="Report"),
+        answers=kept(paths.answers, "answers", "Report", page="Answers"),
         summary=paths.summary,
         record=paths.record,
-        figures=collect(
-            paths.figure, figure=FIGURES, language=study["languages"], form=["svg", "png"]
-        ),
+        figures=pictures(),
     log:
         "<logs>/report.log",
     conda:
