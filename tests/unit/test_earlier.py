@@ -20,7 +20,7 @@ def reports(tmp_path):
     for table in tables.build(study, Results(before), {}, study["evaluate"]["suites"]):
         writing.write(table, Results(before))
     cells = load_cells(study, Results(before)).values()
-    write_record(Results(before).path(PATHS.record), earlier.record(cells))
+    write_record(Results(before).path(PATHS.record), {"scores": earlier.scores(cells)})
     made_up.write_study(now, shares={"base": 0.3, "tuned": 0.9})
     made_up.write_records(now, study)
     (now / "scores/base/gsm8k.json").unlink()

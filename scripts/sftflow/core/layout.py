@@ -54,7 +54,7 @@ class Paths:
     figure: str = "figures/{figure}.{language}.{form}"  # form: svg or png
     page: str = "report/report.{language}.md"
     html: str = "report/report.html"
-    record: str = "report/report.json"  # its scores, for a later report to be compared with
+    record: str = "report/report.json"  # its numbers, unrounded
     answers: str = "report/answers.html"
     summary: str = "report/summary.txt"  # what the terminal says at the end
     settings: str = "settings/{rule}/{name}.json"

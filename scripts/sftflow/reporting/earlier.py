@@ -14,19 +14,16 @@ from sftflow.reporting.text import NONE, label, percent, signed
 Scores = dict[tuple[str, str], float]  # {(subject, benchmark): share}
 
 
-def record(cells: Iterable[Cell]) -> dict:
-    """What a report keeps of itself, for a later one to be compared with: report/report.json."""
-    return {
-        "schema": 1,
-        "scores": [
-            {
-                "subject": cell.subject, "benchmark": cell.benchmark, "n": cell.score["n"],
-                "score": cell.score["score"], "ci95": cell.score["ci95"],
-            }
-            for cell in cells
-            if cell.usable
-        ],
-    }  # fmt: skip
+def scores(cells: Iterable[Cell]) -> list[dict]:
+    """What a report keeps of its scores, for a later one to be compared with."""
+    return [
+        {
+            "subject": cell.subject, "benchmark": cell.benchmark, "n": cell.score["n"],
+            "score": cell.score["score"], "ci95": cell.score["ci95"],
+        }
+        for cell in cells
+        if cell.usable
+    ]  # fmt: skip
 
 
 def read(place: str | None) -> Scores | None:

@@ -1,20 +1,23 @@
 """The report: what it tells, and how it looks."""
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
+from typing import Any
 from urllib.parse import urlencode
 
 import jinja2
+import numpy as np
 import pandas as pd
 from sftflow.config import schema
 from sftflow.core.jsonio import digest, read_record
 from sftflow.core.layout import PATHS, Results
 from sftflow.core.spans import merged
-from sftflow.reporting import browser, commands, costs, earlier, figures, notes
+from sftflow.reporting import browser, commands, costs, earlier, figures, notes, plan
 from sftflow.reporting import comparison as tables_comparison
 from sftflow.reporting import curve as tables_curve
 from sftflow.reporting import dialogue as tables_dialogue
@@ -41,10 +44,11 @@ def collect(study: dict, results: Results) -> dict:
     }
     dialogue = tables_dialogue.dialogue_table(talk, evidence.claims)
     sweeps = tables_sweeps.points(study, results)
+    answers = browser.answers(study, results, cells)
     return {
         "study": study,
         "cells": cells,
-        "answers": browser.answers(study, results, cells),
+        "answers": answers,
         "sweeps": sweeps,
         "sweep": dict(tables_sweeps.sweep_table(study, sweeps, cells, draws).sections),
         "chosen": tables_sweeps.chosen(sweeps),
@@ -86,11 +90,49 @@ def collect(study: dict, results: Results) -> dict:
         "choices": curves.choices,
         "headline": {each: headline(evidence, each) for each in study["languages"]},
         "flags": evidence.flags,
+        "record": record(evidence, dialogue.data, answers),
         "summary": in_terminal(evidence),
         "differences": named_differences(study, evidence.rows),
         "reach": reach(study, comparison.data),
         "provenance": provenance(cells),
     }
+
+
+def record(evidence: Evidence, dialogue: pd.DataFrame, answers: browser.Answers) -> dict:
+    """What the report states, unrounded, for programs: report/report.json."""
+    confidence = evidence.study["statistics"]["confidence"]
+    means = [
+        {
+            "suite": suite, "subject": subject, "mean": kind, "score": mean,
+            "interval": stats.percentile_interval(drawn, confidence),
+        }
+        for (suite, subject), found in evidence.draws.items()
+        for kind, (mean, drawn) in found.items()
+    ]  # fmt: skip
+    content = {
+        "scores": earlier.scores(evidence.cells.values()),
+        "claims": evidence.rows,
+        "means": means,
+        "dialogue": dialogue.to_dict("records"),
+        "curve": evidence.curves.rows,
+        "choices": evidence.curves.choices,
+        "plan": plan.precision_rows(evidence.study, evidence.results),
+        "answers": {"shown": answers.shown.count, "page": answers.size},
+        "seconds_of_answering": provenance(evidence.cells)["seconds"],
+        "flags": [{"where": flag.where, **flag.entry()} for flag in evidence.flags],
+    }
+    return {"schema": 1} | bare(content)
+
+
+def bare(value: Any) -> Any:
+    """As JSON has it: no number that is none, and numbers of no library's own."""
+    if isinstance(value, dict):
+        return {str(key): bare(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [bare(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def model_row(study: dict, results: Results, name: str) -> dict:
