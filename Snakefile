@@ -13,6 +13,10 @@ if not workflow.configfiles:
     configfile: str(workflow.current_basedir.join("config/config.yaml"))
 
 
+# The first page of what `snakemake --report` makes.
+report: "rules/captions/workflow.rst"
+
+
 include: "rules/common.smk"
 include: "rules/reporting.smk"
 
@@ -37,6 +41,7 @@ rule all:
         rules.train.output,  # how the training went
         rules.tables.output,  # what was measured, and what the fine-tuning changed
         rules.report.output,  # all of it, as a report in Chinese and English
+        rules.cards.output,  # and what a hub shows beside the weights
         records(),  # and every record below, so that one that was deleted is noticed
     log:
         "<logs>/all.log",

@@ -423,16 +423,44 @@ def records() -> list[str]:
     ]
 
 
+def kept(path: str, caption: str, category: str, **labels: str) -> str:
+    """An output that goes into the report that Snakemake itself makes, too."""
+    return report(path, caption=f"captions/{caption}.rst", category=category, labels=labels)
+
+
+def cards() -> list[str]:
+    """A model card for each form in which a run's weights are kept."""
+    return [
+        kept(paths.card.format(run=run, form=form), "card", "Model cards", run=run, form=form)
+        for run in tracked
+        for form in layout.forms_of(study, run)
+    ]
+
+
 def page(name: str) -> str:
-    """A table for people; it also goes into the report that Snakemake itself makes."""
-    return report(
-        paths.table.format(table=name, form="md"), category="Tables", labels={"table": name}
-    )
+    """A table for people."""
+    return kept(paths.table.format(table=name, form="md"), "table", "Tables", table=name)
+
+
+def pictures() -> list[str]:
+    """The figures in every language: as SVG, and as PNG for slides."""
+    files = [
+        kept(
+            paths.figure.format(figure=name, language=language, form="svg"),
+            "figure",
+            "Figures",
+            figure=name.replace("_", " "),
+            language=language,
+        )
+        for name in FIGURES
+        for language in study["languages"]
+    ]
+    return files + collect(paths.figure, figure=FIGURES, language=study["languages"], form="png")
 
 
 def table_files(*names: str) -> list[str]:
-    """A table's two files: for people, and for programs."""
-    return [page(name) for name in names] + collect(paths.table, table=names, form="csv")
+    """A table's files: for people, for programs, and for papers."""
+    return [page(name) for name in names] + collect(paths.table, table=names, form=("csv", "tex"))
 
 
 def shown(*programs: str) -> dict[str, str]:
@@ -450,6 +478,16 @@ def shown(*programs: str) -> dict[str, str]:
         "settings": paths.study.replace("<results>", RESULTS),
         "study": f"config: {digest({key: value for key, value in study.items() if key not in UNSHOWN})[:12]}",
         "code": f"code: {code.digest(*programs, files=shipped)[:12]}",
+    }
+
+
+def told_besides() -> dict[str, str]:
+    """Params of the report: what it tells besides what was measured, by content."""
+    notes, before = study["report"]["notes"], study["report"]["compare_with"]
+    known = layout.earlier_files(before) if before else []
+    return {
+        "notes": f"notes: {file_digest(notes)[:12] if notes else '-'}",
+        "earlier": f"earlier report: {digest([file_digest(file) for file in known])[:12] if known else '-'}",
     }
 
 

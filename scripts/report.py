@@ -1,6 +1,7 @@
 """Write the report: report/report.<language>.md, report/report.html, the figures that they show
-(figures/*.svg and *.png), report/answers.html, the answers behind the scores, and
-report/summary.txt, what the terminal says at the end; all below --results.
+(figures/*.svg and *.png), report/answers.html, the answers behind the scores, report/summary.txt,
+what the terminal says at the end, and report/report.json, its numbers unrounded, for programs and
+for a later report to be compared with; all below --results.
 
 The sections are those of a fine-tuning report written by hand, filled from what lies in results/.
 Each HTML page holds every language and needs no other file, so it can be sent to someone.
@@ -10,7 +11,7 @@ import gc
 import sys
 
 from sftflow.core import cli
-from sftflow.core.jsonio import write_bytes, write_text
+from sftflow.core.jsonio import write_bytes, write_record, write_text
 from sftflow.core.layout import PATHS, Results
 from sftflow.reporting import figures
 from sftflow.reporting.report import collect, draw, page
@@ -46,6 +47,7 @@ def main() -> None:
     }
     write_text(results.path(PATHS.answers), found["answers"].page)
     write_text(results.path(PATHS.summary), found["summary"])
+    write_record(results.path(PATHS.record), found["record"])
     pages = {language: page(language, found) for language in study["languages"]}
     for language, text in pages.items():
         write_text(results.path(PATHS.page, language=language), text)

@@ -78,7 +78,7 @@ def tab(tmp_path_factory) -> Iterator[chromium.Page]:
 def column(name: str, language: str = "en") -> str:
     """The first table that has it, as JavaScript: the cells of its column."""
     cells = (
-        f'[...document.querySelectorAll(`.language[lang="{language}"] td[data-label="{name}"]`)]'
+        f'[...document.querySelectorAll(`.language[lang="{language}"] td[data-label^="{name}"]`)]'
     )
     return f"{cells}.filter((cell, _, all) => cell.closest('table') === all[0].closest('table'))"
 

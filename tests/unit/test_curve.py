@@ -118,7 +118,7 @@ def test_report_shows_figure_table_flag_and_who_chose(tmp_path):
     english, chinese = (report.page(language, shown) for language in ("en", "zh"))
     for text in (
         "under a run's name is the last step", "never by the benchmarks", "learning_curve.en.svg",
-        "`tuned`: held-out loss is lowest at step 200", "**overfitting**", "300 (served)",
+        "tuned: held-out loss is lowest at step 200", "**overfitting**", "300 (served)",
         "tuned: Held-out loss per token was lowest at step 200",
     ):  # fmt: skip
         assert text in english, text

@@ -6,6 +6,7 @@ from functools import partial
 
 import pandas as pd
 from sftflow.reporting.flags import KINDS, Flag, Message
+from sftflow.reporting.meanings import MEANINGS
 
 # What the tables say, in Chinese. Names, numbers and notes of the user stay as they are.
 CHINESE = {
@@ -164,8 +165,29 @@ CHINESE = {
     "Above the lowest": "高出最低点 [区间]",
     "Lowest at step": "最低点步数",
     "Loss there": "最低 Loss",
+    "Loss difference": "Loss 差异 [区间]",
+    "Tokens, max": "最大 token 数",
+    "Tokens, mean": "平均 token 数",
     "Served step": "部署步数",
     "Served loss": "部署权重的 Loss",
+    "Adapter on disk": "适配器大小",
+    "Commit": "工作流版本",
+    "Date": "日期",
+    "Dialogues a step": "每步对话数",
+    "Earlier": "此前",
+    "Meaning": "含义",
+    "Memory planned": "预计显存/内存",
+    "Memory taken": "实际显存/内存",
+    "Merged on disk": "合并权重大小",
+    "News": "情况",
+    "Now": "现在",
+    "Scores": "得分数",
+    "Serving, GPU": "推理显存",
+    "Serving, process": "推理内存",
+    "Time planned": "预计时间",
+    "Time taken": "实际时间",
+    "Trained parameters": "训练的参数量",
+    "Training memory": "训练显存/内存",
 }
 # What flags.py says, by the same kinds and values, and what a kind is called in a table.
 FLAGS = {
@@ -377,6 +399,7 @@ SENTENCES = {
     "More columns": "其余各列",
     "Contents": "目录",
     "Filter rows": "筛选行",
+    "Notes": "作者笔记",
     "{count} more": "另有 {count} 项",
     "{count} more: {names}": "另有 {count} 条：{names}",
     "{text} and {count} more": "{text} 等另外 {count} 个",
@@ -386,6 +409,9 @@ SENTENCES = {
     " points": " 个百分点",
     " nats": " nat",
     " nats per token": " nat/token",
+    "{name} ({unit})": "{name}（{unit}）",
+    "nats/token": "nat/token",
+    "points": "百分点",
     " % of turns won": " % 的轮次获胜",
     "not compared": "未比较",
 }
@@ -400,6 +426,8 @@ CHINESE_CELLS = {
     },
     "Subset": {"all": "全部"},
     "Kind": {"stem": "题干", "whole": "整题", "options": "选项"},
+    "Meaning": dict(MEANINGS.values()),
+    "News": {"changed": "变化", "gone": "消失", "new": "新增"},
     "Note": {FOREIGN_CODE: "运行模型自带的代码（allow_remote_code: true）"},
     "Verdict": VERDICTS,
     "Reason": REASONS,
@@ -456,7 +484,7 @@ CHINESE_PATTERNS: list[tuple[re.Pattern, str | Callable[[re.Match], str]]] = [
         re.compile(r"unequal sample sets \((\d+) and (\d+) questions, not the same ones\)"),
         r"题目集合不同（\1 题与 \2 题）",
     ),
-    (re.compile(r"unequal sample sets in (\S+)"), r"\1 的题目集合不同"),
+    (re.compile(r"unequal sample sets in (.+)"), r"\1 的题目集合不同"),
     (re.compile(r"metrics differ: (.+) and (.+)"), r"指标不同：\1 与 \2"),
     (re.compile(r"^not evaluated$"), "未评测"),
     (re.compile(r"^no score file$"), "没有得分文件"),
@@ -485,10 +513,10 @@ CHINESE_PATTERNS: list[tuple[re.Pattern, str | Callable[[re.Match], str]]] = [
     (re.compile(r"^(.+): next turns$"), r"\1：末轮（给定真实历史）"),
     # in their exact form only: an answer of a model may hold such words, too
     (re.compile(r"(^|(?<=: ))not compared: "), "未比较："),
-    (re.compile(r"(?<=未比较：)(\S+): missing$"), r"\1 缺失"),
-    (re.compile(r"(?<=未比较：)(\S+): stale$"), r"\1 已过期"),
+    (re.compile(r"(?<=未比较：)(.+): missing$"), r"\1 缺失"),
+    (re.compile(r"(?<=未比较：)(.+): stale$"), r"\1 已过期"),
     (
-        re.compile(r"\bincomplete: \S+ (?:missing|stale)(?:, \S+ (?:missing|stale))*"),
+        re.compile(r"\bincomplete: [^,:]+ (?:missing|stale)(?:, [^,:]+ (?:missing|stale))*"),
         lambda found: (
             found[0]
             .replace("incomplete: ", "不完整：")

@@ -222,7 +222,7 @@ def suite_problem(sides: list[list[Cell]]) -> str | None:
             return reason
     for cells in zip(*sides, strict=True):
         if len({cell.score["items"]["digest"] for cell in cells}) > 1:
-            return f"unequal sample sets in {cells[0].benchmark}"
+            return f"unequal sample sets in {cells[0].title}"
     return None
 
 
@@ -230,7 +230,8 @@ def benchmark_claim(cells: list[Cell | None], candidate: Candidate, seed: int) -
     """Of one benchmark; `cells` has the baseline's first."""
     for subject, cell in zip((candidate.baseline, *candidate.trainings), cells, strict=True):
         if cell is None or not cell.usable:
-            return {"problem": f"{subject}: {cell.state if cell else 'not evaluated'}"}
+            name, state = (cell.labels[0], cell.state) if cell else (subject, "not evaluated")
+            return {"problem": f"{name}: {state}"}
     scores = [cell.score for cell in cells if cell]
     row: dict = {"baseline_score": scores[0]["score"]}
     row["candidate_score"] = float(np.mean([score["score"] for score in scores[1:]]))

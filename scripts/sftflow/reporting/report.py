@@ -1,19 +1,23 @@
 """The report: what it tells, and how it looks."""
 
+import json
+import math
 import re
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
+from typing import Any
 from urllib.parse import urlencode
 
 import jinja2
+import numpy as np
 import pandas as pd
 from sftflow.config import schema
 from sftflow.core.jsonio import digest, read_record
-from sftflow.core.layout import Results
+from sftflow.core.layout import PATHS, Results
 from sftflow.core.spans import merged
-from sftflow.reporting import browser, figures
+from sftflow.reporting import browser, commands, costs, earlier, figures, notes, plan
 from sftflow.reporting import comparison as tables_comparison
 from sftflow.reporting import curve as tables_curve
 from sftflow.reporting import dialogue as tables_dialogue
@@ -23,6 +27,7 @@ from sftflow.reporting import sweeps as tables_sweeps
 from sftflow.reporting import text as tables_text
 from sftflow.reporting.chinese import FOREIGN_CODE, said, translate
 from sftflow.reporting.evidence import Evidence
+from sftflow.reporting.meanings import MEANINGS
 from sftflow.reporting.summary import flag_groups, headline, in_terminal
 from sftflow.reporting.text import MISSING, NONE, TEMPLATES
 from sftflow.scoring import stats
@@ -39,15 +44,26 @@ def collect(study: dict, results: Results) -> dict:
     }
     dialogue = tables_dialogue.dialogue_table(talk, evidence.claims)
     sweeps = tables_sweeps.points(study, results)
+    answers = browser.answers(study, results, cells)
     return {
         "study": study,
         "cells": cells,
-        "answers": browser.answers(study, results, cells),
+        "answers": answers,
         "sweeps": sweeps,
         "sweep": dict(tables_sweeps.sweep_table(study, sweeps, cells, draws).sections),
         "chosen": tables_sweeps.chosen(sweeps),
         "models": pd.DataFrame(model_row(study, results, name) for name in study["models"]),
         "environments": environment_frame(results),
+        "examples": examples(study, results),
+        "batches": batches(study),
+        "shell": commands.by_step(study, evidence.training),
+        "planned": costs.planned_frame(study, evidence.training),
+        "memory": costs.memory_frame(study, results, evidence.training),
+        "subjects": costs.subjects_frame(study, results, draws),
+        "notes": notes.read(study["report"]["notes"]),
+        "earlier": study["report"]["compare_with"],
+        "news": news(study, cells),
+        "history": history_frame(study, cells),
         "data": dict(tables_records.data_table(study, results).sections),
         "settings": settings_frame(study),
         "training_records": evidence.training,
@@ -61,7 +77,7 @@ def collect(study: dict, results: Results) -> dict:
             for name in study["datasets"]
             if (receipt := results.read(f"datasets/{name}/receipt.json"))
         },
-        "commands": commands(study, results),
+        "commands": swift_files(study, results),
         "training": tables_records.training_table(study, results).sections[0][1],
         "inference": tables_records.inference_table(study, results).sections[0][1],
         "chat": tables_records.chat_table(study, results).sections[0][1],
@@ -74,11 +90,49 @@ def collect(study: dict, results: Results) -> dict:
         "choices": curves.choices,
         "headline": {each: headline(evidence, each) for each in study["languages"]},
         "flags": evidence.flags,
+        "record": record(evidence, dialogue.data, answers),
         "summary": in_terminal(evidence),
         "differences": named_differences(study, evidence.rows),
-        "reach": reach(comparison.data),
+        "reach": reach(study, comparison.data),
         "provenance": provenance(cells),
     }
+
+
+def record(evidence: Evidence, dialogue: pd.DataFrame, answers: browser.Answers) -> dict:
+    """What the report states, unrounded, for programs: report/report.json."""
+    confidence = evidence.study["statistics"]["confidence"]
+    means = [
+        {
+            "suite": suite, "subject": subject, "mean": kind, "score": mean,
+            "interval": stats.percentile_interval(drawn, confidence),
+        }
+        for (suite, subject), found in evidence.draws.items()
+        for kind, (mean, drawn) in found.items()
+    ]  # fmt: skip
+    content = {
+        "scores": earlier.scores(evidence.cells.values()),
+        "claims": evidence.rows,
+        "means": means,
+        "dialogue": dialogue.to_dict("records"),
+        "curve": evidence.curves.rows,
+        "choices": evidence.curves.choices,
+        "plan": plan.precision_rows(evidence.study, evidence.results),
+        "answers": {"shown": answers.shown.count, "page": answers.size},
+        "seconds_of_answering": provenance(evidence.cells)["seconds"],
+        "flags": [{"where": flag.where, **flag.entry()} for flag in evidence.flags],
+    }
+    return {"schema": 1} | bare(content)
+
+
+def bare(value: Any) -> Any:
+    """As JSON has it: no number that is none, and numbers of no library's own."""
+    if isinstance(value, dict):
+        return {str(key): bare(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [bare(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def model_row(study: dict, results: Results, name: str) -> dict:
@@ -123,36 +177,94 @@ def environment_frame(results: Results) -> pd.DataFrame:
     return frame.drop(columns=[name for name in frame if (frame[name] == NONE).all()])
 
 
-SETTINGS = (
-    "tuner_type", "lora_rank", "lora_alpha", "lora_dropout", "target_modules", "torch_dtype",
-    "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps",
-    "learning_rate", "lr_scheduler_type", "warmup_ratio", "weight_decay", "max_length", "too_long",
-    "eval_steps", "save_steps", "save_total_limit", "logging_steps", "seed",
-)  # fmt: skip
-
-
 def settings_frame(study: dict) -> pd.DataFrame:
     """Training settings: one column where all runs agree, else one per run (if they are few)."""
-    runs = study["runs"]
+    runs, settings = study["runs"], list(MEANINGS)
     if not runs:
         return pd.DataFrame()
     labels = tables_text.headings(study, "runs", runs)
     if len(runs) > tables_text.WIDE:
-        varied = [s for s in SETTINGS if len({str(r["training"][s]) for r in runs.values()}) > 1]
+        varied = [s for s in settings if len({str(r["training"][s]) for r in runs.values()}) > 1]
         return pd.DataFrame(
             {"Run": labels[name], **{s: run["training"][s] for s in varied}}
             for name, run in runs.items()
         )
     return pd.DataFrame(
-        {"Setting": s, **{labels[name]: str(run["training"][s]) for name, run in runs.items()}}
-        for s in SETTINGS
+        {
+            "Setting": s,
+            **{labels[name]: str(run["training"][s]) for name, run in runs.items()},
+            "Meaning": MEANINGS[s][0],
+        }
+        for s in settings
     )
 
 
-def commands(study: dict, results: Results) -> dict[str, str]:
-    """The exact ms-swift file of the first runs."""
-    paths = {name: results.folder / f"runs/{name}/command.yaml" for name in list(study["runs"])[:2]}
-    return {name: path.read_text("utf-8").rstrip() for name, path in paths.items() if path.exists()}
+def swift_files(study: dict, results: Results) -> dict[str, str]:
+    """ms-swift's own file of the first runs, without paths of the machine."""
+    paths = {name: results.path(PATHS.command, run=name) for name in list(study["runs"])[:2]}
+    return {
+        name: commands.without_host(path.read_text("utf-8")).rstrip()
+        for name, path in paths.items()
+        if path.exists()
+    }
+
+
+LONGEST = 400  # characters of a turn in an example
+
+
+def examples(study: dict, results: Results) -> dict[str, str]:
+    """{dataset: its first dialogue as training sees it}, shortened."""
+    found = {}
+    for name in dict.fromkeys(run["dataset"] for run in study["runs"].values()):
+        path = results.path(PATHS.dataset_rows, dataset=name, side="train")
+        if not path.exists():
+            continue
+        with open(path, encoding="utf-8") as file:
+            row = json.loads(file.readline())
+        turns = [{key: shortened(value) for key, value in turn.items()} for turn in row["messages"]]
+        found[name] = json.dumps({"messages": turns}, ensure_ascii=False, indent=2)
+    return found
+
+
+def shortened(value: object) -> str:
+    text = tables_text.OBEYED.sub("", value if isinstance(value, str) else json.dumps(value))
+    return text if len(text) <= LONGEST else text[:LONGEST] + "…"
+
+
+def batches(study: dict) -> dict[str, tuple[int, int, int]]:
+    """{run: dialogues at once on a GPU, batches of a step, and so dialogues of a step}"""
+    found = {}
+    for name, run in study["runs"].items():
+        batch = run["training"]["per_device_train_batch_size"]
+        accumulation = run["training"]["gradient_accumulation_steps"]
+        found[name] = batch, accumulation, batch * accumulation
+    return found
+
+
+def news(study: dict, cells: dict) -> pd.DataFrame | None:
+    """What changed since the earlier report that the study names; None where it names none."""
+    before = earlier.read(study["report"]["compare_with"])
+    return None if before is None else earlier.news(study, before, cells.values())
+
+
+def history_frame(study: dict, cells: dict) -> pd.DataFrame:
+    """What was evaluated on which day."""
+    days: dict[str, list] = {}
+    for cell in cells.values():
+        if cell.score:
+            started = datetime.fromisoformat(cell.score["provenance"]["started"])
+            days.setdefault(f"{started.astimezone(UTC):%Y-%m-%d}", []).append(cell)
+    return pd.DataFrame(
+        {
+            "Date": day,
+            "Subject": ", ".join(dict.fromkeys(cell.labels[0] for cell in found)),
+            "Scores": len(found),
+            "Commit": ", ".join(
+                sorted({(cell.score["provenance"]["git"] or NONE)[:12] for cell in found})
+            ),
+        }
+        for day, found in sorted(days.items())
+    )
 
 
 def asked_frame(study: dict) -> pd.DataFrame:
@@ -205,13 +317,21 @@ def leading(details: pd.DataFrame) -> pd.DataFrame:
     return details.assign(Accuracy=details.apply(linked, axis=1))
 
 
-def reach(rows: pd.DataFrame) -> list[dict]:
+def reach(study: dict, rows: pd.DataFrame) -> list[dict]:
     """Undecided claims about subjects, with the difference that their n could have shown."""
     if "detectable" not in rows:
         return []
     open_ = rows[(rows["verdict"] == stats.UNDECIDED) & (rows["trainings"] == 1)]
     columns = ["candidate", "suite", "benchmark", "n", "detectable", "needed"]
-    return open_[columns].astype(object).where(open_[columns].notna(), None).to_dict("records")
+    found = open_[columns].astype(object).where(open_[columns].notna(), None).to_dict("records")
+    return [
+        row
+        | {
+            "who": tables_text.label(study, "subjects", row["candidate"]),
+            "what": tables_text.label(study, "benchmarks", row["benchmark"] or row["suite"]),
+        }
+        for row in found
+    ]
 
 
 def provenance(cells: dict) -> dict:
@@ -326,10 +446,13 @@ def page(language: str, found: dict) -> str:
         loader=jinja2.FileSystemLoader(TEMPLATES), trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined, keep_trailing_newline=True,
     )  # fmt: skip
-    environment.filters["table"] = lambda frame: shown(frame, translate, language)
+    environment.filters["table"] = lambda frame: shown(frame, translated, language)
     environment.filters["upright"] = lambda frame: shown(frame, upright, language)
     environment.filters["grouped"] = lambda flags, each: flag_groups(
         found["study"], flags, language, each
+    )
+    environment.filters["label"] = lambda name, kind="runs": tables_text.inert(
+        tables_text.label(found["study"], kind, name)
     )
     environment.filters["inert"] = tables_text.inert
     environment.filters["said"] = lambda text: said(text, language)
@@ -339,9 +462,18 @@ def page(language: str, found: dict) -> str:
     environment.filters["number"] = tables_text.number
     environment.filters["duration"] = tables_text.duration
     text = environment.get_template(f"report.{language}.md.j2").render(
-        **found | {"headline": found["headline"][language]}, none=NONE
+        **found | {"headline": found["headline"][language]},
+        none=NONE,
+        own=lambda section: own_notes(found["notes"], str(section), language),
     )
     return re.sub(r"\n{3,}", "\n\n", text)
+
+
+def own_notes(found: dict[str, str], section: str, language: str) -> str:
+    """What the author says in a section, under a heading of its own."""
+    if section not in found:
+        return ""
+    return f"### {said('Notes', language)}\n\n{found[section]}\n"
 
 
 def shown(frame: pd.DataFrame, form: Callable, language: str) -> str:
@@ -355,10 +487,17 @@ def shown(frame: pd.DataFrame, form: Callable, language: str) -> str:
     return f"{text}\n\n{MORE[language].format(len(frame) - ROWS)}"
 
 
+def translated(frame: pd.DataFrame, language: str) -> pd.DataFrame:
+    def say(text: str, **values: object) -> str:
+        return said(text, language, **values)
+
+    return tables_text.with_units(frame, translate(frame, language), say)
+
+
 def upright(frame: pd.DataFrame, language: str) -> pd.DataFrame:
     """A table of few wide rows turned on its side: one column per row."""
+    wide = translated(frame, language)
     if frame.empty or len(frame) > tables_text.WIDE:
-        return translate(frame, language)
-    wide = translate(frame, language)
+        return wide
     turned = wide.set_index(wide.columns[0]).T.fillna(NONE)
     return turned.rename_axis(columns=None).reset_index(names=wide.columns[0])
