@@ -67,7 +67,7 @@ def of_run(study: dict, results: str, run: str, record: dict) -> dict[str, list[
             by_hand += f" --model_type {model['model_type']}"
         if model["template"]:
             by_hand += f" --template {model['template']}"
-        by_hand += f" --adapters {shlex.quote(at['adapter_weights'])} --merge_lora true"
+        by_hand += f" \\\n  --adapters {shlex.quote(at['adapter_weights'])} --merge_lora true"
         steps["merge"] = [made(at["merged"])]
         steps["merge by hand"] = [f"{by_hand} --output_dir merged"]
     tracked = record.get("swanlab") or {}
@@ -118,7 +118,7 @@ def completion(model: str, prompt: str) -> str:
     text = shlex.quote(json.dumps(body, ensure_ascii=False))
     return (
         f"{CURL} {URL}/v1/chat/completions {KEY} \\\n"
-        f"  -H 'Content-Type: application/json' -d {text}"
+        f"  -H 'Content-Type: application/json' \\\n  -d {text}"
     )
 
 
@@ -131,7 +131,7 @@ def by_evalscope(study: dict, results: str, name: str, benchmark: str) -> str:
     return (
         f"envs/evalscope/.venv/bin/evalscope eval --model {name} --eval-type openai_api \\\n"
         f'  --api-url {URL}/v1 --api-key "$DEPLOY_KEY" --limit {BY_HAND} \\\n'
-        f"  --datasets {entry['dataset']} --dataset-args {shlex.quote(arguments)}"
+        f"  --datasets {entry['dataset']} \\\n  --dataset-args {shlex.quote(arguments)}"
     )
 
 

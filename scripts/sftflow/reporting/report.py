@@ -135,12 +135,15 @@ def bare(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+COMMIT = re.compile(r"^([0-9a-f]{12})[0-9a-f]{28}$")
+
+
 def model_row(study: dict, results: Results, name: str) -> dict:
     model, manifest = study["models"][name], results.read(f"models/{name}/manifest.json") or {}
     return {
         "Model": model["label"] or name,
         "Source": model["source"],
-        "Revision": manifest.get("revision") or model.get("revision") or NONE,
+        "Revision": COMMIT.sub(r"\1", manifest.get("revision") or model.get("revision") or NONE),
         "Parameters": tables_text.number(manifest.get("parameters")),
         "Number type": manifest.get("torch_dtype") or NONE,
         "License": manifest.get("license") or NONE,
@@ -149,6 +152,7 @@ def model_row(study: dict, results: Results, name: str) -> dict:
     }
 
 
+HEADLINES = 3  # comparisons told on the first screen, where there are many
 ROWS = 60  # of a table in the report; the files in tables/ have all
 MORE = {
     "en": "… {} more rows in results/tables/.",
@@ -461,9 +465,11 @@ def page(language: str, found: dict) -> str:
     environment.filters["rise"] = tables_curve.rise_text
     environment.filters["number"] = tables_text.number
     environment.filters["duration"] = tables_text.duration
+    count = len(found["headline"][language])
     text = environment.get_template(f"report.{language}.md.j2").render(
         **found | {"headline": found["headline"][language]},
-        none=NONE,
+        nothing=NONE,
+        told=HEADLINES if count > tables_text.WIDE else count,
         own=lambda section: own_notes(found["notes"], str(section), language),
     )
     return re.sub(r"\n{3,}", "\n\n", text)
