@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -61,7 +62,7 @@ def collect(study: dict, results: Results) -> dict:
         "memory": costs.memory_frame(study, results, evidence.training),
         "subjects": costs.subjects_frame(study, results, draws),
         "notes": notes.read(study["report"]["notes"]),
-        "earlier": study["report"]["compare_with"],
+        "earlier": tables_text.inert(Path(study["report"]["compare_with"] or "").name),
         "news": news(study, cells),
         "history": history_frame(study, cells),
         "data": dict(tables_records.data_table(study, results).sections),
