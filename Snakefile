@@ -52,7 +52,7 @@ rule all:
     resources:
         mem_mb=100,
     message:
-        "Done: results/tables/ and results/report/"
+        "All of it: tables and report"
 
 
 # A job that has a subject's server up asks ahead what others of this run will ask. A closed terminal,

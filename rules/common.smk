@@ -15,7 +15,7 @@ from snakemake.common import overwrite_function_params
 from sftflow.config import asking, jobs, resolve
 from sftflow.config.commandline import asked_for, submits, unknown_targets
 from sftflow.config.reading import read_all
-from sftflow.core import code, endings, handover, layout, process, provenance, snakemakes
+from sftflow.core import code, endings, handover, layout, process, provenance, snakemakes, terminal
 from sftflow.core.cli import UserError
 from sftflow.core.identity import BACKENDS
 from sftflow.core.jsonio import digest, file_digest
@@ -58,6 +58,7 @@ if workflow.is_main_process:
     if message := snakemakes.enter():
         logger.warning(message)
     provenance.restore(RESULTS)
+    terminal.one_line_each(logger.handlers)
     for warning in resolve.warnings(study):
         logger.warning(warning)
 

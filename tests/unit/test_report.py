@@ -111,3 +111,16 @@ def test_spans():
 
 def test_thick_line_of_the_loss_ends_at_the_final_loss():
     assert figures.running_mean([4.0, 2.0, 3.0, 1.0], [1, 1, 1, 3], 2) == [4.0, 3.0, 2.5, 1.5]
+
+
+def test_a_forest_of_many_pairs_fits_a_page_and_says_what_it_leaves_out():
+    rows = [
+        {"pair": f"run {i} − base", "name": name, "suite": name == "all", "difference": 0.1,
+         "ci_low": 0.0, "ci_high": 0.2, "verdict": "better" if i > 90 else "undecided"}
+        for i in range(100) for name in ("all", "mmlu")
+    ]  # fmt: skip
+    picture = figures.differences(rows)
+    assert picture.height < 13
+    drawn = re.findall(">([^<>]+)</text>", picture.svg())
+    assert drawn.count("all") == 20 and "What changed (20 of 200)" in drawn
+    assert "run 99 − base" in drawn and "mmlu" not in drawn

@@ -372,8 +372,11 @@ VERDICTS = {
     "says nothing: the baseline knew no more of it than a guess": "无参考意义：基线本身也只是猜测",
     "the two have other tokenizers: losses per token differ": "分词器不同，Loss 不可比",
 }
+# The texts that come with the workflow.
+NEUTRAL = {"neutral-zh": "中性文本（中文）", "neutral-en": "中性文本（英文）"}
 # Words of ours among a flag's values.
 WORDS = {
+    **NEUTRAL,
     "Training loss": "训练 Loss ",
     "Validation loss": "验证 Loss ",
     "empty": "空回答",
@@ -431,6 +434,8 @@ CHINESE_CELLS = {
     "Meaning": dict(MEANINGS.values()),
     "News": {"changed": "变化", "gone": "消失", "new": "新增"},
     "Note": {FOREIGN_CODE: "运行模型自带的代码（allow_remote_code: true）"},
+    "Text": NEUTRAL,
+    "Of": NEUTRAL,
     "Verdict": VERDICTS,
     "Reason": REASONS,
     "Benchmark": {"all questions": "全部题目"},
@@ -477,7 +482,8 @@ FIGURES = {
     "{name}: validation loss": "{name}：验证 Loss",
     "; least over {keys}": "；对 {keys} 取最低",
 }
-CATALOGUE = CHINESE | VERDICTS | REASONS | POINTS | KINDS_OF_LOSS | SENTENCES | FIGURES
+HEADINGS = CHINESE | NEUTRAL
+CATALOGUE = CHINESE | VERDICTS | REASONS | POINTS | KINDS_OF_LOSS | SENTENCES | FIGURES | NEUTRAL
 CHINESE_PATTERNS: list[tuple[re.Pattern, str | Callable[[re.Match], str]]] = [
     (re.compile(r"^missing$"), "缺失"),
     (re.compile(r"^(\d+) \(served\)$"), r"\1（部署）"),
@@ -518,12 +524,13 @@ CHINESE_PATTERNS: list[tuple[re.Pattern, str | Callable[[re.Match], str]]] = [
     (re.compile(r"(?<=未比较：)(.+): missing$"), r"\1 缺失"),
     (re.compile(r"(?<=未比较：)(.+): stale$"), r"\1 已过期"),
     (
-        re.compile(r"\bincomplete: (?:[^,]+ (?:missing|stale)(?:, )?)+"),
+        re.compile(r"\bincomplete: [^,:]+ (?:missing|stale)(?:, [^,:]+ (?:missing|stale))*"),
         lambda found: (
             found[0]
             .replace("incomplete: ", "不完整：")
             .replace(" missing", " 缺失")
             .replace(" stale", " 已过期")
+            .replace(", ", "、")
         ),
     ),
     (re.compile(r"^stale: "), "已过期："),
@@ -571,7 +578,7 @@ def translate(frame: pd.DataFrame, language: str) -> pd.DataFrame:
     renamed = frame.map(chinese)
     for column in CHINESE_CELLS.keys() & set(frame.columns):
         renamed[column] = renamed[column].map(partial(by_parts, CHINESE_CELLS[column]))
-    return renamed.rename(columns=lambda name: CHINESE.get(name) or chinese(name))
+    return renamed.rename(columns=lambda name: HEADINGS.get(name) or chinese(name))
 
 
 def by_parts(words: dict[str, str], value: object) -> object:

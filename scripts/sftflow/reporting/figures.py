@@ -157,9 +157,17 @@ def _shown(
         )
         axes.grid(False)
     return [
-        (name, record, {"color": COLORS[place], "marker": MARKERS[place]})
+        (short(name), record, {"color": COLORS[place], "marker": MARKERS[place]})
         for place, (name, record) in enumerate(shown)
     ]
+
+
+LONGEST = 40  # characters of a label: a picture of labels alone shows nothing
+
+
+def short(name: str) -> str:
+    name = " ".join(name.split())
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
 
 
 def _dashes(look: dict) -> dict:
@@ -167,12 +175,14 @@ def _dashes(look: dict) -> dict:
     return {"color": look["color"], "ls": STYLES[MARKERS.index(look["marker"]) % len(STYLES)]}
 
 
-def _legend(axes: Axes, **where: Any) -> None:
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=8, **where)
-
-
+INSIDE = 4  # entries of a legend
 OUTSIDE = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
+
+
+def _legend(axes: Axes, **where: Any) -> None:
+    """Outside where it would cover what it explains."""
+    if count := len(axes.get_legend_handles_labels()[0]):
+        axes.legend(fontsize=8, **(OUTSIDE if count > INSIDE else {}) | where)
 
 
 def loss(records: dict[str, dict], say: Say = english) -> Picture:
@@ -315,7 +325,7 @@ def scores(
         guess = [(100 * chance[b], y) for y, b in enumerate(benchmarks) if chance.get(b)]
         if guess:
             axes.plot(*zip(*guess, strict=True), "|", ms=16, color="#6b7280", label=say("chance"))
-        axes.set_yticks(range(len(benchmarks)), benchmarks)
+        axes.set_yticks(range(len(benchmarks)), [*map(short, benchmarks)])
         axes.set_ylim(len(benchmarks) - 0.4, -0.6)
         axes.set_xlim(0, 100)
         axes.set_xlabel(say("Score (%)"))
@@ -340,19 +350,20 @@ def differences(rows: list[dict], margin: float | None = None, say: Say = englis
     A suite's own claim stands above those of its benchmarks, in bold. Of many the suites alone are
     shown; the band is the margin within which a difference does not matter.
     """
-    shown = rows if len(rows) <= LINES else [row for row in rows if row["suite"]]
-    if len(shown) > LINES:
-        shown = sorted(shown, key=lambda row: row["verdict"] == stats.UNDECIDED)[:LINES]
-    lines: list[dict | str] = []
-    for pair, mine in groupby(shown, key=itemgetter("pair")):
-        lines += [pair, *mine]
+    lines = _under_pairs(rows)
+    if len(lines) > LINES:
+        lines = _under_pairs([row for row in rows if row["suite"]])
+    if len(lines) > LINES:
+        changed = sorted(rows, key=lambda row: row["verdict"] == stats.UNDECIDED)
+        lines = _under_pairs([row for row in changed if row["suite"]])[:LINES]
+    shown = [row for row in lines if not isinstance(row, str)]
 
     def draw(axes: Axes) -> None:
         title = say("What changed")
         if len(shown) < len(rows):
             title += say(" ({shown} of {all})", shown=len(shown), all=len(rows))
         _shown({"": {}} if rows else {}, axes, title, "", say)
-        if margin:
+        if margin and rows:
             named = say("margin")
             axes.axvspan(-100 * margin, 100 * margin, color="#e5e7eb", lw=0, label=named)
         axes.axvline(0, color="#1f2937", lw=1)
@@ -370,7 +381,7 @@ def differences(rows: list[dict], margin: float | None = None, say: Say = englis
             )  # fmt: skip
             told.add(row["verdict"])
         names = [row if isinstance(row, str) else row["name"] for row in lines]
-        axes.set_yticks(range(len(lines)), names)
+        axes.set_yticks(range(len(lines)), [*map(short, names)])
         for row, tick in zip(lines, axes.get_yticklabels(), strict=True):
             tick.set_fontweight("bold" if isinstance(row, str) or row["suite"] else "normal")
             tick.set_fontstyle("italic" if isinstance(row, str) else "normal")
@@ -380,6 +391,13 @@ def differences(rows: list[dict], margin: float | None = None, say: Say = englis
         _legend(axes, **OUTSIDE)
 
     return Picture((draw,), height=max(2.2, 1.1 + 0.27 * len(lines)))
+
+
+def _under_pairs(rows: list[dict]) -> list[dict | str]:
+    lines: list[dict | str] = []
+    for pair, mine in groupby(rows, key=itemgetter("pair")):
+        lines += [pair, *mine]
+    return lines
 
 
 def token_lengths(fits: dict[str, dict], datasets: dict[str, dict], say: Say = english) -> Picture:

@@ -47,6 +47,8 @@ def rendered(text: str, language: str) -> tuple[str, list[Heading]]:
     headings: list[Heading] = []
     columns: list[str] = []
     table, cells = Token("table", "", 0), 0
+    for token in tokens:
+        make_harmless(token.children or [])
     for token, inside in pairwise([*tokens, Token("end", "", 0)]):
         if token.type == "heading_open" and token.tag in ("h2", "h3"):
             heading = Heading(place(language, inside, headings), int(token.tag[1]), plain(inside))
@@ -68,6 +70,23 @@ def rendered(text: str, language: str) -> tuple[str, list[Heading]]:
                 cells += 1
     body = parser.renderer.render(tokens, parser.options, {})
     return body.replace("&lt;br&gt;", "<br>"), headings
+
+
+OURS = ("../", "#")  # where links and pictures of a report's own lead
+
+
+def make_harmless(tokens: list[Token]) -> None:
+    """What a label or an answer of a model would link to, or show from elsewhere, is its text."""
+    foreign: list[bool] = []  # of the links that are open
+    for token in tokens:
+        if token.type == "image" and not str(token.attrs["src"]).startswith(OURS):
+            token.type = "text"
+        elif token.type == "link_open":
+            foreign.append(not str(token.attrs["href"]).startswith(OURS))
+            if foreign[-1]:
+                token.tag, token.attrs = "span", {}
+        elif token.type == "link_close" and foreign.pop():
+            token.tag = "span"
 
 
 def plain(inside: Token) -> str:
