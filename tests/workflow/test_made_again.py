@@ -109,6 +109,7 @@ RECORDS = {
     "tables/plan.csv": "plan",
     "figures/loss.zh.svg": "report",
     "report/report.html": "report",
+    "runs/tiny-sft/cards/merged/README.md": "cards",
 }
 
 

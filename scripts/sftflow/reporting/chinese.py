@@ -133,6 +133,8 @@ CHINESE = {
     "Loss before": "训练前 Loss",
     "Loss after": "训练后 Loss",
     "Perplexity": "困惑度",
+    "All runs": "全部实验",
+    "Answer": "回答",
     "Answers to": "回答对象",
     "Any fault": "任一异常（%）",
     "Cut off": "截断（%）",

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -28,7 +29,7 @@ from sftflow.reporting import text as tables_text
 from sftflow.reporting.chinese import FOREIGN_CODE, said, translate
 from sftflow.reporting.evidence import Evidence
 from sftflow.reporting.meanings import MEANINGS
-from sftflow.reporting.summary import flag_groups, headline, in_terminal
+from sftflow.reporting.summary import flag_groups, headline, in_terminal, some
 from sftflow.reporting.text import MISSING, NONE, TEMPLATES
 from sftflow.scoring import stats
 
@@ -61,11 +62,12 @@ def collect(study: dict, results: Results) -> dict:
         "memory": costs.memory_frame(study, results, evidence.training),
         "subjects": costs.subjects_frame(study, results, draws),
         "notes": notes.read(study["report"]["notes"]),
-        "earlier": study["report"]["compare_with"],
+        "earlier": tables_text.inert(Path(study["report"]["compare_with"] or "").name),
         "news": news(study, cells),
         "history": history_frame(study, cells),
         "data": dict(tables_records.data_table(study, results).sections),
         "settings": settings_frame(study),
+        "varied": varied_frame(study),
         "training_records": evidence.training,
         "fits": {
             name: receipt["tokens"]
@@ -182,24 +184,37 @@ def environment_frame(results: Results) -> pd.DataFrame:
 
 
 def settings_frame(study: dict) -> pd.DataFrame:
-    """Training settings: one column where all runs agree, else one per run (if they are few)."""
-    runs, settings = study["runs"], list(MEANINGS)
-    if not runs:
-        return pd.DataFrame()
-    labels = tables_text.headings(study, "runs", runs)
-    if len(runs) > tables_text.WIDE:
-        varied = [s for s in settings if len({str(r["training"][s]) for r in runs.values()}) > 1]
-        return pd.DataFrame(
-            {"Run": labels[name], **{s: run["training"][s] for s in varied}}
-            for name, run in runs.items()
-        )
+    """Training settings and what they mean: a column for each run, or one for many."""
+    runs = study["runs"]
+    if len(runs) <= tables_text.WIDE:
+        columns = {
+            title: [name] for name, title in tables_text.headings(study, "runs", runs).items()
+        }
+    else:
+        columns = {"All runs": list(runs)}
     return pd.DataFrame(
         {
-            "Setting": s,
-            **{labels[name]: str(run["training"][s]) for name, run in runs.items()},
-            "Meaning": MEANINGS[s][0],
+            "Setting": setting,
+            **{
+                title: ", ".join(dict.fromkeys(str(runs[n]["training"][setting]) for n in names))
+                for title, names in columns.items()
+            },
+            "Meaning": told,
         }
-        for s in settings
+        for setting, (told, _) in MEANINGS.items()
+        if runs
+    )
+
+
+def varied_frame(study: dict) -> pd.DataFrame:
+    """Of many runs, the settings in which they differ."""
+    runs = study["runs"]
+    varied = [s for s in MEANINGS if len({str(r["training"][s]) for r in runs.values()}) > 1]
+    if not varied or len(runs) <= tables_text.WIDE:
+        return pd.DataFrame()
+    return pd.DataFrame(
+        {"Run": title, **{s: str(runs[name]["training"][s]) for s in varied}}
+        for name, title in tables_text.headings(study, "runs", runs).items()
     )
 
 
@@ -235,13 +250,14 @@ def shortened(value: object) -> str:
     return text if len(text) <= LONGEST else text[:LONGEST] + "…"
 
 
-def batches(study: dict) -> dict[str, tuple[int, int, int]]:
-    """{run: dialogues at once on a GPU, batches of a step, and so dialogues of a step}"""
-    found = {}
+def batches(study: dict) -> dict[tuple[int, int, int], list[str]]:
+    """{dialogues at once on a GPU, batches of a step, and so dialogues of a step: runs}"""
+    found: dict[tuple[int, int, int], list[str]] = {}
     for name, run in study["runs"].items():
         batch = run["training"]["per_device_train_batch_size"]
         accumulation = run["training"]["gradient_accumulation_steps"]
-        found[name] = batch, accumulation, batch * accumulation
+        label = tables_text.inert(tables_text.label(study, "runs", name))
+        found.setdefault((batch, accumulation, batch * accumulation), []).append(label)
     return found
 
 
@@ -301,11 +317,7 @@ COLUMNS = (
 
 def report_sections(table: tables_text.Table) -> dict[str, pd.DataFrame]:
     sections = dict(table.sections)
-    if len(table.data["subject"].unique()) <= tables_text.WIDE:
-        sections["Details"] = leading(sections["Details"])[list(COLUMNS)]
-    else:
-        del sections["Details"]
-    return sections
+    return sections | {"Details": leading(sections["Details"])[list(COLUMNS)]}
 
 
 def leading(details: pd.DataFrame) -> pd.DataFrame:
@@ -455,6 +467,7 @@ def page(language: str, found: dict) -> str:
     environment.filters["grouped"] = lambda flags, each: flag_groups(
         found["study"], flags, language, each
     )
+    environment.filters["some"] = lambda names: some(names, language)
     environment.filters["label"] = lambda name, kind="runs": tables_text.inert(
         tables_text.label(found["study"], kind, name)
     )

@@ -49,6 +49,7 @@ def percent(share: float | None) -> str:
 
 def decimals(half_width: float, most: int) -> int:
     """So many that two digits of an interval's half-width are shown, and at most `most`."""
+    half_width = round(half_width, 9)
     if not half_width:
         return most
     return max(0, min(most, 1 - math.floor(math.log10(half_width))))
