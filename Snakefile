@@ -13,6 +13,10 @@ if not workflow.configfiles:
     configfile: str(workflow.current_basedir.join("config/config.yaml"))
 
 
+# The first page of what `snakemake --report` makes.
+report: "rules/captions/workflow.rst"
+
+
 include: "rules/common.smk"
 include: "rules/reporting.smk"
 
@@ -37,6 +41,7 @@ rule all:
         rules.train.output,  # how the training went
         rules.tables.output,  # what was measured, and what the fine-tuning changed
         rules.report.output,  # all of it, as a report in Chinese and English
+        rules.cards.output,  # and what a hub shows beside the weights
         records(),  # and every record below, so that one that was deleted is noticed
     log:
         "<logs>/all.log",
@@ -47,7 +52,7 @@ rule all:
     resources:
         mem_mb=100,
     message:
-        "Done: results/tables/ and results/report/"
+        "All of it: tables and report"
 
 
 # A job that has a subject's server up asks ahead what others of this run will ask. A closed terminal,
@@ -71,7 +76,7 @@ onsuccess:
 
 onerror:
     provenance.keep(RESULTS)
-    if workflow.scheduler.failed:
+    if workflow.scheduler.failed and not ended_on_request:
         logger.error(endings.failures(workflow.scheduler.failed))
 
 

@@ -15,7 +15,7 @@ from snakemake.common import overwrite_function_params
 from sftflow.config import asking, backend, jobs, resolve
 from sftflow.config.commandline import asked_for, submits, unknown_targets
 from sftflow.config.reading import read_all
-from sftflow.core import code, endings, gpu, handover, layout, process, provenance, slurm, snakemakes
+from sftflow.core import code, endings, gpu, handover, layout, process, provenance, slurm, snakemakes, terminal
 from sftflow.core.cli import UserError
 from sftflow.core.identity import BACKENDS
 from sftflow.core.jsonio import digest, file_digest, read_json
@@ -60,6 +60,7 @@ if workflow.is_main_process:
     if message := snakemakes.enter():
         logger.warning(message)
     provenance.restore(RESULTS)
+    terminal.one_line_each(logger.handlers)
     for warning in resolve.warnings(study):
         logger.warning(warning)
 
@@ -69,11 +70,13 @@ if ALONE and not submits(workflow.resource_settings.nodes):
         workflow.register_resource("gpu", len(cards))
 
 
+ended_on_request: list[bool] = []
+
+
 def be_short() -> None:
     """Jobs that are ended on request have no reason to be shown."""
-    for handler in logger.handlers:
-        if hasattr(handler.formatter, "show_failed_logs"):
-            handler.formatter.show_failed_logs = False
+    ended_on_request.append(True)
+    terminal.say_no_errors(logger.handlers)
 
 
 # What a job is told, and what makes it run again ------------------------------------------------------------------------
@@ -545,16 +548,44 @@ def records() -> list[str]:
     ]
 
 
+def kept(path: str, caption: str, category: str, **labels: str) -> str:
+    """An output that goes into the report that Snakemake itself makes, too."""
+    return report(path, caption=f"captions/{caption}.rst", category=category, labels=labels)
+
+
+def cards() -> list[str]:
+    """A model card for each form in which a run's weights are kept."""
+    return [
+        kept(paths.card.format(run=run, form=form), "card", "Model cards", run=run, form=form)
+        for run in tracked
+        for form in layout.forms_of(study, run)
+    ]
+
+
 def page(name: str) -> str:
-    """A table for people; it also goes into the report that Snakemake itself makes."""
-    return report(
-        paths.table.format(table=name, form="md"), category="Tables", labels={"table": name}
-    )
+    """A table for people."""
+    return kept(paths.table.format(table=name, form="md"), "table", "Tables", table=name)
+
+
+def pictures() -> list[str]:
+    """The figures in every language: as SVG, and as PNG for slides."""
+    files = [
+        kept(
+            paths.figure.format(figure=name, language=language, form="svg"),
+            "figure",
+            "Figures",
+            figure=name.replace("_", " "),
+            language=language,
+        )
+        for name in FIGURES
+        for language in study["languages"]
+    ]
+    return files + collect(paths.figure, figure=FIGURES, language=study["languages"], form="png")
 
 
 def table_files(*names: str) -> list[str]:
-    """A table's two files: for people, and for programs."""
-    return [page(name) for name in names] + collect(paths.table, table=names, form="csv")
+    """A table's files: for people, for programs, and for papers."""
+    return [page(name) for name in names] + collect(paths.table, table=names, form=("csv", "tex"))
 
 
 def shown(*programs: str) -> dict[str, str]:
@@ -572,6 +603,16 @@ def shown(*programs: str) -> dict[str, str]:
         "settings": paths.study.replace("<results>", RESULTS),
         "study": f"config: {digest({key: value for key, value in study.items() if key not in UNSHOWN})[:12]}",
         "code": f"code: {code.digest(*programs, files=shipped)[:12]}",
+    }
+
+
+def told_besides() -> dict[str, str]:
+    """Params of the report: what it tells besides what was measured, by content."""
+    notes, before = study["report"]["notes"], study["report"]["compare_with"]
+    known = layout.earlier_files(before) if before else []
+    return {
+        "notes": f"notes: {file_digest(notes)[:12] if notes else '-'}",
+        "earlier": f"earlier report: {digest([file_digest(file) for file in known])[:12] if known else '-'}",
     }
 
 

@@ -1,5 +1,5 @@
 # In:   what lies in <results>: receipts, training records, readiness, chats, scores
-# Out:  <results>/tables/*.md and *.csv, <results>/figures/*, <results>/report/* (answers.html: the answers behind the scores)
+# Out:  <results>/tables/*.md, *.csv and *.tex, <results>/figures/*, <results>/report/* (answers.html: the answers behind the scores)
 #
 # With stage=report no other rules exist, and the inputs are what is there, not what could be made.
 
@@ -114,10 +114,11 @@ rule report:
         rules.tables.output,
     output:
         pages=collect(paths.page, language=study["languages"]),
-        html=report(paths.html, category="Report"),
-        answers=paths.answers,
+        html=kept(paths.html, "report", "Report", page="Report"),
+        answers=kept(paths.answers, "answers", "Report", page="Answers"),
         summary=paths.summary,
-        figures=collect(paths.figure, figure=FIGURES),
+        record=paths.record,
+        figures=pictures(),
     log:
         "<logs>/report.log",
     localrule: True
@@ -129,10 +130,32 @@ rule report:
         runtime=minutes("report", 10),
     params:
         **shown("report.py"),
+        **told_besides(),
     message:
         "The report, in every language of the config, with figures"
     shell:
         '"$SFTFLOW" workflow report.py --settings {params.settings:q} 2> {log:q}'
+
+
+rule cards:
+    input:
+        rules.tables.output,
+    output:
+        cards(),
+    log:
+        "<logs>/cards.log",
+    conda:
+        "../envs/uv.yaml"
+    threads: ask("report", "threads", 1)
+    resources:
+        mem_mb=ask("report", "mem_mb", 1000),
+        runtime=ask("report", "runtime", 10),
+    params:
+        **shown("cards.py"),
+    message:
+        "Model cards of the runs"
+    shell:
+        '"$SFTFLOW" workflow cards.py --settings {params.settings:q} 2> {log:q}'
 
 
 rule verify:

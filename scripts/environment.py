@@ -12,9 +12,12 @@ net:  only where uv's cache does not hold a package yet.
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 
 from sftflow.core import cli, environments, jsonio, process
@@ -32,6 +35,10 @@ print(json.dumps({"python": platform.python_version(), "packages": dict(sorted(p
 """
 
 
+INTERVAL = 5.0  # seconds between two lines that say how much there is
+SIZES = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+
+
 def sync(project: Path, folder: Path) -> Path:
     """Bring the environment in `folder` to the project's lock; give its interpreter."""
     if shutil.which("uv") is None:
@@ -44,12 +51,42 @@ def sync(project: Path, folder: Path) -> Path:
     # A virtual environment that is active (the workflow's own) is not the one to sync.
     environment = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
     environment["UV_PROJECT_ENVIRONMENT"] = str(folder.resolve())
-    if process.start(command, environment).wait():
+    if watched(command, environment, project.name):
         raise UserError(
             f"`{' '.join(command)}` failed; its output is above. Without network, fill uv's cache "
             "first on a machine that has it (UV_CACHE_DIR), or set `software: active`"
         )
     return folder / "bin/python"
+
+
+def watched(command: list[str], environment: dict[str, str], name: str) -> int:
+    """Run uv, and say how much of what it has to download is there; what it says goes to stderr."""
+    with tempfile.NamedTemporaryFile("r", encoding="utf-8") as said:
+        child = process.start(command, environment, said.name)
+        told, spoken = "", time.monotonic()
+        while True:
+            ended = child.poll() is not None
+            sys.stderr.write(new := said.read())
+            told += new
+            if ended:
+                return child.returncode
+            done, wanted = downloads(told)
+            if wanted and time.monotonic() - spoken >= INTERVAL:
+                spoken = time.monotonic()
+                cli.note(
+                    f"environment {name}  {done / 1e9:.1f} of {wanted / 1e9:.1f} GB downloaded"
+                )
+            time.sleep(0.1)
+
+
+def downloads(said: str) -> tuple[float, float]:
+    """(what has come, what is wanted so far) in bytes; small files uv does not name."""
+    sizes = {
+        name: float(size) * SIZES[unit]
+        for name, size, unit in re.findall(r"^Downloading (\S+) \(([\d.]+)(\w+)\)", said, re.M)
+    }
+    come = re.findall(r"^ Downloaded (\S+)", said, re.M)
+    return sum(sizes.get(name, 0.0) for name in come), sum(sizes.values())
 
 
 def check_lock(project: Path) -> None:

@@ -10,7 +10,7 @@ import sys
 
 from sftflow.core import cli
 from sftflow.core.layout import Results
-from sftflow.reporting import text
+from sftflow.reporting import text, writing
 from sftflow.reporting.pace import measured_card
 from sftflow.reporting.plan import GPU, plan_table
 from sftflow.training import cost
@@ -27,7 +27,7 @@ def main() -> None:
     study, folder = cli.study(args)
     results = Results(folder)
     table = plan_table(study, results, args.gpu or measured_card(results) or GPU)
-    text.write(table, results)
+    writing.write(table, results)
     cli.note(text.render(table))
 
 

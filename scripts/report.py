@@ -1,6 +1,7 @@
 """Write the report: report/report.<language>.md, report/report.html, the figures that they show
-(figures/*.svg), report/answers.html, the answers behind the scores, and report/summary.txt, what
-the terminal says at the end; all below --results.
+(figures/*.svg and *.png), report/answers.html, the answers behind the scores, report/summary.txt,
+what the terminal says at the end, and report/report.json, its numbers unrounded, for programs and
+for a later report to be compared with; all below --results.
 
 The sections are those of a fine-tuning report written by hand, filled from what lies in results/.
 Each HTML page holds every language and needs no other file, so it can be sent to someone.
@@ -10,9 +11,29 @@ import gc
 import sys
 
 from sftflow.core import cli
-from sftflow.core.jsonio import write_text
+from sftflow.core.jsonio import write_bytes, write_record, write_text
 from sftflow.core.layout import PATHS, Results
-from sftflow.reporting.report import collect, draw, html, page
+from sftflow.reporting import figures
+from sftflow.reporting.report import collect, draw, page
+from sftflow.reporting.webpage import html
+
+NO_FONT = "Labels in English: the machine that drew this has no Chinese font. The SVG has Chinese."
+
+
+def write_figures(study: dict, found: dict, results: Results, language: str) -> dict[str, str]:
+    """{path below results: SVG}. A PNG holds its glyphs: with no font for them its labels are
+    English, and it says so."""
+    drawn = draw(study, found, language)
+    legible = language == "en" or figures.chinese_font()
+    as_image = drawn if legible else draw(study, found, "en")
+    svgs = {}
+    for name, picture in drawn.items():
+        path = PATHS.figure.format(figure=name, language=language, form="svg")
+        svgs[path] = picture.svg()
+        write_text(results.folder / path, svgs[path])
+        image = as_image[name].png("" if legible else NO_FONT)
+        write_bytes(results.path(PATHS.figure, figure=name, language=language, form="png"), image)
+    return svgs
 
 
 def main() -> None:
@@ -21,11 +42,12 @@ def main() -> None:
     study, folder = cli.study(parser.parse_args())
     results = Results(folder)
     found = collect(study, results)
-    pictures = draw(study, found)
-    for name, svg in pictures.items():
-        write_text(results.path(PATHS.figure, figure=name), svg)
+    pictures = {
+        language: write_figures(study, found, results, language) for language in study["languages"]
+    }
     write_text(results.path(PATHS.answers), found["answers"].page)
     write_text(results.path(PATHS.summary), found["summary"])
+    write_record(results.path(PATHS.record), found["record"])
     pages = {language: page(language, found) for language in study["languages"]}
     for language, text in pages.items():
         write_text(results.path(PATHS.page, language=language), text)

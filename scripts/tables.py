@@ -9,7 +9,7 @@ import sys
 
 from sftflow.config import schema
 from sftflow.core import cli, layout
-from sftflow.reporting import tables, text
+from sftflow.reporting import tables, writing
 
 
 def main() -> None:
@@ -21,7 +21,7 @@ def main() -> None:
     results = layout.Results(folder)
     names = args.only or layout.table_names(study["evaluate"]["suites"])
     for table in tables.build(study, results, schema.references(), names):
-        text.write(table, results)
+        writing.write(table, results)
         cli.note(f"table {table.name}  {len(table.data)} rows")
 
 

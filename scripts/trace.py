@@ -3,9 +3,11 @@
     uv run python scripts/trace.py SUBJECT BENCHMARK
     uv run python scripts/trace.py SUBJECT BENCHMARK --sample 17
     uv run python scripts/trace.py SUBJECT BENCHMARK --wrong
+    uv run python scripts/trace.py SUBJECT BENCHMARK --fixed      # or --broken
 
 From the score file to its answers, weights, training data, benchmark data, software, commit and
-machine, each with its digest; with --sample the exact prompt and answer of one question.
+machine, each with its digest; with --sample the exact prompt and answer of one question, beside the
+answer of the baseline that the study compares SUBJECT with (or of --with).
 """
 
 import json
@@ -13,9 +15,10 @@ import signal
 import sys
 from pathlib import Path
 
+from sftflow.config import byhand
 from sftflow.core import cli, identity
 from sftflow.core.cli import UserError
-from sftflow.core.jsonio import file_digest, read_jsonl, read_record
+from sftflow.core.jsonio import file_digest, read_json, read_jsonl, read_record
 from sftflow.core.layout import PATHS, Results
 
 
@@ -24,22 +27,53 @@ def main() -> None:
     parser.add_argument("subject")
     parser.add_argument("benchmark")
     parser.add_argument("--sample", metavar="N|ID", help="a question by its number or its id")
-    parser.add_argument("--wrong", action="store_true", help="list the questions answered wrong")
-    parser.add_argument(
-        "--results", type=Path, default=Path("results"), help="folder of all outputs"
-    )
+    parser.add_argument("--with", dest="beside", metavar="BASELINE", help="who is shown beside it")
+    listed = parser.add_mutually_exclusive_group()
+    listed.add_argument("--wrong", action="store_true", help="list the questions answered wrong")
+    listed.add_argument("--fixed", action="store_true", help="those that the baseline had wrong")
+    listed.add_argument("--broken", action="store_true", help="those that the baseline had right")
+    byhand.add_study_arguments(parser)
     args = parser.parse_args()
-    results = Results(args.results)
-    names = {"subject": args.subject, "benchmark": args.benchmark}
-    path, score = results.path(PATHS.score, **names), results.read(PATHS.score, **names)
-    if score is None:
-        raise UserError(f"there is no {path}. Scores that are there: {known(results)}")
+    results = Results(byhand.results_of(args))
+    score = score_of(results, args.subject, args.benchmark)
+    before = args.beside or baseline(results, args.subject)
+    asked = {
+        subject: questions(results, score_of(results, subject, args.benchmark))
+        for subject in filter(None, [before, args.subject])
+        if args.sample or args.wrong or args.fixed or args.broken
+    }
     if args.sample:
-        cli.note(show_sample(find_sample(samples(results, score), args.sample)))
+        number = find_question(asked[args.subject], args.sample)
+        cli.note(show(asked, number))
     elif args.wrong:
-        cli.note(list_wrong(samples(results, score)))
+        cli.note(list_wrong(asked[args.subject]))
+    elif args.fixed or args.broken:
+        if before is None:
+            raise UserError(
+                f"nothing is compared with {args.subject}: name a baseline, --with BASE"
+            )
+        cli.note(list_changed(asked, before, args.subject, 1 if args.fixed else -1))
     else:
+        path = results.path(PATHS.score, subject=args.subject, benchmark=args.benchmark)
         cli.note(render(chain(results, score, path)))
+
+
+def score_of(results: Results, subject: str, benchmark: str) -> dict:
+    names = {"subject": subject, "benchmark": benchmark}
+    score = results.read(PATHS.score, **names)
+    if score is None:
+        path = results.path(PATHS.score, **names)
+        raise UserError(f"there is no {path}. Scores that are there: {known(results)}")
+    return score
+
+
+def baseline(results: Results, subject: str) -> str | None:
+    """Whom the study compares it with first, as far as there is a study."""
+    try:
+        pairs = read_json(results.folder / PATHS.study)["comparisons"]
+    except FileNotFoundError:
+        return None
+    return next((pair["baseline"] for pair in pairs if pair["candidate"] == subject), None)
 
 
 def known(results: Results) -> str:
@@ -70,7 +104,7 @@ def chain(results: Results, score: dict, path: Path) -> list[tuple[str, list[tup
                 ("samples", answers),
                 ("sha256", check_samples(results, score)),
                 ("asked", f"{was['started']}, {was['seconds']:.0f} s"),
-                ("one question", "add --sample N, or --wrong for a list"),
+                ("one question", "add --sample N; --wrong, --fixed, --broken list them"),
             ],
         ),
         (
@@ -225,39 +259,49 @@ def render(sections: list[tuple[str, list[tuple[str, object]]]]) -> str:
 # --- single questions ----------------------------------------------------------------------------
 
 
-def samples(results: Results, score: dict) -> list[dict]:
+Questions = dict[tuple, list[dict]]  # all repeats of each, by what identifies it, in their order
+
+
+def questions(results: Results, score: dict) -> Questions:
     path = results.folder / score["samples"]
     if not path.exists():
         raise UserError(f"{path} is missing: the answers were not copied along with the scores")
-    return list(read_jsonl(path))
+    found: Questions = {}
+    for record in read_jsonl(path):
+        found.setdefault((record["subset"], record["index"]), []).append(record)
+    return found
 
 
-def find_sample(records: list[dict], wanted: str) -> list[dict]:
-    """All repeats of a question, by its number (from 0, as in --wrong) or the start of its id."""
-    questions: dict[tuple, list[dict]] = {}
-    for record in records:
-        questions.setdefault((record["subset"], record["index"]), []).append(record)
-    found = [answers for answers in questions.values() if answers[0]["id"].startswith(wanted)]
-    if wanted.isdigit() and int(wanted) < len(questions):
-        found = [list(questions.values())[int(wanted)]]
-    if not found:
-        raise UserError(f"no question {wanted}: there are 0 to {len(questions) - 1}")
-    return found[0]
+def find_question(asked: Questions, wanted: str) -> tuple:
+    """By its number (from 0, as the lists have it) or the start of its id."""
+    if wanted.isdigit() and int(wanted) < len(asked):
+        return list(asked)[int(wanted)]
+    for question, answers in asked.items():
+        if answers[0]["id"].startswith(wanted):
+            return question
+    raise UserError(f"no question {wanted}: there are 0 to {len(asked) - 1}")
 
 
-def show_sample(answers: list[dict]) -> str:
-    first = answers[0]
-    parts = [f"question {first['id']}  {first['subset']} {first['index']}"]
-    prompt = first["prompt"]
-    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-    parts += [f"--- {message['role']}\n{message['content']}" for message in messages]
-    for answer in answers:
-        how = f"{answer['finish_reason']}, {answer['tokens_out']} tokens"
-        parts.append(f"--- answer {answer['repeat']} ({how})\n{answer['answer']}")
-        parts.append(
-            f"--- states: {brief(answer['stated'])}   read as: {brief(answer['extracted'])}   "
-            f"right: {answer['target']}   score: {answer['score']}   ending: {answer['ending']}"
-        )
+def show(asked: dict[str, Questions], question: tuple) -> str:
+    """Its prompt, and what each subject made of it; in other words where it was asked so."""
+    told = {subject: mine[question] for subject, mine in asked.items() if question in mine}
+    parts: list[str] = []
+    prompt = None
+    for subject, answers in told.items():
+        first = answers[0]
+        if first["prompt"] != prompt:
+            prompt = first["prompt"]
+            messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+            parts.append(f"question {first['id']}  {first['subset']} {first['index']}")
+            parts += [f"--- {message['role']}\n{message['content']}" for message in messages]
+        parts += [f"=== {subject}"] if len(told) > 1 else []
+        for answer in answers:
+            how = f"{answer['finish_reason']}, {answer['tokens_out']} tokens"
+            parts.append(f"--- answer {answer['repeat']} ({how})\n{answer['answer']}")
+            parts.append(
+                f"--- states: {brief(answer['stated'])}   read as: {brief(answer['extracted'])}   "
+                f"right: {answer['target']}   score: {answer['score']}   ending: {answer['ending']}"
+            )
     return "\n".join(parts)
 
 
@@ -266,18 +310,34 @@ def brief(statement: str | None) -> str:
     return text if len(text) <= 40 else text[:39] + "…"
 
 
-def list_wrong(records: list[dict]) -> str:
+def list_wrong(asked: Questions) -> str:
     """Number, subset, what was stated, read and right, of every answer below full score."""
-    places: dict[tuple, int] = {}
-    lines = []
-    for record in records:
-        place = places.setdefault((record["subset"], record["index"]), len(places))
-        if record["score"] < 1:
-            lines.append(
-                f"{place:>6}  {record['subset']}  states: {brief(record['stated'])}  "
-                f"read: {brief(record['extracted'])}  right: {brief(str(record['target']))}"
-            )
+    lines = [
+        f"{place:>6}  {answer['subset']}  states: {brief(answer['stated'])}  "
+        f"read: {brief(answer['extracted'])}  right: {brief(str(answer['target']))}"
+        for place, answers in enumerate(asked.values())
+        for answer in answers
+        if answer["score"] < 1
+    ]
     return "\n".join(lines) or "every answer is right"
+
+
+def list_changed(asked: dict[str, Questions], before: str, after: str, sign: int) -> str:
+    """Number, subset and what both state of each question whose score rose (1) or fell (-1)."""
+    lines = []
+    for place, (question, answers) in enumerate(asked[after].items()):
+        old = asked[before].get(question)
+        if old is None or sign * (total(answers) - total(old)) <= 0:
+            continue
+        lines.append(
+            f"{place:>6}  {question[0]}  {before}: {brief(old[0]['stated'])}  "
+            f"{after}: {brief(answers[0]['stated'])}  right: {brief(str(answers[0]['target']))}"
+        )
+    return "\n".join(lines) or "no question"
+
+
+def total(answers: list[dict]) -> float:
+    return sum(answer["score"] for answer in answers) / len(answers)
 
 
 if __name__ == "__main__":

@@ -362,6 +362,7 @@ def work(args: argparse.Namespace) -> None:
 
     step, checkpoint = checkpoints.checkpoints(folder)[-1]
     events = record.Events(folder / "events.jsonl").new()
+    busy = sampler.curve(*record.span(events))
     full = settings["tuner_type"] == "full"
     store = stored(args.output, key)
     shutil.rmtree(store, ignore_errors=True)
@@ -387,6 +388,7 @@ def work(args: argparse.Namespace) -> None:
         "out_of_memory": lowered,
         "resumed": resumed,
         **sampler.summary(*record.span(events)),  # memory: what the trainer says counts
+        **({"gpu_curve": busy} if busy else {}),
         **record.summary(events, [g["name"] for g in gpus]),
         "estimate": {name: value for name, value in predicted.items() if name != "choices"},
         "seconds": round(record.seconds(events), 3),

@@ -90,8 +90,18 @@ class Page:
             self.call("Input.dispatchKeyEvent", type="keyDown", key=key, **typed)
             self.call("Input.dispatchKeyEvent", type="keyUp", key=key)
 
-    def screenshot(self, file: Path) -> None:
-        file.write_bytes(base64.b64decode(self.call("Page.captureScreenshot")["data"]))
+    def screenshot(self, file: Path, whole: bool = False) -> None:
+        """Of what is seen; or of the whole page."""
+        asked = {"captureBeyondViewport": True} if whole else {}
+        if whole:
+            size = self.call("Page.getLayoutMetrics")["cssContentSize"]
+            asked["clip"] = size | {"scale": 1}
+        file.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", **asked)["data"]))
+
+    def print(self, file: Path) -> None:
+        """As PDF, on the paper that the page asks for."""
+        printed = self.call("Page.printToPDF", preferCSSPageSize=True)
+        file.write_bytes(base64.b64decode(printed["data"]))
 
 
 @contextlib.contextmanager

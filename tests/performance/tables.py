@@ -84,6 +84,7 @@ def write_scores(results: Path, settings: dict) -> None:
                 "subsets": [subset | {"score": share} for subset in made["subsets"]],
                 "ci95": [max(share - 0.1, 0), min(share + 0.1, 1)],
                 "identity": digest([subject, benchmark]),
+                "provenance": made["provenance"] | {"weights": digest(subject)},
                 "items": made["items"] | {"scores": right},
             }
             write_record(results / f"scores/{subject}/{benchmark}.json", made | own)

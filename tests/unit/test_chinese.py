@@ -3,12 +3,14 @@
 import json
 import random
 import re
+from functools import partial
 from itertools import pairwise
 
 import made_up
 from sftflow.core.jsonio import read_record, write_record
 from sftflow.core.layout import Results
-from sftflow.reporting import report
+from sftflow.reporting import figures, report
+from sftflow.reporting.chinese import CATALOGUE, said
 
 FAR = {"url": "http://far.example/v1", "model": "strong-70b", "version": "1"}
 RAW = made_up.RAW | {
@@ -85,6 +87,17 @@ def test_the_chinese_page_holds_no_english_sentence(tmp_path):
     assert sorted(set(ENGLISH.findall(text))) == []
 
 
+HALF = re.compile(
+    r"[\u4e00-\u9fff]\*{0,2} ?[,;:?!](?!\w)|[,;:?!(] ?[\u4e00-\u9fff]|[\u4e00-\u9fff]\)"
+)
+
+
+def test_punctuation_beside_chinese_is_of_full_width(tmp_path):
+    text = report.page("zh", report.collect(everything(tmp_path), Results(tmp_path)))
+    text = CODE.sub(" ", text)
+    assert [text[found.start() - 20 : found.end() + 20] for found in HALF.finditer(text)] == []
+
+
 def test_an_empty_table_is_empty_in_chinese(tmp_path):
     made = made_up.write_study(tmp_path)
     page = report.page("zh", report.collect(made, Results(tmp_path)))
@@ -106,3 +119,50 @@ def test_every_heading_and_word_of_the_tables_is_in_the_catalogue(tmp_path):
 
 
 KEPT = {"Python", "Few-shot"}
+
+
+def test_every_text_of_the_figures_is_in_the_catalogue(tmp_path, monkeypatch):
+    """Of a study with everything, and of more than a figure shows."""
+    asked: set[str] = set()
+
+    def listen(language: str, text: str, **values: object) -> str:
+        asked.add(text)
+        return said(text, language, **values)
+
+    monkeypatch.setattr(report, "in_language", listen)
+    made = everything(tmp_path)
+    found = report.collect(made, Results(tmp_path))
+    found["training_records"]["tuned"]["gpu_curve"] = GPU
+    texts = [text for p in report.draw(made, found, "zh").values() for text in written(p)]
+    say = partial(listen, "zh")
+    many = [str(place) for place in range(20)]
+    runs = dict.fromkeys(many, found["training_records"]["tuned"])
+    lengths = {name: {"histogram": [[2, 3]]} for name in many}
+    claim = {"pair": "a − b", "name": "c", "suite": True, "verdict": "better"}
+    claim |= {"difference": 0.1, "ci_low": 0.0, "ci_high": 0.2}
+    points = [
+        {"values": {"lora_rank": r, "lora_alpha": a, "seed": s}, "losses": [1.0, 2.0]}
+        for r in (4, 8) for a in (1, 2) for s in (1, 2)
+    ]  # fmt: skip
+    for picture in (
+        figures.loss(runs, say), figures.token_lengths(lengths, lengths, say),
+        figures.scores({name: {"b": (0.5, 0.4, 0.6)} for name in many}, {"b": 0.25}, say),
+        figures.differences([claim] * 50, 0.02, say),
+        figures.sweep(dict.fromkeys(many, points), say),
+        figures.sweep({"s": points[:1]}, say), figures.sweep({}, say),
+    ):  # fmt: skip
+        texts += written(picture)
+    assert asked - CATALOGUE.keys() == set()
+    english = {text for text in texts if re.search("[a-z]{3}", re.sub(NAMES_IN_FIGURES, "", text))}
+    assert english == set()
+
+
+GPU = {"seconds": [1], "utilisation_percent": [50], "memory_gib": [1.5], "power_watt": [300]}
+NAMES_IN_FIGURES = re.compile(
+    "Loss|token|nat|GPU|lora_rank|lora_alpha|seed|Base 1B|tuned|base|rank|talks|general|"
+    "psychology|made up"
+)
+
+
+def written(picture: figures.Picture) -> list[str]:
+    return re.findall(">([^<>]+)</text>", picture.svg())

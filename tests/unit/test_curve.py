@@ -117,14 +117,14 @@ def test_report_shows_figure_table_flag_and_who_chose(tmp_path):
     shown = report.collect(made, Results(tmp_path))
     english, chinese = (report.page(language, shown) for language in ("en", "zh"))
     for text in (
-        "under a run's name is the last step", "never by the benchmarks", "learning_curve.svg",
-        "`tuned`: held-out loss is lowest at step 200", "**overfitting**", "300 (served)",
+        "under a run's name is the last step", "never by the benchmarks", "learning_curve.en.svg",
+        "tuned: held-out loss is lowest at step 200", "**overfitting**", "300 (served)",
         "tuned: Held-out loss per token was lowest at step 200",
     ):  # fmt: skip
         assert text in english, text
     for text in ("最后一步的权重", "学习曲线", "第 200 步最低", "**过拟合**", "300（部署）"):
         assert text in chinese, text
-    picture = report.draw(made, shown)["learning_curve"]
+    picture = report.draw(made, shown, "en")["learning_curve"].svg()
     assert "Held-out dialogues" in picture and "tuned, zh" in picture
     page = render(curve_table(found(tmp_path, made), {}))
     assert "3.3000 (+0.3000)" in page and "did not keep the checkpoints of steps 50" in page
@@ -137,7 +137,7 @@ def test_without_checkpoints_nothing_is_shown_but_who_chose(tmp_path):
     page = report.page("en", shown)
     assert "under a run's name is the last step" in page and "learning_curve" not in page
     assert "No run keeps checkpoints" in render(curve_table(found(tmp_path, made), {}))
-    assert "no data yet" in figures.learning_curve([])
+    assert "no data yet" in figures.learning_curve([]).svg()
 
 
 def test_a_curve_of_other_settings_or_another_training_is_left_out_and_said(tmp_path):

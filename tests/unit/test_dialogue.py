@@ -70,7 +70,7 @@ def test_losses_recomputed_from_their_records(tmp_path):
     assert row["ci_high"] == pytest.approx(difference + half, rel=1e-3)
     shown = sections(tmp_path, made)["Likelihood"].to_dict("records")[0]
     assert shown["Verdict"] == "better" and shown["Candidate"] == "tuned"
-    assert shown["Perplexity"].startswith(f"{exp(sides[0][:, 1].sum() / tokens.sum()):.2f} →")
+    assert shown["Perplexity"].startswith(f"{exp(sides[0][:, 1].sum() / tokens.sum()):.3f} →")
 
 
 def test_the_six_questions_and_what_was_not_measured(tmp_path):

@@ -1,17 +1,22 @@
 """What the terminal says: when a step will be done, why a job failed, and what came out."""
 
+import io
 import logging
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
 import made_up
 import pytest
-from sftflow.core import endings, progress
+import snakemake.logging
+from sftflow.core import endings, progress, terminal
 from sftflow.core.jsonio import write_text
 from sftflow.core.layout import PATHS, Results
 from sftflow.reporting import summary
 from sftflow.reporting.evidence import Evidence
 from sftflow.training import alarm
+from snakemake.settings.enums import Quietness
+from snakemake_interface_logger_plugins.common import LogEvent
 
 
 @pytest.fixture
@@ -118,3 +123,57 @@ def test_only_a_folder_without_code_silences_the_alarm(tmp_path: Path, name):
     assert alarm.holds(line("Loading something else"))
     (folder / "modeling_own.py").write_text("")
     assert alarm.holds(loading)
+
+
+# --- jobs ----------------------------------------------------------------------------------------
+
+
+def snakemakes(quiet: set) -> tuple[logging.Handler, io.StringIO]:
+    """Snakemake's own handler, and what it writes."""
+    stream = io.StringIO()
+    handler = snakemake.logging.ColorizingTextHandler(nocolor=True, stream=stream)
+    handler.setFormatter(snakemake.logging.DefaultFormatter(quiet=quiet))
+    return handler, stream
+
+
+def run_of_a_job(handler: logging.Handler) -> None:
+    """What Snakemake logs of one."""
+    job = {"jobid": 14, "rule_msg": "Fetching benchmark mmlu", "rule_name": "f", "reason": "Forced"}
+    for event, message, told in (
+        (None, "Select jobs to execute...", {}),
+        (LogEvent.JOB_STARTED, "Execute 1 jobs...", {"jobs": [14]}),
+        (LogEvent.JOB_INFO, None, job),
+        (LogEvent.JOB_FINISHED, "Finished jobid: 14 (Rule: f)", {"job_id": 14}),
+        (LogEvent.PROGRESS, None, {"done": 3, "total": 52}),
+        (None, "What is said besides", {}),
+    ):
+        record = logging.LogRecord("snakemake", logging.INFO, "", 0, message, None, None)
+        record.__dict__ |= told | ({"event": event} if event else {})
+        handler.handle(record)
+
+
+def test_a_job_is_two_lines_and_says_its_share_of_the_whole():
+    handler, stream = snakemakes({Quietness.REASON})
+    terminal.one_line_each([handler, logging.NullHandler()])
+    run_of_a_job(handler)
+    begun, done, other = stream.getvalue().splitlines()
+    assert re.fullmatch(r"\d\d:\d\d:\d\d  Fetching benchmark mmlu", begun)
+    assert done[10:] == "3 of 52 steps (6%) done: Fetching benchmark mmlu (0:00:00)"
+    assert other == "What is said besides"
+
+
+def test_who_asks_for_reasons_hears_all_that_snakemake_says():
+    handler, stream = snakemakes(set())
+    terminal.one_line_each([handler])
+    run_of_a_job(handler)
+    assert "Reason: Forced" in stream.getvalue() and "Select jobs" in stream.getvalue()
+
+
+def test_jobs_that_are_ended_on_request_are_no_errors():
+    handler, stream = snakemakes({Quietness.REASON})
+    terminal.say_no_errors([handler])
+    for event in (LogEvent.JOB_ERROR, LogEvent.GROUP_ERROR, LogEvent.ERROR, None):
+        record = logging.LogRecord("snakemake", logging.ERROR, "", 0, f"said {event}", None, None)
+        record.__dict__ |= {"event": event} if event else {}
+        handler.handle(record)
+    assert stream.getvalue() == "said None\n"

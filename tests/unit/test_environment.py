@@ -16,3 +16,18 @@ def test_of_two_copies_the_one_that_is_imported_is_recorded(tmp_path, monkeypatc
         (about / "METADATA").write_text(text)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path / first}:{tmp_path / second}")
     assert environment.inspect(sys.executable)["packages"]["transformers"] == first
+
+
+UV = """Using CPython 3.11.7
+Resolved 154 packages in 12ms
+Downloading torch (731.3MiB)
+Downloading numpy (512.5KiB)
+Downloading nvidia-cudnn-cu12 (1.5GiB)
+ Downloaded numpy
+"""
+
+
+def test_a_sync_says_how_much_is_downloaded():
+    """Minutes of silence look like a program that hangs."""
+    assert environment.downloads(UV) == (512.5 * 2**10, (731.3 + 1536 + 512.5 / 1024) * 2**20)
+    assert environment.downloads("Resolved 154 packages in 12ms\n") == (0, 0)

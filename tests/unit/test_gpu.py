@@ -33,7 +33,7 @@ def test_without_gpu_everything_is_absent(no_gpu):
         assert mine == []
     with gpu.Sampler(0.01) as sampler:
         time.sleep(0.05)
-    assert sampler.summary(0, time.time()) == {}
+    assert sampler.summary(0, time.time()) == sampler.curve(0, time.time()) == {}
 
 
 def test_visible_gpus(two_gpus, monkeypatch):
@@ -168,3 +168,14 @@ def test_samples_between_two_times(two_gpus):
     assert out["gpu_utilisation_percent"] == 50 and out["gpu_power_watt"] == 600
     assert out["gpu_memory_gib"] == 2 and 0 < out["gpu_energy_wh"] < 1
     assert sampler.summary(0, end - 3600) == {}
+
+
+def test_a_curve_has_as_many_places_as_a_picture_shows(no_gpu):
+    """A second's means, of memory the highest; a whole night is no longer than a minute."""
+    sampler = gpu.Sampler()
+    sampler.samples = [(100.0 + i, i % 2 * 100, 600, i / 1000) for i in range(2 * gpu.PLACES)]
+    curve = sampler.curve(100, 1e6)
+    assert {len(series) for series in curve.values()} == {gpu.PLACES}
+    assert curve["seconds"][:2] == [0.5, 2.5] and set(curve["utilisation_percent"]) == {50}
+    assert curve["memory_gib"][-1] == 0.48
+    assert len(sampler.curve(100, 109)["seconds"]) == 10

@@ -235,7 +235,7 @@ def test_preference_recomputed_from_its_records(tmp_path):
     shown = sections(tmp_path, made)
     assert shown["Preference"].to_dict("records")[0]["Verdict"] == "better"
     assert shown["Six questions"].to_dict("records")[0]["Preference"] == "strong: better"
-    assert "strong: 更好" in report.page("zh", report.collect(made, Results(tmp_path)))
+    assert "strong：更好" in report.page("zh", report.collect(made, Results(tmp_path)))
 
 
 def test_length_controlled_win_rate_by_other_code():

@@ -1,12 +1,13 @@
 """From a cell back to its origin, and forward before anything is spent."""
 
+import json
 import trace
 from pathlib import Path
 
 import made_up
 import pytest
 from sftflow.core import cli
-from sftflow.core.jsonio import digest, read_json, write_record
+from sftflow.core.jsonio import digest, read_json, read_jsonl, write_json, write_record
 
 
 @pytest.fixture
@@ -100,3 +101,46 @@ def test_wrong_answers_are_listed_by_the_number_that_sample_takes(say):
 def test_an_unknown_score_lists_those_that_are_there(say):
     status, said = say("tuned", "mnlu")
     assert status == 1 and "tuned mmlu" in said and "Traceback" not in said
+
+
+def numbers(said: str) -> list[int]:
+    return [int(line.split()[0]) for line in said.splitlines()]
+
+
+def right(results: Path, subject: str) -> list[bool]:
+    samples = read_json(results / f"scores/{subject}/mmlu.json")["samples"]
+    return [sample["score"] == 1 for sample in read_jsonl(results / samples)]
+
+
+def test_a_question_shows_the_baseline_beside_the_candidate(results, say):
+    """That of the study's comparison, or the one that is named; once asked, twice answered."""
+    write_json(results / "study.json", {"comparisons": [PAIR]})
+    status, said = say("tuned", "mmlu", "--sample", "21")
+    assert status == 0 and said.count("Question 1 of professional_psychology?") == 1
+    assert said.index("=== base") < said.index("=== tuned")
+    assert say("tuned", "mmlu", "--sample", "21", "--with", "base") == (0, said)
+    assert "===" not in say("base", "mmlu", "--sample", "21")[1]
+    status, said = say("tuned", "mmlu", "--sample", "21", "--with", "other")
+    assert status == 1 and "base mmlu" in said
+
+
+PAIR = {"baseline": "base", "candidate": "tuned"}
+
+
+def test_fixed_and_broken_questions_are_listed(results, say):
+    before, after = right(results, "base"), right(results, "tuned")
+    for option, wanted in (("--fixed", (False, True)), ("--broken", (True, False))):
+        status, said = say("tuned", "mmlu", option, "--with", "base")
+        both = enumerate(zip(before, after, strict=True))
+        assert status == 0 and "base: " in said and "tuned: " in said
+        assert numbers(said) == [place for place, found in both if found == wanted], option
+    status, said = say("base", "mmlu", "--fixed")
+    assert status == 1 and "--with" in said
+
+
+def test_the_results_folder_is_the_one_that_the_config_names(results, say, tmp_path, monkeypatch):
+    config = tmp_path / "config.yaml"
+    raw = made_up.RAW | {"pathvars": {"results": str(results)}}
+    config.write_text(json.dumps(raw), "utf-8")
+    monkeypatch.setattr("sys.argv", ["trace.py", "tuned", "mmlu", "--configfile", str(config)])
+    assert cli.run(trace.main) == 0

@@ -16,6 +16,7 @@ from scipy.stats import t as student
 from sftflow.core.jsonio import read_json
 from sftflow.core.layout import Results
 from sftflow.reporting import pace, plan
+from stated_numbers import Known, noticed, of_texts, unknown
 from support import jobs, run_snakemake
 
 pytestmark = pytest.mark.slow
@@ -211,7 +212,7 @@ def test_the_learning_curve_is_that_of_its_records(demo):
         path = demo.results / f"dialogue/{subject}/likelihood.json"
         own = json.loads(path.read_text(encoding="utf-8"))
         assert losses[step] == pytest.approx(loss(own["records"]), rel=1e-5)
-    assert (demo.results / "figures/learning_curve.svg").exists()
+    assert (demo.results / "figures/learning_curve.zh.svg").exists()
 
 
 def test_the_dialogue_table_is_that_of_its_records(demo):
@@ -307,7 +308,7 @@ def test_what_computes_a_table_rebuilds_it_and_costs_nothing_else(demo, edited, 
     """Whatever a table's program imports or reads counts, whichever list it is forgotten in."""
     edited(file, lambda text: text + "\n# edited\n")
     planned = run_snakemake(demo.folder, "-n")
-    allowed = {"plan", "data", "train", "tables", "report", "all", "total"}
+    allowed = {"plan", "data", "train", "tables", "report", "cards", "all", "total"}
     assert rule in jobs(planned.stdout) and set(jobs(planned.stdout)) <= allowed
 
 
@@ -395,6 +396,30 @@ def test_trace_leads_from_a_cell_to_its_prompt(demo, more, told):
     assert told in shown.stdout
     if not more:
         assert score(demo, TUNED, "mmlu")["provenance"]["weights"][:8] in shown.stdout
+
+
+def test_every_number_of_every_page_is_in_a_json_file(demo):
+    """And most wrong ones would not be: the search is no sieve."""
+    known, besides = Known(demo.results), of_texts()
+    pages = [
+        *demo.results.glob("report/*.md"), *demo.results.glob("report/*.txt"),
+        *demo.results.glob("tables/*.md"), *demo.results.glob("runs/*/cards/*/README.md"),
+    ]  # fmt: skip
+    assert len(pages) > 12
+    texts = {str(path.relative_to(demo.results)): path.read_text("utf-8") for path in pages}
+    wrong = {name: unknown(text, known, besides) for name, text in texts.items()}
+    assert {name: found for name, found in wrong.items() if found} == {}
+    assert noticed("\n".join(texts.values()), known) > 0.6
+
+
+def test_snakemake_s_own_report_has_a_first_page_captions_and_categories(demo, tmp_path):
+    page = tmp_path / "report.html"
+    done = run_snakemake(demo.folder, "--report", str(page))
+    assert done.returncode == 0, done.stdout[-3000:]
+    text = page.read_text(encoding="utf-8")
+    for said in ("What did this fine-tuning change?", "needs no other file", "Model cards",
+                 "Figures", "Tables", "report.html", "answers.html", "scores.zh.svg"):  # fmt: skip
+        assert said in text, said
 
 
 def test_readme_shows_what_the_demo_gives(demo):

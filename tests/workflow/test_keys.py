@@ -24,7 +24,7 @@ from sftflow.training import settings as training
 from support import ROOT, jobs, run_snakemake
 
 # Rules that only show: they follow every key, and cost seconds.
-SHOWING = {"plan", "data", "train", "tables", "report", "all", "total", "verify", "usage"}
+SHOWING = {"plan", "data", "train", "tables", "report", "cards", "all", "total", "verify", "usage"}
 # Jobs whose records stand behind a score.
 BEHIND_SCORES = {
     "fetch_dataset", "prepare_dataset", "fetch_model", "native_model", "fetch_benchmark",
@@ -62,6 +62,7 @@ VALUES = {
     "training.gpus": 1, "training.warmup_ratio": 0.2, "training.lora_dropout": 0.1,
     "training.device": "auto", "serving.device": "auto", "training.tuner_type": "lora",
     "serving.extra": {"attn_impl": "eager"}, "serving.max_model_len": 900,
+    "report.notes": "README.md", "report.compare_with": "results",
     "training.max_memory_gib": 9, "prompts": ["Hello"], "languages": ["en"],
     "generation.top_p": 0.9, "serving.backend": "vllm",
     "evaluate.subjects": ["tiny", "tiny-sft"], "evaluate.suites": ["general", "psychology"],

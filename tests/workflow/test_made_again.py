@@ -107,8 +107,9 @@ RECORDS = {
     "scores/tiny-sft/mmlu.json": "score_benchmark",
     "tables/comparison.md": "tables",
     "tables/plan.csv": "plan",
-    "figures/loss.svg": "report",
+    "figures/loss.zh.svg": "report",
     "report/report.html": "report",
+    "runs/tiny-sft/cards/merged/README.md": "cards",
 }
 
 

@@ -81,7 +81,7 @@ def test_reporting_alone_plans_nothing_upstream(workflow, snakemake):
     planned = snakemake(workflow, "-n", "--config", "stage=report")
     assert planned.returncode == 0, planned.stdout
     assert set(jobs(planned.stdout)) <= {
-        *("all", "write_study", "plan", "data", "train", "tables", "report", "total")
+        *("all", "write_study", "plan", "data", "train", "tables", "report", "cards", "total")
     }
 
 

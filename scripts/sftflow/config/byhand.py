@@ -22,10 +22,10 @@ from sftflow.core.layout import PATHS, Results, adapter_of, weights_of
 LOGS = Path("logs")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which study it is, and in which form a run is served."""
+def add_study_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which study it is."""
     parser.add_argument(
-        "--results", type=Path, default=Path("results"), help="folder of all outputs"
+        "--results", type=Path, help="folder of all outputs (default: the config's, or results)"
     )
     parser.add_argument(
         *("--configfile", "--configfiles"),
@@ -34,6 +34,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CONFIG",
         help="the study's config files; default: the study that lies in --results",
     )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which study it is, and in which form a run is served."""
+    add_study_arguments(parser)
     parser.add_argument(
         "--adapter",
         action="store_true",
@@ -41,8 +46,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def results_of(args: argparse.Namespace) -> Path:
+    """The folder that is named, else the one that the config files put the outputs into."""
+    if args.results is None and args.configfile:
+        maps, _ = read_all(args.configfile)
+        named = (functools.reduce(merge, maps).get("pathvars") or {}).get("results")
+        return Path(named or "results")
+    return args.results or Path("results")
+
+
 def study_of(args: argparse.Namespace) -> dict:
     """The study in the results folder, or of the config files. UserError where there is none."""
+    args.results = results_of(args)
     if args.configfile:
         maps, errors = read_all(args.configfile)
         return load(functools.reduce(merge, maps), errors)

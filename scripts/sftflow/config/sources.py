@@ -43,6 +43,10 @@ def missing(config: dict) -> Iterator[str]:
                     yield f"{kind}.{name}.source: {lack}"
     dialogue = config.get("dialogue", {})
     files = {f"neutral.{name}": file for name, file in dialogue.get("neutral", {}).items()}
+    report = config.get("report", {})
+    for name in ("notes", "compare_with"):
+        if report.get(name) and (lack := _lack(Path(report[name]).expanduser(), "files", {})):
+            yield f"report.{name}: {lack}"
     for name, file in (files | {"crisis": dialogue.get("crisis")}).items():
         if isinstance(file, str) and not local_source(file).is_file():
             lack = _lack(local_source(file), "files", {}) or "is a folder; give a file"

@@ -6,6 +6,7 @@ here says "no GPU", and figures that need one are absent.
 
 import contextlib
 import getpass
+import math
 import os
 import platform
 import tempfile
@@ -13,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from sftflow.core.cli import UserError, note
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from filelock import FileLock
 
 GIB = 2**30
+PLACES = 240  # of a curve over time: as many as a picture shows
 SUBMITTED = "SFTFLOW_SUBMITTED"  # set in the jobs that a snakemake elsewhere has submitted
 
 
@@ -283,6 +286,9 @@ def _leased(
 class Sampler:
     """Samples utilisation (%), power (W) and memory (GiB) of the visible GPUs in the background.
 
+    `curve(begin, end)` is what they were over time, at most PLACES places: means, of memory the
+    highest; {} without a GPU.
+
     `summary(begin, end)` after the `with` block: mean utilisation, mean power, peak memory, energy
     (Wh) and the number of samples between two times (seconds since the epoch); {} without a GPU.
     """
@@ -318,8 +324,27 @@ class Sampler:
                         )
                     )
 
+    def _within(self, begin: float, end: float) -> list[tuple[float, float, float, float]]:
+        return [sample for sample in self.samples if begin <= sample[0] <= end]
+
+    def curve(self, begin: float, end: float) -> dict:
+        within = self._within(begin, end)
+        if not within:
+            return {}
+        size = math.ceil(len(within) / PLACES)
+        parts = [
+            tuple(zip(*within[first : first + size], strict=True))
+            for first in range(0, len(within), size)
+        ]
+        return {
+            "seconds": [round(fmean(times) - begin, 1) for times, *_ in parts],
+            "utilisation_percent": [round(fmean(use), 1) for _, use, _, _ in parts],
+            "power_watt": [round(fmean(power), 1) for _, _, power, _ in parts],
+            "memory_gib": [round(max(memory), 2) for *_, memory in parts],
+        }
+
     def summary(self, begin: float = 0.0, end: float = float("inf")) -> dict:
-        within = [sample for sample in self.samples if begin <= sample[0] <= end]
+        within = self._within(begin, end)
         if not within:
             return {}
         times, utilisation, power, memory = zip(*within, strict=True)

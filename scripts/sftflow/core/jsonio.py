@@ -52,6 +52,11 @@ def write_text(path: str | Path, text: str) -> None:
         file.write(text)
 
 
+def write_bytes(path: str | Path, content: bytes) -> None:
+    with writing(path) as file:
+        file.buffer.write(content)
+
+
 def write_json(path: str | Path, value: Any) -> None:
     """Not-a-number is an error: it is not JSON, and a number that is none belongs in no table."""
     write_text(path, json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")

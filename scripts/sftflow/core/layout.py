@@ -38,6 +38,7 @@ class Paths:
     checkpoints: str = "runs/{run}/checkpoints.json"
     checkpoint: str = "runs/{run}/steps/{step}/adapter.json"
     checkpoint_weights: str = "runs/{run}/steps/{step}/adapter"
+    card: str = "runs/{run}/cards/{form}/README.md"  # form: adapter or merged
     tracked: str = "runs/{run}/swanlab.json"
     readiness: str = "subjects/{subject}/readiness.json"
     chat: str = "subjects/{subject}/chat.json"
@@ -50,10 +51,11 @@ class Paths:
     ratings: str = "ratings/{name}.json"  # of people; name: a pair, or a subject's crisis answers
     evaluation: str = "evaluations/{subject}/{suite}.json"
     score: str = "scores/{subject}/{benchmark}.json"
-    table: str = "tables/{table}.{form}"  # form: md or csv
-    figure: str = "figures/{figure}.svg"
+    table: str = "tables/{table}.{form}"  # form: md, csv or tex
+    figure: str = "figures/{figure}.{language}.{form}"  # form: svg or png
     page: str = "report/report.{language}.md"
     html: str = "report/report.html"
+    record: str = "report/report.json"  # its numbers, unrounded
     answers: str = "report/answers.html"
     summary: str = "report/summary.txt"  # what the terminal says at the end
     settings: str = "settings/{rule}/{name}.json"
@@ -72,7 +74,8 @@ TABLES = (
     "training", "inference", "comparison", "dialogue", "curve", "chat", "data", "sweep", "plan",
 )  # fmt: skip
 FIGURES = (
-    "differences", "loss", "learning_rate", "learning_curve", "scores", "token_lengths", "sweep",
+    "differences", "loss", "learning_rate", "gpu", "learning_curve", "scores", "token_lengths",
+    "sweep",
 )  # fmt: skip
 
 CRISIS = "config/dialogue/crisis.jsonl"  # messages of a crisis that come with the workflow
@@ -132,6 +135,13 @@ def adapter_of(subject: dict, paths: Paths = PATHS) -> tuple[str, str]:
     return paths.checkpoint.format(**names), paths.checkpoint_weights.format(**names)
 
 
+def forms_of(study: dict, run: str) -> list[str]:
+    """The forms in which a run's weights lie in results/: its model cards'."""
+    if study["runs"][run]["training"]["tuner_type"] == "full":
+        return ["merged"]
+    return ["adapter", *["merged"] * (study["subjects"][run]["form"] == "merged")]
+
+
 def checkpoint_name(run: str, step: int) -> str:
     """A checkpoint as a subject; no name in a config has this sign."""
     return f"{run}@{step}"
@@ -157,6 +167,16 @@ def refuse_older(results: str | Path) -> None:
                 f"{kept} was made by sftflow 0.1, whose records can't be verified: move it away, "
                 "or name another folder under 'pathvars: {results: …}', and run again"
             )
+
+
+def earlier_files(place: str) -> list[Path]:
+    """What the scores of an earlier report are read from: its report.json, else the score files of
+    a results folder, else its tables."""
+    path = Path(place).expanduser()
+    if path.is_file():
+        return [path]
+    tables = sorted(path.glob("*.csv")) or sorted(path.glob("tables/*.csv"))
+    return Results(path).every(PATHS.score) or tables
 
 
 def local_source(source: str) -> Path:

@@ -43,7 +43,7 @@ class Shown:
 
 
 LINK = re.compile(
-    r'href="\.\./(?:scores/([^/"]+)/([^/"]+)\.json|report/answers\.html(?:#([^"]*))?)"'
+    r'href="\.\./(?:scores/([^/"]+)/([^/"#]+)\.json|report/answers\.html)(?:#([^"]*))?"'
 )
 
 
@@ -56,7 +56,9 @@ def lead(page: str, shown: Shown, language: str) -> str:
         if subject and (unquote(subject), unquote(benchmark)) not in shown:
             return match[0]
         if subject:
-            place = f"subject={subject}&amp;benchmark={benchmark}"
+            place = "&amp;".join(
+                filter(None, [f"subject={subject}&amp;benchmark={benchmark}", place])
+            )
         where = "&amp;".join(filter(None, [place, f"language={language}"]))
         return f'href="answers.html#{where}"'
 
@@ -182,22 +184,26 @@ def content(study: dict, shown: Shown) -> dict:
 
 
 def page(study: dict, shown: Shown) -> str:
-    """The page. Its policy lets its own script run, nothing else, and makes no request."""
     data = json.dumps(content(study, shown), ensure_ascii=False, separators=(",", ":"))
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True)
-    parts = {
-        name: (TEMPLATES / f"answers.{form}").read_text(encoding="utf-8")
-        for name, form in (("script", "js"), ("style", "css"))
-    }
-    return environment.get_template("answers.html.j2").render(
-        **parts,
-        policy="; ".join(
-            ["default-src 'none'", "base-uri 'none'", "form-action 'none'"]
-            + [f"{name}-src 'sha256-{sha256(part)}'" for name, part in parts.items()]
-        ),
+    return alone(
+        "answers",
         language=study["languages"][0],
         data=base64.b64encode(gzip.compress(data.encode(), 6, mtime=0)).decode(),
     )
+
+
+def alone(name: str, **values: object) -> str:
+    """A page with its script and style in it. Its policy lets these run and pictures show that are
+    in it, too, nothing else, and makes no request."""
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True)
+    parts = {
+        kind: (TEMPLATES / f"{name}.{form}").read_text(encoding="utf-8")
+        for kind, form in (("script", "js"), ("style", "css"))
+    }
+    policy = ["default-src 'none'", "img-src data:", "base-uri 'none'", "form-action 'none'"]
+    policy += [f"{kind}-src 'sha256-{sha256(part)}'" for kind, part in parts.items()]
+    template = environment.get_template(f"{name}.html.j2")
+    return template.render(**parts, **values, policy="; ".join(policy))
 
 
 def sha256(part: str) -> str:

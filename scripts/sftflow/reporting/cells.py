@@ -26,6 +26,7 @@ class Cell:
     score: dict  # empty where there is none
     state: str = "ok"  # ok, missing or stale
     note: str = ""
+    labels: tuple[str, str] = ("", "")  # of subject and benchmark, for people
 
     @property
     def usable(self) -> bool:
@@ -34,6 +35,10 @@ class Cell:
     @property
     def path(self) -> str:
         return f"scores/{self.subject}/{self.benchmark}.json"
+
+    @property
+    def title(self) -> str:
+        return self.labels[1] or self.benchmark
 
 
 def asked(study: dict) -> list[str]:
@@ -53,7 +58,8 @@ def load_cells(study: dict, results: Results) -> dict[tuple[str, str], Cell]:
                 state, note = MISSING, "no score file"
             elif changed := changes(subject, benchmark, score):
                 state, note = STALE, "stale: " + "; ".join(changed)
-            cells[subject, benchmark] = Cell(subject, benchmark, score or {}, state, note)
+            labels = label(study, "subjects", subject), label(study, "benchmarks", benchmark)
+            cells[subject, benchmark] = Cell(subject, benchmark, score or {}, state, note, labels)
     return cells
 
 
@@ -98,7 +104,7 @@ def measured(study: dict, benchmark: str, cells: Iterable[Cell | None]) -> str:
 
 def incomplete(cells: list[Cell]) -> str | None:
     """Why no mean may be taken over these cells; None if it may."""
-    absent = [f"{cell.benchmark} {cell.state}" for cell in cells if not cell.usable]
+    absent = [f"{cell.title} {cell.state}" for cell in cells if not cell.usable]
     if absent:
         return "incomplete: " + ", ".join(absent)
     metrics = {cell.score["metric"] for cell in cells}

@@ -6,6 +6,7 @@ from functools import partial
 
 import pandas as pd
 from sftflow.reporting.flags import KINDS, Flag, Message
+from sftflow.reporting.meanings import MEANINGS
 
 # What the tables say, in Chinese. Names, numbers and notes of the user stay as they are.
 CHINESE = {
@@ -18,10 +19,10 @@ CHINESE = {
     "Benchmark": "数据集",
     "Candidate": "候选",
     "Candidate score": "候选得分",
-    "Carry loss": "计入 Loss 的 token (%)",
+    "Carry loss": "计入 Loss 的 token（%）",
     "Chance": "随机水平",
     "Chosen": "选定",
-    "Characters (mean, max)": "字符数（均值, 最大）",
+    "Characters (mean, max)": "字符数（均值、最大）",
     "Clean": "未污染子集",
     "Dataset": "训练数据",
     "Detectable": "可检出差异",
@@ -36,10 +37,10 @@ CHINESE = {
     "First loss": "初始 Loss",
     "Flags": "警示",
     "Fixed / broken": "改对 / 改错",
-    "FLOP utilisation": "FLOP 利用率 (%)",
+    "FLOP utilisation": "FLOP 利用率（%）",
     "Form": "形式",
     "GPU use": "GPU 利用率",
-    "Empty": "空回答 (%)",
+    "Empty": "空回答（%）",
     "If stated": "明示部分的准确率",
     "Kept": "保留",
     "License": "许可证",
@@ -48,14 +49,14 @@ CHINESE = {
     "Macro-F1": "F1分数",
     "Max": "最大",
     "Mean": "均值",
-    "Misread": "误读 (%)",
+    "Misread": "误读（%）",
     "Micro difference": "微平均差异",
     "Micro mean": "微平均",
     "Model": "模型",
     "Note": "备注",
     "Number type": "数值类型",
     "Package": "软件包",
-    "Padded": "填充 (%)",
+    "Padded": "填充（%）",
     "Parameters": "参数量",
     "Peak memory": "显存/内存峰值",
     "Prompt": "提示",
@@ -84,9 +85,9 @@ CHINESE = {
     "Token accuracy": "token 准确率",
     "Tokens/s": "token/秒",
     "Train": "训练",
-    "Truncated": "截断 (%)",
-    "Turns (mean, max)": "轮次（均值, 最大）",
-    "Unstated": "未明示 (%)",
+    "Truncated": "截断（%）",
+    "Turns (mean, max)": "轮次（均值、最大）",
+    "Unstated": "未明示（%）",
     "Stated, right": "明示且正确",
     "Stated, wrong": "明示但错误",
     "Unstated, right": "未明示但判对",
@@ -98,14 +99,14 @@ CHINESE = {
     "Verdict": "结论",
     "n": "样本数",
     "p (Holm)": "p（Holm 校正）",
-    "Covered": "覆盖 (%)",
+    "Covered": "覆盖（%）",
     "Dialogue": "对话",
     "Overlapping": "重叠题数",
     "Passage": "重合片段",
     "Question": "题目",
-    "Share": "占比 (%)",
+    "Share": "占比（%）",
     "Kind": "类型",
-    "Stem, whole, options": "题干, 整题, 选项",
+    "Stem, whole, options": "题干、整题、选项",
     "Uncheckable": "无法判断",
     "Limit": "limit",
     "Lowest to highest": "最低至最高",
@@ -132,40 +133,63 @@ CHINESE = {
     "Loss before": "训练前 Loss",
     "Loss after": "训练后 Loss",
     "Perplexity": "困惑度",
+    "All runs": "全部实验",
+    "Answer": "回答",
     "Answers to": "回答对象",
-    "Any fault": "任一异常 (%)",
-    "Cut off": "截断 (%)",
-    "Loops": "循环重复 (%)",
-    "Markers": "模板标记 (%)",
-    "Other language": "换了语言 (%)",
-    "Refusals": "拒答 (%)",
+    "Any fault": "任一异常（%）",
+    "Cut off": "截断（%）",
+    "Loops": "循环重复（%）",
+    "Markers": "模板标记（%）",
+    "Other language": "换了语言（%）",
+    "Refusals": "拒答（%）",
     "Characters": "字符数",
-    "Repeated 4-grams": "重复 4-gram (%)",
-    "Distinct-1": "Distinct-1 (%)",
-    "Distinct-2": "Distinct-2 (%)",
+    "Repeated 4-grams": "重复 4-gram（%）",
+    "Distinct-1": "Distinct-1（%）",
+    "Distinct-2": "Distinct-2（%）",
     "What": "项目",
     "Of": "对象",
     "Change": "变化 [区间]",
     "Margin": "界限",
     "Judge": "评判者",
-    "Win, tie, loss": "胜, 平, 负",
+    "Win, tie, loss": "胜、平、负",
     "Win rate": "胜率 [区间]",
     "Win rate at equal length": "等长时的胜率 [区间]",
-    "Alike in both orders": "两种顺序结论一致 (%)",
-    "First place wins": "先出现者获胜 (%)",
+    "Alike in both orders": "两种顺序结论一致（%）",
+    "First place wins": "先出现者获胜（%）",
     "Unreadable": "无法读取",
     "Point": "要点",
-    "Holds": "成立 (%)",
+    "Holds": "成立（%）",
     "Ratings": "人工评分",
     "Raters": "评分者",
-    "Agree": "一致 (%)",
+    "Agree": "一致（%）",
     "Step": "步数",
     "Held-out loss": "留出对话 Loss",
     "Above the lowest": "高出最低点 [区间]",
     "Lowest at step": "最低点步数",
     "Loss there": "最低 Loss",
+    "Loss difference": "Loss 差异 [区间]",
+    "Tokens, max": "最大 token 数",
+    "Tokens, mean": "平均 token 数",
     "Served step": "部署步数",
     "Served loss": "部署权重的 Loss",
+    "Adapter on disk": "适配器大小",
+    "Commit": "工作流版本",
+    "Date": "日期",
+    "Dialogues a step": "每步对话数",
+    "Earlier": "此前",
+    "Meaning": "含义",
+    "Memory planned": "预计显存/内存",
+    "Memory taken": "实际显存/内存",
+    "Merged on disk": "合并权重大小",
+    "News": "情况",
+    "Now": "现在",
+    "Scores": "得分数",
+    "Serving, GPU": "推理显存",
+    "Serving, process": "推理内存",
+    "Time planned": "预计时间",
+    "Time taken": "实际时间",
+    "Trained parameters": "训练的参数量",
+    "Training memory": "训练显存/内存",
 }
 # What flags.py says, by the same kinds and values, and what a kind is called in a table.
 FLAGS = {
@@ -353,8 +377,11 @@ VERDICTS = {
     "says nothing: the baseline knew no more of it than a guess": "无参考意义：基线本身也只是猜测",
     "the two have other tokenizers: losses per token differ": "分词器不同，Loss 不可比",
 }
+# The texts that come with the workflow.
+NEUTRAL = {"neutral-zh": "中性文本（中文）", "neutral-en": "中性文本（英文）"}
 # Words of ours among a flag's values.
 WORDS = {
+    **NEUTRAL,
     "Training loss": "训练 Loss ",
     "Validation loss": "验证 Loss ",
     "empty": "空回答",
@@ -380,6 +407,9 @@ SENTENCES = {
         "{candidate}（训练方案，{seeds} 个种子）对比 {baseline}"
     ),
     "More columns": "其余各列",
+    "Contents": "目录",
+    "Filter rows": "筛选行",
+    "Notes": "作者笔记",
     "{count} more": "另有 {count} 项",
     "{count} more: {names}": "另有 {count} 条：{names}",
     "{text} and {count} more": "{text} 等另外 {count} 个",
@@ -389,6 +419,9 @@ SENTENCES = {
     " points": " 个百分点",
     " nats": " nat",
     " nats per token": " nat/token",
+    "{name} ({unit})": "{name}（{unit}）",
+    "nats/token": "nat/token",
+    "points": "百分点",
     " % of turns won": " % 的轮次获胜",
     "not compared": "未比较",
 }
@@ -403,7 +436,11 @@ CHINESE_CELLS = {
     },
     "Subset": {"all": "全部"},
     "Kind": {"stem": "题干", "whole": "整题", "options": "选项"},
+    "Meaning": dict(MEANINGS.values()),
+    "News": {"changed": "变化", "gone": "消失", "new": "新增"},
     "Note": {FOREIGN_CODE: "运行模型自带的代码（allow_remote_code: true）"},
+    "Text": NEUTRAL,
+    "Of": NEUTRAL,
     "Verdict": VERDICTS,
     "Reason": REASONS,
     "Benchmark": {"all questions": "全部题目"},
@@ -416,7 +453,42 @@ for column in (
     "Knowledge", "Held-out dialogues", "Preference", "Forgetting", "Safety", "Behaviour",
 ):  # fmt: skip
     CHINESE_CELLS[column] = CHINESE_CELLS["Verdict"]
-CATALOGUE = CHINESE | VERDICTS | REASONS | POINTS | KINDS_OF_LOSS | SENTENCES
+# Of figures.py.
+FIGURES = {
+    " (first {shown} of {all} runs)": "（前 {shown} 个，共 {all} 个实验）",
+    " (first {shown} of {all} subjects)": "（前 {shown} 个，共 {all} 个模型）",
+    " (first {shown} of {all} datasets)": "（前 {shown} 个，共 {all} 个）",
+    " (first {shown} of {all} sweeps)": "（前 {shown} 组，共 {all} 组扫参）",
+    " ({shown} of {all})": "（{shown} 项，共 {all} 项）",
+    "no data yet": "暂无数据",
+    "Loss": "Loss",
+    "{name}, validation": "{name}，验证",
+    "Optimizer step": "优化步数",
+    "Optimizer step (0: before the first)": "优化步数（0：第一步之前）",
+    "Cross-entropy per token (nats)": "每 token 交叉熵（nat）",
+    "Learning rate": "学习率",
+    "GPU utilisation": "GPU 利用率",
+    "Minutes since the first step": "自第一步起的分钟数",
+    "Neutral text": "中性文本",
+    "Scores with their intervals": "得分及其区间",
+    "chance": "随机水平",
+    "Score (%)": "得分（%）",
+    "What changed": "微调带来的变化",
+    "margin": "界限",
+    "Difference (percentage points), with its interval": "差异及其区间（百分点）",
+    "Turns per dialogue": "每段对话的轮数",
+    "Tokens per dialogue": "每段对话的 token 数",
+    "Turns": "轮数",
+    "Dialogues": "对话数",
+    "Sweeps": "扫参",
+    "± SD of seeds": "± 种子间标准差",
+    "mean": "均值",
+    "Validation loss (nats)": "验证 Loss（nat）",
+    "{name}: validation loss": "{name}：验证 Loss",
+    "; least over {keys}": "；对 {keys} 取最低",
+}
+HEADINGS = CHINESE | NEUTRAL
+CATALOGUE = CHINESE | VERDICTS | REASONS | POINTS | KINDS_OF_LOSS | SENTENCES | FIGURES | NEUTRAL
 CHINESE_PATTERNS: list[tuple[re.Pattern, str | Callable[[re.Match], str]]] = [
     (re.compile(r"^missing$"), "缺失"),
     (re.compile(r"^(\d+) \(served\)$"), r"\1（部署）"),
@@ -425,13 +497,14 @@ CHINESE_PATTERNS: list[tuple[re.Pattern, str | Callable[[re.Match], str]]] = [
         re.compile(r"unequal sample sets \((\d+) and (\d+) questions, not the same ones\)"),
         r"题目集合不同（\1 题与 \2 题）",
     ),
-    (re.compile(r"unequal sample sets in (\S+)"), r"\1 的题目集合不同"),
+    (re.compile(r"unequal sample sets in (.+)"), r"\1 的题目集合不同"),
     (re.compile(r"metrics differ: (.+) and (.+)"), r"指标不同：\1 与 \2"),
     (re.compile(r"^not evaluated$"), "未评测"),
-    (re.compile(r"(^|: )no score file$"), r"\1没有得分文件"),
-    (re.compile(r"the page holds ([\d,]+) answers at most$"), r"该页最多容纳 \1 条回答"),
-    (re.compile(r"(\S+) is not there$"), r"\1 不在此处"),
-    (re.compile(r"(\S+) holds other answers than the score$"), r"\1 的回答与得分不一致"),
+    (re.compile(r"^no score file$"), "没有得分文件"),
+    (re.compile(r": no score file$"), "：没有得分文件"),
+    (re.compile(r": the page holds ([\d,]+) answers at most$"), r"：该页最多容纳 \1 条回答"),
+    (re.compile(r": (\S+) is not there$"), r"：\1 不在此处"),
+    (re.compile(r": (\S+) holds other answers than the score$"), r"：\1 的回答与得分不一致"),
     (
         re.compile(r"^undecided \(about ([\d,]+) questions would decide\)$"),
         r"样本不足，无显著差异（约 \1 题可下结论）",
@@ -453,15 +526,16 @@ CHINESE_PATTERNS: list[tuple[re.Pattern, str | Callable[[re.Match], str]]] = [
     (re.compile(r"^(.+): next turns$"), r"\1：末轮（给定真实历史）"),
     # in their exact form only: an answer of a model may hold such words, too
     (re.compile(r"(^|(?<=: ))not compared: "), "未比较："),
-    (re.compile(r"(?<=未比较：)(\S+): missing$"), r"\1 缺失"),
-    (re.compile(r"(?<=未比较：)(\S+): stale$"), r"\1 已过期"),
+    (re.compile(r"(?<=未比较：)(.+): missing$"), r"\1 缺失"),
+    (re.compile(r"(?<=未比较：)(.+): stale$"), r"\1 已过期"),
     (
-        re.compile(r"\bincomplete: (?:\S+ (?:missing|stale)(?:, )?)+"),
+        re.compile(r"\bincomplete: [^,:]+ (?:missing|stale)(?:, [^,:]+ (?:missing|stale))*"),
         lambda found: (
             found[0]
             .replace("incomplete: ", "不完整：")
             .replace(" missing", " 缺失")
             .replace(" stale", " 已过期")
+            .replace(", ", "、")
         ),
     ),
     (re.compile(r"^stale: "), "已过期："),
@@ -509,7 +583,7 @@ def translate(frame: pd.DataFrame, language: str) -> pd.DataFrame:
     renamed = frame.map(chinese)
     for column in CHINESE_CELLS.keys() & set(frame.columns):
         renamed[column] = renamed[column].map(partial(by_parts, CHINESE_CELLS[column]))
-    return renamed.rename(columns=lambda name: CHINESE.get(name) or chinese(name))
+    return renamed.rename(columns=lambda name: HEADINGS.get(name) or chinese(name))
 
 
 def by_parts(words: dict[str, str], value: object) -> object:
@@ -520,7 +594,12 @@ def by_parts(words: dict[str, str], value: object) -> object:
     if value in words:
         return words[value]
     parts = [part.rpartition(": ") for part in value.split(", ")]
-    return ", ".join(f"{name}{colon}{words.get(word, word)}" for name, colon, word in parts)
+    if not any(word in words for _, _, word in parts):
+        return value
+    mark = "；" if any(colon for _, colon, _ in parts) else "、"
+    return mark.join(
+        f"{name}{colon and '：'}{words.get(word, word)}" for name, colon, word in parts
+    )
 
 
 def message(flag: Flag, language: str) -> Message:

@@ -222,7 +222,7 @@ def suite_problem(sides: list[list[Cell]]) -> str | None:
             return reason
     for cells in zip(*sides, strict=True):
         if len({cell.score["items"]["digest"] for cell in cells}) > 1:
-            return f"unequal sample sets in {cells[0].benchmark}"
+            return f"unequal sample sets in {cells[0].title}"
     return None
 
 
@@ -230,7 +230,8 @@ def benchmark_claim(cells: list[Cell | None], candidate: Candidate, seed: int) -
     """Of one benchmark; `cells` has the baseline's first."""
     for subject, cell in zip((candidate.baseline, *candidate.trainings), cells, strict=True):
         if cell is None or not cell.usable:
-            return {"problem": f"{subject}: {cell.state if cell else 'not evaluated'}"}
+            name, state = (cell.labels[0], cell.state) if cell else (subject, "not evaluated")
+            return {"problem": f"{name}: {state}"}
     scores = [cell.score for cell in cells if cell]
     row: dict = {"baseline_score": scores[0]["score"]}
     row["candidate_score"] = float(np.mean([score["score"] for score in scores[1:]]))
@@ -355,7 +356,11 @@ def judged(row: dict) -> dict:
         "Difference": _to_answers(row, points(row.get("difference"), interval_of(row))),
         "Verdict": verdict_text(row),
         "n": row.get("n", NONE),
-        "Fixed / broken": f"{row['fixed']} / {row['broken']}" if "fixed" in row else NONE,
+        "Fixed / broken": " / ".join(
+            _to_answers(row, str(row[show.lower()]), show) for show in ("Fixed", "Broken")
+        )
+        if "fixed" in row
+        else NONE,
         "p": p_value(row.get("p")),
         "p (Holm)": p_value(row.get("p_holm")),
         "Detectable": percent(row.get("detectable")),
@@ -501,9 +506,10 @@ def _linked(row: dict, side: str) -> str:
     return link(f"scores/{row[side]}/{row['benchmark']}.json", percent(score))
 
 
-def _to_answers(row: dict, text: str) -> str:
-    """To the answers of a pair, side by side; a recipe's are those of its trainings."""
+def _to_answers(row: dict, text: str, show: str = "") -> str:
+    """To the answers of a pair, side by side, all or those to `show`; a recipe's are those of its
+    trainings."""
     if row.get("difference") is None or row["trainings"] > 1:
         return text
     pair = pair_name({side: row[side] for side in ("baseline", "candidate")})
-    return link(answers_at(pair=pair, benchmark=row["benchmark"] or ""), text)
+    return link(answers_at(pair=pair, benchmark=row["benchmark"] or "", show=show), text)

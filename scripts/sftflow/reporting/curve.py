@@ -16,7 +16,18 @@ from sftflow.reporting.cells import asked
 from sftflow.reporting.dialogue import losses
 from sftflow.reporting.flags import TRIFLE, Flag
 from sftflow.reporting.suites import cell_text
-from sftflow.reporting.text import MISSING, NONE, Table, confidence_text, headings, label, number
+from sftflow.reporting.text import (
+    MISSING,
+    NONE,
+    Table,
+    confidence_text,
+    headings,
+    interval_of,
+    label,
+    loss_change,
+    number,
+    significant,
+)
 from sftflow.scoring import stats
 
 OVERFITTING, NEVER = "overfitting", "worse than before the first step"
@@ -137,14 +148,9 @@ def curve_flags(found: Curves) -> list[Flag]:
 
 
 def rise_text(one: dict) -> str:
-    """`+0.1200 [+0.0800, +0.1600]`"""
+    """`+0.120 [+0.080, +0.160]`"""
     rise = one.get("rise", one.get("difference"))
-    if rise is None:
-        return NONE
-    text = f"{rise:+.4f}"
-    return (
-        text if one["ci_low"] is None else f"{text} [{one['ci_low']:+.4f}, {one['ci_high']:+.4f}]"
-    )
+    return loss_change(rise, interval_of(one))
 
 
 def curve_table(found: Curves, cells: dict) -> Table:
@@ -231,7 +237,7 @@ def step_frame(found: Curves) -> pd.DataFrame:
             line |= {
                 "n": row["n"],
                 "Held-out loss": number(row["loss"], 4),
-                "Perplexity": number(row["perplexity"], 2),
+                "Perplexity": significant(row["perplexity"]),
                 "Above the lowest": NONE if row["step"] == row["from_step"] else rise_text(row),
             }
     return pd.DataFrame(lines.values()).fillna(NONE)

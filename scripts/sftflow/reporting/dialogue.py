@@ -21,10 +21,13 @@ from sftflow.reporting.text import (
     Table,
     confidence_text,
     interval_of,
+    known_to,
     label,
+    loss_change,
     number,
     percent,
     points,
+    significant,
 )
 from sftflow.scoring import stats
 
@@ -250,28 +253,30 @@ def loss_frame(study: dict, rows: list[dict]) -> pd.DataFrame:
             "Baseline": label(study, "subjects", row["baseline"]),
             "Candidate": label(study, "subjects", row["candidate"]),
             "Text": row["group"],
-            "Loss before": number(row.get("baseline_value"), 4),
-            "Loss after": number(row.get("candidate_value"), 4),
-            "Difference": nats(row),
+            "Loss before": loss_text(row, "baseline"),
+            "Loss after": loss_text(row, "candidate"),
+            "Loss difference": nats(row),
             "Verdict": row.get("problem")
             or stats.verdict(risen(interval_of(row)), study["dialogue"]["margin"]),
             "n": row.get("n", NONE),
             "Tokens": number(row.get("tokens")),
             "Perplexity": NONE
             if "baseline_value" not in row
-            else f"{number(exp(row['baseline_value']), 2)} → "
-            f"{number(exp(row['candidate_value']), 2)}",
+            else f"{significant(exp(row['baseline_value']))} → "
+            f"{significant(exp(row['candidate_value']))}",
         }
         for row in rows
     )
 
 
+def loss_text(row: dict, side: str) -> str:
+    """To as many digits as the interval of the difference bears."""
+    low, high = interval_of(row) or (0.0, 0.0)
+    return known_to(row.get(f"{side}_value"), (high - low) / 2)
+
+
 def nats(row: dict) -> str:
-    if row.get("difference") is None:
-        return NONE
-    interval = interval_of(row)
-    text = f"{row['difference']:+.4f}"
-    return text if interval is None else f"{text} [{interval[0]:+.4f}, {interval[1]:+.4f}]"
+    return loss_change(row.get("difference"), interval_of(row))
 
 
 # --- how answers behave --------------------------------------------------------------------------
@@ -578,8 +583,8 @@ def notes(study: dict, found: Records, pairs: list[Pair]) -> list[str]:
         for subject in (pair.baseline, pair.candidate):
             if record := found.likelihood(subject):
                 said += [
-                    f"{subject}, {text['name']}: {text['left_out']} longer than "
-                    f"{study['dialogue']['max_length']} tokens, left out."
+                    f"{label(study, 'subjects', subject)}, {text['name']}: {text['left_out']} "
+                    f"longer than {study['dialogue']['max_length']} tokens, left out."
                     for text in record["texts"]
                     if text["left_out"]
                 ]

@@ -200,7 +200,7 @@ def crisis_frame(study: dict, rows: list[dict]) -> pd.DataFrame:
             "Judge": judge_name(study, row),
             "Point": row["point"],
             "Holds": f"{percent(row['baseline_value'])} → {percent(row['candidate_value'])}",
-            "Change": points(row["difference"], pair_of(row, "ci_low", "ci_high")),
+            "Difference": points(row["difference"], pair_of(row, "ci_low", "ci_high")),
             "Verdict": crisis_verdict(row, study["statistics"]["margin"]),
             "n": row["n"],
             "p (Holm)": p_value(row["p_holm"]) if "p_holm" in row else NONE,

@@ -291,8 +291,8 @@ def run_row(study: dict, results: Results, name: str, gpu: str) -> dict:
             took += f" and {number(record['gpu_memory_gib'], 0, 'GiB')}"
         done = f"stale: {'; '.join(changed)}" if changed else f"yes, took {took}"
     return {
-        "Run": name,
-        "Model": run["model"],
+        "Run": text.label(study, "runs", name),
+        "Model": text.label(study, "models", run["model"]),
         "Dialogues": number(rows),
         "Dialogues a step": step,
         "Steps": NONE if not rows else number(steps_per_epoch(rows, step) * epochs),
@@ -328,7 +328,7 @@ def cached_rows(study: dict, results: Results) -> list[dict]:
             states = [cell.state for cell in mine]
             rows.append(
                 {
-                    "Subject": subject,
+                    "Subject": text.label(study, "subjects", subject),
                     "Suite": suite,
                     "Served before": "yes" if ready else "no",
                     "Scored": f"{states.count('ok')} of {len(states)}",

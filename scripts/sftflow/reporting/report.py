@@ -1,20 +1,24 @@
 """The report: what it tells, and how it looks."""
 
-import base64
+import json
+import math
 import re
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
 
 import jinja2
+import numpy as np
 import pandas as pd
-from markdown_it import MarkdownIt
 from sftflow.config import schema
-from sftflow.core.jsonio import read_record
-from sftflow.core.layout import Results
+from sftflow.core.jsonio import digest, read_record
+from sftflow.core.layout import PATHS, Results
 from sftflow.core.spans import merged
-from sftflow.reporting import browser, figures
+from sftflow.reporting import browser, commands, costs, earlier, figures, notes, plan
 from sftflow.reporting import comparison as tables_comparison
 from sftflow.reporting import curve as tables_curve
 from sftflow.reporting import dialogue as tables_dialogue
@@ -24,7 +28,8 @@ from sftflow.reporting import sweeps as tables_sweeps
 from sftflow.reporting import text as tables_text
 from sftflow.reporting.chinese import FOREIGN_CODE, said, translate
 from sftflow.reporting.evidence import Evidence
-from sftflow.reporting.summary import flag_groups, headline, in_terminal
+from sftflow.reporting.meanings import MEANINGS
+from sftflow.reporting.summary import flag_groups, headline, in_terminal, some
 from sftflow.reporting.text import MISSING, NONE, TEMPLATES
 from sftflow.scoring import stats
 
@@ -40,17 +45,29 @@ def collect(study: dict, results: Results) -> dict:
     }
     dialogue = tables_dialogue.dialogue_table(talk, evidence.claims)
     sweeps = tables_sweeps.points(study, results)
+    answers = browser.answers(study, results, cells)
     return {
         "study": study,
         "cells": cells,
-        "answers": browser.answers(study, results, cells),
+        "answers": answers,
         "sweeps": sweeps,
         "sweep": dict(tables_sweeps.sweep_table(study, sweeps, cells, draws).sections),
         "chosen": tables_sweeps.chosen(sweeps),
         "models": pd.DataFrame(model_row(study, results, name) for name in study["models"]),
         "environments": environment_frame(results),
+        "examples": examples(study, results),
+        "batches": batches(study),
+        "shell": commands.by_step(study, evidence.training),
+        "planned": costs.planned_frame(study, evidence.training),
+        "memory": costs.memory_frame(study, results, evidence.training),
+        "subjects": costs.subjects_frame(study, results, draws),
+        "notes": notes.read(study["report"]["notes"]),
+        "earlier": tables_text.inert(Path(study["report"]["compare_with"] or "").name),
+        "news": news(study, cells),
+        "history": history_frame(study, cells),
         "data": dict(tables_records.data_table(study, results).sections),
         "settings": settings_frame(study),
+        "varied": varied_frame(study),
         "training_records": evidence.training,
         "fits": {
             name: receipt["tokens"]
@@ -62,7 +79,7 @@ def collect(study: dict, results: Results) -> dict:
             for name in study["datasets"]
             if (receipt := results.read(f"datasets/{name}/receipt.json"))
         },
-        "commands": commands(study, results),
+        "commands": swift_files(study, results),
         "training": tables_records.training_table(study, results).sections[0][1],
         "inference": tables_records.inference_table(study, results).sections[0][1],
         "chat": tables_records.chat_table(study, results).sections[0][1],
@@ -75,11 +92,52 @@ def collect(study: dict, results: Results) -> dict:
         "choices": curves.choices,
         "headline": {each: headline(evidence, each) for each in study["languages"]},
         "flags": evidence.flags,
+        "record": record(evidence, dialogue.data, answers),
         "summary": in_terminal(evidence),
         "differences": named_differences(study, evidence.rows),
-        "reach": reach(comparison.data),
+        "reach": reach(study, comparison.data),
         "provenance": provenance(cells),
     }
+
+
+def record(evidence: Evidence, dialogue: pd.DataFrame, answers: browser.Answers) -> dict:
+    """What the report states, unrounded, for programs: report/report.json."""
+    confidence = evidence.study["statistics"]["confidence"]
+    means = [
+        {
+            "suite": suite, "subject": subject, "mean": kind, "score": mean,
+            "interval": stats.percentile_interval(drawn, confidence),
+        }
+        for (suite, subject), found in evidence.draws.items()
+        for kind, (mean, drawn) in found.items()
+    ]  # fmt: skip
+    content = {
+        "scores": earlier.scores(evidence.cells.values()),
+        "claims": evidence.rows,
+        "means": means,
+        "dialogue": dialogue.to_dict("records"),
+        "curve": evidence.curves.rows,
+        "choices": evidence.curves.choices,
+        "plan": plan.precision_rows(evidence.study, evidence.results),
+        "answers": {"shown": answers.shown.count, "page": answers.size},
+        "seconds_of_answering": provenance(evidence.cells)["seconds"],
+        "flags": [{"where": flag.where, **flag.entry()} for flag in evidence.flags],
+    }
+    return {"schema": 1} | bare(content)
+
+
+def bare(value: Any) -> Any:
+    """As JSON has it: no number that is none, and numbers of no library's own."""
+    if isinstance(value, dict):
+        return {str(key): bare(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [bare(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+COMMIT = re.compile(r"^([0-9a-f]{12})[0-9a-f]{28}$")
 
 
 def model_row(study: dict, results: Results, name: str) -> dict:
@@ -87,7 +145,7 @@ def model_row(study: dict, results: Results, name: str) -> dict:
     return {
         "Model": model["label"] or name,
         "Source": model["source"],
-        "Revision": manifest.get("revision") or model.get("revision") or NONE,
+        "Revision": COMMIT.sub(r"\1", manifest.get("revision") or model.get("revision") or NONE),
         "Parameters": tables_text.number(manifest.get("parameters")),
         "Number type": manifest.get("torch_dtype") or NONE,
         "License": manifest.get("license") or NONE,
@@ -96,6 +154,7 @@ def model_row(study: dict, results: Results, name: str) -> dict:
     }
 
 
+HEADLINES = 3  # comparisons told on the first screen, where there are many
 ROWS = 60  # of a table in the report; the files in tables/ have all
 MORE = {
     "en": "… {} more rows in results/tables/.",
@@ -124,36 +183,108 @@ def environment_frame(results: Results) -> pd.DataFrame:
     return frame.drop(columns=[name for name in frame if (frame[name] == NONE).all()])
 
 
-SETTINGS = (
-    "tuner_type", "lora_rank", "lora_alpha", "lora_dropout", "target_modules", "torch_dtype",
-    "precision", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps",
-    "learning_rate", "lr_scheduler_type", "warmup_ratio", "weight_decay", "max_length", "too_long",
-    "eval_steps", "save_steps", "save_total_limit", "logging_steps", "seed",
-)  # fmt: skip
-
-
 def settings_frame(study: dict) -> pd.DataFrame:
-    """Training settings: one column where all runs agree, else one per run (if they are few)."""
+    """Training settings and what they mean: a column for each run, or one for many."""
     runs = study["runs"]
-    if not runs:
-        return pd.DataFrame()
-    labels = tables_text.headings(study, "runs", runs)
-    if len(runs) > tables_text.WIDE:
-        varied = [s for s in SETTINGS if len({str(r["training"][s]) for r in runs.values()}) > 1]
-        return pd.DataFrame(
-            {"Run": labels[name], **{s: run["training"][s] for s in varied}}
-            for name, run in runs.items()
-        )
+    if len(runs) <= tables_text.WIDE:
+        columns = {
+            title: [name] for name, title in tables_text.headings(study, "runs", runs).items()
+        }
+    else:
+        columns = {"All runs": list(runs)}
     return pd.DataFrame(
-        {"Setting": s, **{labels[name]: str(run["training"][s]) for name, run in runs.items()}}
-        for s in SETTINGS
+        {
+            "Setting": setting,
+            **{
+                title: ", ".join(dict.fromkeys(str(runs[n]["training"][setting]) for n in names))
+                for title, names in columns.items()
+            },
+            "Meaning": told,
+        }
+        for setting, (told, _) in MEANINGS.items()
+        if runs
     )
 
 
-def commands(study: dict, results: Results) -> dict[str, str]:
-    """The exact ms-swift file of the first runs."""
-    paths = {name: results.folder / f"runs/{name}/command.yaml" for name in list(study["runs"])[:2]}
-    return {name: path.read_text("utf-8").rstrip() for name, path in paths.items() if path.exists()}
+def varied_frame(study: dict) -> pd.DataFrame:
+    """Of many runs, the settings in which they differ."""
+    runs = study["runs"]
+    varied = [s for s in MEANINGS if len({str(r["training"][s]) for r in runs.values()}) > 1]
+    if not varied or len(runs) <= tables_text.WIDE:
+        return pd.DataFrame()
+    return pd.DataFrame(
+        {"Run": title, **{s: str(runs[name]["training"][s]) for s in varied}}
+        for name, title in tables_text.headings(study, "runs", runs).items()
+    )
+
+
+def swift_files(study: dict, results: Results) -> dict[str, str]:
+    """ms-swift's own file of the first runs, without paths of the machine."""
+    paths = {name: results.path(PATHS.command, run=name) for name in list(study["runs"])[:2]}
+    return {
+        name: commands.without_host(path.read_text("utf-8")).rstrip()
+        for name, path in paths.items()
+        if path.exists()
+    }
+
+
+LONGEST = 400  # characters of a turn in an example
+
+
+def examples(study: dict, results: Results) -> dict[str, str]:
+    """{dataset: its first dialogue as training sees it}, shortened."""
+    found = {}
+    for name in dict.fromkeys(run["dataset"] for run in study["runs"].values()):
+        path = results.path(PATHS.dataset_rows, dataset=name, side="train")
+        if not path.exists():
+            continue
+        with open(path, encoding="utf-8") as file:
+            row = json.loads(file.readline())
+        turns = [{key: shortened(value) for key, value in turn.items()} for turn in row["messages"]]
+        found[name] = json.dumps({"messages": turns}, ensure_ascii=False, indent=2)
+    return found
+
+
+def shortened(value: object) -> str:
+    text = tables_text.OBEYED.sub("", value if isinstance(value, str) else json.dumps(value))
+    return text if len(text) <= LONGEST else text[:LONGEST] + "…"
+
+
+def batches(study: dict) -> dict[tuple[int, int, int], list[str]]:
+    """{dialogues at once on a GPU, batches of a step, and so dialogues of a step: runs}"""
+    found: dict[tuple[int, int, int], list[str]] = {}
+    for name, run in study["runs"].items():
+        batch = run["training"]["per_device_train_batch_size"]
+        accumulation = run["training"]["gradient_accumulation_steps"]
+        label = tables_text.inert(tables_text.label(study, "runs", name))
+        found.setdefault((batch, accumulation, batch * accumulation), []).append(label)
+    return found
+
+
+def news(study: dict, cells: dict) -> pd.DataFrame | None:
+    """What changed since the earlier report that the study names; None where it names none."""
+    before = earlier.read(study["report"]["compare_with"])
+    return None if before is None else earlier.news(study, before, cells.values())
+
+
+def history_frame(study: dict, cells: dict) -> pd.DataFrame:
+    """What was evaluated on which day."""
+    days: dict[str, list] = {}
+    for cell in cells.values():
+        if cell.score:
+            started = datetime.fromisoformat(cell.score["provenance"]["started"])
+            days.setdefault(f"{started.astimezone(UTC):%Y-%m-%d}", []).append(cell)
+    return pd.DataFrame(
+        {
+            "Date": day,
+            "Subject": ", ".join(dict.fromkeys(cell.labels[0] for cell in found)),
+            "Scores": len(found),
+            "Commit": ", ".join(
+                sorted({(cell.score["provenance"]["git"] or NONE)[:12] for cell in found})
+            ),
+        }
+        for day, found in sorted(days.items())
+    )
 
 
 def asked_frame(study: dict) -> pd.DataFrame:
@@ -186,20 +317,37 @@ COLUMNS = (
 
 def report_sections(table: tables_text.Table) -> dict[str, pd.DataFrame]:
     sections = dict(table.sections)
-    if len(table.data["subject"].unique()) <= tables_text.WIDE:
-        sections["Details"] = sections["Details"][list(COLUMNS)]
-    else:
-        del sections["Details"]
-    return sections
+    return sections | {"Details": leading(sections["Details"])[list(COLUMNS)]}
 
 
-def reach(rows: pd.DataFrame) -> list[dict]:
+def leading(details: pd.DataFrame) -> pd.DataFrame:
+    """Each accuracy is a link to its score, and names the subset: a page that holds the answers
+    leads to those."""
+
+    def linked(row: pd.Series) -> str:
+        if row["Score"] == NONE or row["Accuracy"].startswith("~~"):
+            return row["Accuracy"]
+        subset = "" if row["Subset"] == "all" else "#" + urlencode({"subset": row["Subset"]})
+        return row["Score"].replace("[json]", f"[{row['Accuracy']}]").replace(")", f"{subset})")
+
+    return details.assign(Accuracy=details.apply(linked, axis=1))
+
+
+def reach(study: dict, rows: pd.DataFrame) -> list[dict]:
     """Undecided claims about subjects, with the difference that their n could have shown."""
     if "detectable" not in rows:
         return []
     open_ = rows[(rows["verdict"] == stats.UNDECIDED) & (rows["trainings"] == 1)]
     columns = ["candidate", "suite", "benchmark", "n", "detectable", "needed"]
-    return open_[columns].astype(object).where(open_[columns].notna(), None).to_dict("records")
+    found = open_[columns].astype(object).where(open_[columns].notna(), None).to_dict("records")
+    return [
+        row
+        | {
+            "who": tables_text.label(study, "subjects", row["candidate"]),
+            "what": tables_text.label(study, "benchmarks", row["benchmark"] or row["suite"]),
+        }
+        for row in found
+    ]
 
 
 def provenance(cells: dict) -> dict:
@@ -240,7 +388,9 @@ def machine(hardware: dict) -> str:
     return ", ".join([f"{n} × {name}" for name, n in gpus.items()] or [hardware["cpu"]])
 
 
-def draw(study: dict, found: dict) -> dict[str, str]:
+def draw(study: dict, found: dict, language: str) -> dict[str, figures.Picture]:
+    """Every figure, in one language."""
+    say = partial(in_language, language)
     points: dict[str, dict] = {}
     chance = {}
     for cell in found["cells"].values():
@@ -252,16 +402,43 @@ def draw(study: dict, found: dict) -> dict[str, str]:
             chance[benchmark] = cell.score["chance"]
     labels = tables_text.headings(study, "runs", study["runs"])
     training = {labels[run]: record for run, record in found["training_records"].items()}
-    fits = {labels[run]: tokens for run, tokens in found["fits"].items()}
+    on_gpus = {name: record for name, record in training.items() if record.get("gpu_curve")}
+    turns = {
+        tables_text.label(study, "datasets", name): turns for name, turns in found["turns"].items()
+    }
     curves = [row | {"run": labels[row["run"]]} for row in found["curve_rows"]]
+    margin = study["statistics"]["margin"]
     return {
-        "loss": figures.loss(training),
-        "learning_rate": figures.learning_rate(training),
-        "learning_curve": figures.learning_curve(curves),
-        "differences": figures.differences(found["differences"], study["statistics"]["margin"]),
-        "scores": figures.scores(points, chance),
-        "token_lengths": figures.token_lengths(fits, found["turns"]),
-        "sweep": figures.sweep(tables_sweeps.drawn(found["sweeps"])),
+        "loss": figures.loss(training, say),
+        "learning_rate": figures.learning_rate(training, say),
+        "gpu": figures.gpu(on_gpus, say),
+        "learning_curve": figures.learning_curve(curves, say),
+        "differences": figures.differences(found["differences"], margin, say),
+        "scores": figures.scores(points, chance, say),
+        "token_lengths": figures.token_lengths(lengths_once(study, found["fits"]), turns, say),
+        "sweep": figures.sweep(tables_sweeps.drawn(found["sweeps"]), say),
+    }
+
+
+def in_language(language: str, text: str, **values: object) -> str:
+    return said(text, language, **values)
+
+
+def lengths_once(study: dict, fits: dict[str, dict]) -> dict[str, dict]:
+    """Runs whose dialogues have the same lengths as one, called by their dataset; by its first run
+    too where models or settings give one dataset several lengths."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    for run, tokens in fits.items():
+        key = (study["runs"][run]["dataset"], digest(tokens["histogram"]))
+        alike.setdefault(key, []).append(run)
+    count = Counter(dataset for dataset, _ in alike)
+    names = tables_text.headings(study, "datasets", count)
+    labels = tables_text.headings(study, "runs", study["runs"])
+    return {
+        names[dataset] if count[dataset] == 1 else f"{names[dataset]} ({labels[runs[0]]})": fits[
+            runs[0]
+        ]
+        for (dataset, _), runs in alike.items()
     }
 
 
@@ -285,10 +462,14 @@ def page(language: str, found: dict) -> str:
         loader=jinja2.FileSystemLoader(TEMPLATES), trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined, keep_trailing_newline=True,
     )  # fmt: skip
-    environment.filters["table"] = lambda frame: shown(frame, translate, language)
+    environment.filters["table"] = lambda frame: shown(frame, translated, language)
     environment.filters["upright"] = lambda frame: shown(frame, upright, language)
     environment.filters["grouped"] = lambda flags, each: flag_groups(
         found["study"], flags, language, each
+    )
+    environment.filters["some"] = lambda names: some(names, language)
+    environment.filters["label"] = lambda name, kind="runs": tables_text.inert(
+        tables_text.label(found["study"], kind, name)
     )
     environment.filters["inert"] = tables_text.inert
     environment.filters["said"] = lambda text: said(text, language)
@@ -297,10 +478,21 @@ def page(language: str, found: dict) -> str:
     environment.filters["rise"] = tables_curve.rise_text
     environment.filters["number"] = tables_text.number
     environment.filters["duration"] = tables_text.duration
+    count = len(found["headline"][language])
     text = environment.get_template(f"report.{language}.md.j2").render(
-        **found | {"headline": found["headline"][language]}, none=NONE
+        **found | {"headline": found["headline"][language]},
+        nothing=NONE,
+        told=HEADLINES if count > tables_text.WIDE else count,
+        own=lambda section: own_notes(found["notes"], str(section), language),
     )
     return re.sub(r"\n{3,}", "\n\n", text)
+
+
+def own_notes(found: dict[str, str], section: str, language: str) -> str:
+    """What the author says in a section, under a heading of its own."""
+    if section not in found:
+        return ""
+    return f"### {said('Notes', language)}\n\n{found[section]}\n"
 
 
 def shown(frame: pd.DataFrame, form: Callable, language: str) -> str:
@@ -314,43 +506,17 @@ def shown(frame: pd.DataFrame, form: Callable, language: str) -> str:
     return f"{text}\n\n{MORE[language].format(len(frame) - ROWS)}"
 
 
+def translated(frame: pd.DataFrame, language: str) -> pd.DataFrame:
+    def say(text: str, **values: object) -> str:
+        return said(text, language, **values)
+
+    return tables_text.with_units(frame, translate(frame, language), say)
+
+
 def upright(frame: pd.DataFrame, language: str) -> pd.DataFrame:
     """A table of few wide rows turned on its side: one column per row."""
+    wide = translated(frame, language)
     if frame.empty or len(frame) > tables_text.WIDE:
-        return translate(frame, language)
-    wide = translate(frame, language)
+        return wide
     turned = wide.set_index(wide.columns[0]).T.fillna(NONE)
     return turned.rename_axis(columns=None).reset_index(names=wide.columns[0])
-
-
-FOLDED = re.compile(
-    rf"<p><em>({'|'.join(said(tables_text.MORE_COLUMNS, each) for each in ('zh', 'en'))})</em></p>"
-    r'\s*(<div class="table">.*?</div>)',
-    re.S,
-)
-NAMES = {"zh": "中文", "en": "English"}
-
-
-def html(pages: dict[str, str], pictures: dict[str, str], shown: browser.Shown) -> str:
-    """One page with every language; Markdown is rendered without raw HTML, so answers of a model
-    that contain markup stay text. Scores and differences lead to the answers, as far as they are
-    shown: the page travels without the files of results/."""
-    parser = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True)
-    bodies = {
-        language: embed(parser.render(text).replace("&lt;br&gt;", "<br>"), pictures)
-        for language, text in pages.items()
-    }
-    bodies = {language: browser.lead(body, shown, language) for language, body in bodies.items()}
-    return environment.get_template("report.html.j2").render(bodies=bodies, names=NAMES)
-
-
-def embed(body: str, pictures: dict[str, str]) -> str:
-    """Put the figures into the page, tables into boxes that scroll, and what is left of a wide one
-    out of sight until it is asked for."""
-    for name, svg in pictures.items():
-        data = base64.b64encode(svg.encode()).decode()
-        body = body.replace(f"../figures/{name}.svg", f"data:image/svg+xml;base64,{data}")
-    body = body.replace("<table>", '<div class="table"><table>')
-    body = body.replace("</table>", "</table></div>")
-    return FOLDED.sub(r"<details><summary>\1</summary>\2</details>", body)

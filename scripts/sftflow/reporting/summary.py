@@ -34,7 +34,8 @@ class Effect:
 def headline(evidence: Evidence, language: str = "en") -> dict[str, list[str]]:
     """{what is compared: its sentences, one for each thing that was measured}."""
     told = {}
-    for (baseline, candidate, trainings), rows in by_candidate(evidence.rows).items():
+    found = sorted(by_candidate(evidence.rows).items(), key=lambda item: not changed(item[1]))
+    for (baseline, candidate, trainings), rows in found:
         names = {
             "baseline": label(evidence.study, "subjects", baseline),
             "candidate": label(evidence.study, "subjects", candidate),
@@ -48,6 +49,11 @@ def headline(evidence: Evidence, language: str = "en") -> dict[str, list[str]]:
             effects |= in_dialogue(evidence, Pair(baseline, candidate))
         told[said(title, language, **names)] = sentences(evidence, effects, rows, language)
     return told
+
+
+def changed(rows: list[dict]) -> bool:
+    """Whether some score did: what did is told first."""
+    return any(is_change(row["verdict"]) for row in rows)
 
 
 def by_candidate(rows: list[dict]) -> dict[tuple, list[dict]]:

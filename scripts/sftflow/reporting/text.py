@@ -1,16 +1,15 @@
 """How tables look: numbers as a reader reads them, pipe tables, one page per table."""
 
+import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from sftflow.core.jsonio import write_text
-from sftflow.core.layout import PATHS, Results
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -32,12 +31,9 @@ class Words:
     table: Callable[[pd.DataFrame], pd.DataFrame]
 
 
-ENGLISH = Words(lambda text, **values: text.format(**values), lambda frame: frame)
-
-
 @dataclass
 class Table:
-    """What results/tables/<name>.md and .csv hold."""
+    """What results/tables/<name>.md, .csv and .tex hold."""
 
     name: str
     title: str
@@ -51,38 +47,71 @@ def percent(share: float | None) -> str:
     return NONE if share is None else f"{100 * share:.1f}"
 
 
+def decimals(half_width: float, most: int) -> int:
+    """So many that two digits of an interval's half-width are shown, and at most `most`."""
+    half_width = round(half_width, 9)
+    if not half_width:
+        return most
+    return max(0, min(most, 1 - math.floor(math.log10(half_width))))
+
+
 def with_interval(share: float | None, interval: Iterable[float] | None) -> str:
-    """`55.0 [34.2, 74.2]`, in percent."""
+    """`55 [34, 74]`, in percent."""
     if share is None:
         return NONE
     if interval is None:
         return percent(share)
     low, high = interval
-    return f"{percent(share)} [{percent(low)}, {percent(high)}]"
+    digits = decimals(50 * (high - low), 1)
+    texts = (f"{100 * each:.{digits}f}" for each in (share, low, high))
+    return "{} [{}, {}]".format(*texts)
 
 
 def points(difference: float | None, interval: Iterable[float] | None) -> str:
     """`+12.0 [+3.1, +20.4]`, in percentage points."""
+    return changed(difference, interval, 100, 1)
+
+
+def loss_change(difference: float | None, interval: Iterable[float] | None) -> str:
+    """`-0.370 [-0.479, -0.261]`, in nats per token."""
+    return changed(difference, interval, 1, 4)
+
+
+def changed(
+    difference: float | None, interval: Iterable[float] | None, scale: int, most: int
+) -> str:
+    """A difference with its interval, to as many digits as the interval bears."""
     if difference is None:
         return NONE
-    text = _signed(difference)
     if interval is None:
-        return text
+        return signed(scale * difference, most)
     low, high = interval
-    return f"{text} [{_signed(low)}, {_signed(high)}]"
+    digits = decimals(scale * (high - low) / 2, most)
+    texts = (signed(scale * each, digits) for each in (difference, low, high))
+    return "{} [{}, {}]".format(*texts)
 
 
-def _signed(share: float) -> str:
-    """One decimal; what would round to 0 and is not 0 keeps its sign: verdicts hang on it."""
-    if 1e-7 < abs(share) < 0.0005:
-        return f"{100 * share:+.1g}"
-    return f"{round(100 * share, 1) + 0.0:+.1f}"  # + 0.0: never -0.0
+def signed(value: float, digits: int) -> str:
+    """What would round to 0 and is not 0 keeps its sign: verdicts hang on it."""
+    if 1e-5 < abs(value) < 0.5 * 10**-digits:
+        return f"{value:+.1g}"
+    return f"{round(value, digits) + 0.0:+.{digits}f}"  # + 0.0: never -0.0
 
 
 def interval_of(row: dict, name: str = "ci") -> tuple[float, float] | None:
     """Of a raw row, whose columns are `name`_low and `name`_high."""
     low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
     return None if low is None or high is None else (low, high)
+
+
+def known_to(value: float | None, error: float | None, most: int = 4) -> str:
+    """A mean, to as many digits as its standard error bears."""
+    return number(value, decimals(error, most) if error else most)
+
+
+def significant(value: float, digits: int = 4) -> str:
+    """`1.638`, `20,065`: to so many digits, whole ones always."""
+    return number(value, max(0, digits - len(str(int(value)))))
 
 
 def p_value(p: float | None) -> str:
@@ -108,7 +137,10 @@ def duration(seconds: float | None) -> str:
 
 
 def gibibytes(size: float | None) -> str:
-    return NONE if size is None else f"{size / 2**30:.2f} GiB"
+    """`1.31 GiB`, `12.4 MiB` below a tenth."""
+    if size is None:
+        return NONE
+    return f"{size / 2**30:.2f} GiB" if size >= 0.1 * 2**30 else f"{size / 2**20:.1f} MiB"
 
 
 def pick(record: dict | None, path: str) -> Any:
@@ -118,6 +150,50 @@ def pick(record: dict | None, path: str) -> Any:
             return None
         record = record.get(key)
     return record
+
+
+# What a heading states after the name of its column. What stands in the cells is not repeated.
+UNITS = {
+    name: unit
+    for unit, names in {
+        "%": (
+            "Accuracy", "Strict", "SE", "Macro-F1", "Unstated", "Misread", "Truncated", "Empty",
+            "If stated", "Clean", "Chance", "Published", "Baseline score", "Candidate score",
+            "Micro mean", "Macro mean", "Mean", "Lowest to highest", "SE of one score (sampling)",
+            "Token accuracy", "Padded", "Carry loss", "FLOP utilisation", "Share", "Covered",
+            "Win rate", "Win rate at equal length", "Alike in both orders", "First place wins",
+            "Holds", "Agree", "Any fault", "Cut off", "Loops", "Markers", "Other language",
+            "Refusals", "Repeated 4-grams", "Distinct-1", "Distinct-2",
+        ),
+        "points": (
+            "Difference", "Difference, clean", "Detectable", "Macro difference", "Half-width",
+            "SD between seeds",
+        ),
+        "nats/token": (
+            "First loss", "Final loss", "Validation loss", "Validation loss before", "Loss before",
+            "Loss after", "Loss difference", "Held-out loss", "Above the lowest", "Loss there",
+            "Served loss",
+        ),
+    }.items()
+    for name in names
+}  # fmt: skip
+
+
+def with_units(frame: pd.DataFrame, shown: pd.DataFrame, say: Callable) -> pd.DataFrame:
+    """A table as it is shown in a language, with the units of its columns in their headings."""
+    columns = []
+    for name, title in zip(frame.columns, shown.columns, strict=True):
+        unit = say(UNITS[name]) if name in UNITS else ""
+        known = not unit or unit in title
+        columns.append(title if known else say("{name} ({unit})", name=title, unit=unit))
+    return shown.set_axis(columns, axis="columns")
+
+
+def english(text: str, **values: object) -> str:
+    return text.format(**values) if values else text
+
+
+ENGLISH = Words(english, lambda frame: with_units(frame, frame, english))
 
 
 def label(study: dict, kind: str, name: str) -> str:
@@ -190,23 +266,32 @@ def folded(frame: pd.DataFrame) -> list[pd.DataFrame]:
 EMPTY = "(none)"
 
 
+def pieces(frame: pd.DataFrame) -> Iterator[tuple[tuple[str, str] | None, list[pd.DataFrame]]]:
+    """A table as it is shown: for each pair what is looked for first, and the rest of it."""
+    for pair, mine in by_pair(frame):
+        yield pair, folded(mine)
+
+
 def told(frame: pd.DataFrame, level: int, words: Words = ENGLISH) -> str:
     """A table for a reader, in Markdown: each pair under its heading, the rest of a wide table
     after what is looked for first."""
     parts = []
-    for pair, mine in by_pair(frame):
+    for pair, (first, *rest) in pieces(frame):
         if pair:
-            baseline, candidate = map(inert, pair)
-            title = words.say(AGAINST, baseline=baseline, candidate=candidate)
-            parts.append(f"{'#' * level} {title}")
-        if mine.empty:
+            parts.append(f"{'#' * level} {against(pair, words)}")
+        if first.empty:
             parts.append(words.say(EMPTY))
             continue
-        first, *rest = (markdown(words.table(each)) for each in folded(mine))
-        parts.append(first)
+        parts.append(markdown(words.table(first)))
         for each in rest:
-            parts += [f"*{words.say(MORE_COLUMNS)}*", each]
+            parts += [f"*{words.say(MORE_COLUMNS)}*", markdown(words.table(each))]
     return "\n\n".join(parts)
+
+
+def against(pair: tuple[str, str], words: Words = ENGLISH) -> str:
+    """The heading of a comparison."""
+    baseline, candidate = map(inert, pair)
+    return words.say(AGAINST, baseline=baseline, candidate=candidate)
 
 
 def markdown(frame: pd.DataFrame) -> str:
@@ -214,21 +299,28 @@ def markdown(frame: pd.DataFrame) -> str:
     them, a tag vanish."""
     if frame.empty:
         return EMPTY
-    cells = frame.map(_cell)
-    aligned = ["right" if _numbers(cells.iloc[:, i]) else "left" for i in range(cells.shape[1])]
+    cells = frame.map(_cell).rename(columns=_cell)
+    aligned = ["right" if numbers(cells.iloc[:, i]) else "left" for i in range(cells.shape[1])]
     return cells.to_markdown(index=False, disable_numparse=True, colalign=aligned)
 
 
 NUMBER = re.compile(  # 12, 1.3 GiB, +1.0 [-2.0, 3.0], 3 → 4, [20.0](file)
-    r"\[?[-+~<]*\s?[\d.,:]{1,12}(\]\(.*|\s?(%|s|GiB|→|±|/|\[|\(×).*)?$"
+    r"\[?[-+~<]*\s?[\d.,:]{1,12}(\]\(.*|\s?(%|s|GiB|MiB|→|±|/|\[|\(×).*)?$"
 )
 INTERVAL = re.compile(r" (\[[-+\d., ]+\])")
 
 
-def _numbers(cells: Iterable[str]) -> bool:
+def numbers(cells: Iterable[str]) -> bool:
     """Whether these cells are numbers, as far as there is something in them."""
     known = [cell for cell in cells if cell not in (NONE, MISSING, "", "缺失")]
     return bool(known) and all(NUMBER.match(cell) for cell in known)
+
+
+# What nobody sees, and terminals, spreadsheets or the order of the text obey: control characters,
+# marks of direction.
+OBEYED = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff]"
+)
 
 
 def _cell(value: object) -> str:
@@ -236,12 +328,21 @@ def _cell(value: object) -> str:
     if text.isalnum():
         return text
     text = INTERVAL.sub(lambda found: "\u00a0" + found[1].replace(" ", "\u00a0"), text)
-    return TAG.sub("&lt;", text).replace("|", "\\|").replace("\r", "").replace("\n", "<br>")
+    text = harmless(text).replace("\\|", "\\\\|").replace("|", "\\|")
+    return FOREIGN.sub("]\\(", text).replace("\n", "<br>")
+
+
+FOREIGN = re.compile(r"\]\((?!\.\./)")  # a link to anything but an output of ours
+
+
+def harmless(text: str) -> str:
+    """Without tags, pictures, and what is obeyed unseen."""
+    return TAG.sub("&lt;", OBEYED.sub("", text)).replace("![", "!\\[")
 
 
 def inert(text: str) -> str:
     """Somebody's words within a line of Markdown: no tag, link, picture or code."""
-    return TAG.sub("&lt;", " ".join(text.split())).replace("`", "'").replace("](", "]\\(")
+    return harmless(" ".join(text.split())).replace("`", "'").replace("](", "]\\(")
 
 
 def render(table: Table) -> str:
@@ -258,12 +359,6 @@ def render(table: Table) -> str:
         more = [f"… {len(table.notes) - MOST:,} more notes"] if len(table.notes) > MOST else []
         parts.append("\n".join(f"- {note}" for note in [*table.notes[:MOST], *more]))
     return "\n\n".join(parts) + "\n"
-
-
-def write(table: Table, results: Results) -> None:
-    """As Markdown for people, as CSV for programs."""
-    for form, content in (("md", render(table)), ("csv", table.data.to_csv(index=False))):
-        write_text(results.path(PATHS.table, table=table.name, form=form), content)
 
 
 def flat(record: dict, prefix: str = "") -> dict:
