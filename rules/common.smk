@@ -57,6 +57,8 @@ handover.announce(study, RESULTS, submitted=workflow.remote_exec)
 if workflow.is_main_process:
     if message := snakemakes.enter():
         logger.warning(message)
+    if message := provenance.settle(RESULTS):
+        logger.warning(message)
     provenance.restore(RESULTS)
     for warning in resolve.warnings(study):
         logger.warning(warning)

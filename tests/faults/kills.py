@@ -43,7 +43,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parents[1] / "scripts"), str(HERE.parent)]
 from sftflow.core import process
 from sftflow.core.cli import UserError
-from sftflow.core.jsonio import file_digest, read_json, read_jsonl, read_record
+from sftflow.core.jsonio import read_json, read_jsonl, read_record, tree_files
 from support import copy_workflow, given_interpreters
 
 PATIENCE = 15.0  # seconds after which nothing may be left
@@ -167,7 +167,8 @@ class Demo:
         """What of an output must be the same again."""
         path = self.results / stage.output
         if path.is_dir():
-            return {file.name: file_digest(file) for file in path.iterdir()}
+            files = {each["path"]: each["sha256"] for each in tree_files(path)}
+            return {name: file for name, file in files.items() if name[0] != "."}  # Snakemake's
         if path.suffix == ".json":
             return settled(read_json(path))
         return path.read_text(encoding="utf-8")

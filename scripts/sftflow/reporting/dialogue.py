@@ -113,7 +113,9 @@ class Records:
         if record is None or self.study["subjects"].get(subject) is None:
             return None
         changed = self.trained_otherwise(subject)
-        changed = changed + stale.otherwise(record, jobs.JOBS[rule](self.study, subject)["made_with"])
+        changed = changed + stale.otherwise(
+            record, jobs.JOBS[rule](self.study, subject)["made_with"]
+        )
         weights = stale.current_weights(self.study, self.read, subject)
         if weights and weights != record["parts"]["weights"]:
             changed.append("weights")

@@ -20,6 +20,7 @@ def checker(study: dict, read: Read) -> Callable[[str, str, dict], list[str]]:
 
     `read` is that of the study's Results.
     """
+
     @cache
     def of_subject(subject: str) -> tuple[str | None, list[str]]:
         """(weights that stand for the subject now, what of its training has changed)."""

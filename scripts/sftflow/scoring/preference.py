@@ -71,9 +71,7 @@ def length_controlled(
     _, groups = np.unique(np.asarray(clusters, str), return_inverse=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        fit = GLM(y, x, family=Binomial()).fit(
-            cov_type="cluster", cov_kwds={"groups": groups}
-        )
+        fit = GLM(y, x, family=Binomial()).fit(cov_type="cluster", cov_kwds={"groups": groups})
     if not fit.converged or np.abs(fit.params).max() > FARTHEST or not np.isfinite(fit.bse[0]):
         return nothing
     half = norm.ppf(1 - alpha / 2) * fit.bse[0]
