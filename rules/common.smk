@@ -15,7 +15,8 @@ from snakemake.common import overwrite_function_params
 from sftflow.config import asking, jobs, resolve
 from sftflow.config.commandline import asked_for, submits, unknown_targets
 from sftflow.config.reading import read_all
-from sftflow.core import code, endings, gpu, handover, layout, process, provenance, slurm, snakemakes
+from sftflow.core import code, endings, gpu, handover, layout
+from sftflow.core import process, provenance, slurm, snakemakes
 from sftflow.core.cli import UserError
 from sftflow.core.identity import BACKENDS
 from sftflow.core.jsonio import digest, file_digest, read_json
