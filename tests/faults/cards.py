@@ -155,7 +155,9 @@ class Trial:
 
     @contextlib.contextmanager
     def snakemake(self, *arguments: str) -> Iterator[subprocess.Popen]:
-        command = [sys.executable, "-m", "snakemake", "--cores", "16", *arguments]
+        # on cards that are not there, nothing can come after a training
+        targets = [f"results/runs/{run}/adapter.json" for run in RUNS if self.faked]
+        command = [sys.executable, "-m", "snakemake", *targets, "--cores", "16", *arguments]
         self.log = self.demo.folder / f"said-{time.monotonic():.0f}.txt"
         env = dict(os.environ) | {"PYTHONUNBUFFERED": "1"}
         with self.log.open("w", encoding="utf-8") as said:
@@ -176,10 +178,9 @@ class Trial:
         """The first training with a checkpoint; then the snakemake of the next one."""
         for pid, name in jobs.items():
             rule, _, run = name.partition(" ")
-            kept = self.demo.results.glob(
-                f"runs/{run}/checkpoints/*/checkpoint-*/trainer_state.json"
-            )
-            if rule != "train_run" or run in self.killed or len(self.killed) == 2 or not any(kept):
+            if rule != "train_run" or run in self.killed or len(self.killed) == 2:
+                continue
+            if not self.under_way(run, pid):
                 continue
             below = process.descendants(pid)
             victim = child.pid if self.killed else pid
@@ -193,7 +194,9 @@ class Trial:
         """Whether a training has a checkpoint; on cards that are not there, whether it began."""
         if self.faked:
             return bool(told(pid))
-        return any(self.demo.results.glob(f"runs/{run}/checkpoints/*/checkpoint-*/*.json"))
+        return any(
+            self.demo.results.glob(f"runs/{run}/checkpoints/*/checkpoint-*/trainer_state.json")
+        )
 
     def gone(self, processes: list[int]) -> None:
         """These, or all of the folder, have to be gone soon."""
