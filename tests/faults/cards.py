@@ -130,7 +130,9 @@ class Watch:
         for card, pids in users.items():
             if len(pids) > 1:
                 self.wrong.append(f"{card} in use by {sorted(jobs[pid] for pid in pids)}")
-        crowded = {card for card, pids in computing().items() if len(pids) > 1}
+        # ranks of one training may look at each other's card
+        shared = {card for pid in jobs if len(told(pid)) > 1 for card in told(pid)}
+        crowded = {card for card, pids in computing().items() if len(pids) > 1} - shared
         for card in crowded & self.crowded:  # twice: one that ends may be listed for a moment
             self.wrong.append(f"{card}: two processes compute there at {now:.0f} s")
         self.crowded = crowded
@@ -259,7 +261,7 @@ def main() -> int:
     waits = sorted({line for text in said for line in text.splitlines() if "waiting for" in line})
     print(trial.watch.table(), *waits, sep="\n")
     print(f"exit {status}; {time.monotonic() - trial.watch.begun:.0f} s")
-    print(*(f"WRONG: {what}" for what in dict.fromkeys(trial.watch.wrong)), sep="\n")
+    print(*dict.fromkeys(f"WRONG: {what}" for what in trial.watch.wrong or ["nothing"]), sep="\n")
     return bool(trial.watch.wrong)
 
 
