@@ -32,7 +32,8 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -401,16 +402,31 @@ def main() -> int:
     before = {row["seed"] for row in known}
     waiting = [each for each in seeds if each[2] not in before]
     with ThreadPoolExecutor(args.workers) as pool:
-        here = sorted({name for name, *_ in waiting})
-        seconds = dict(zip(here, pool.map(lambda name: measured(base, name), here), strict=True))
+        names = list(dict.fromkeys(name for name, *_ in waiting))
+        lifetimes: dict[str, Future] = {}
 
-        def one(name: str, kind: str, seed: str) -> dict | None:
-            if time.monotonic() > end:
-                return None
-            outcome = tried(base, name, kind, seed, seconds[name].get(kind, 1.0))
+        def measure(names: list[str]) -> None:
+            for name in names:
+                lifetimes[name] = pool.submit(in_time, measured, base, name)
+
+        def in_time(work: Callable, *given) -> object:
+            return work(*given) if time.monotonic() < end else None
+
+        def one(name: str, kind: str, seed: str) -> dict:
+            try:
+                seconds = lifetimes[name].result().get(kind, 1.0)
+                outcome = tried(base, name, kind, seed, seconds)
+            except AssertionError as error:
+                outcome = f"nobody killed it, and {error}"
             return {"stage": name, "victim": kind, "seed": seed, "outcome": outcome}
 
-        for done in as_completed([pool.submit(one, *each) for each in waiting]):
+        # As many stages ahead as there are workers: nobody waits, little is measured in vain.
+        measure(names[: args.workers])
+        trials = []
+        for place, name in enumerate(names, args.workers):
+            trials += [pool.submit(in_time, one, *each) for each in waiting if each[0] == name]
+            measure(names[place : place + 1])
+        for done in as_completed(trials):
             if row := done.result():
                 known.append(row)
                 with file.open("a", encoding="utf-8") as lines:
