@@ -15,7 +15,8 @@ from snakemake.common import overwrite_function_params
 from sftflow.config import asking, backend, jobs, resolve
 from sftflow.config.commandline import asked_for, submits, unknown_targets
 from sftflow.config.reading import read_all
-from sftflow.core import code, endings, gpu, handover, layout, process, provenance, slurm, snakemakes, terminal
+from sftflow.core import code, endings, gpu, handover, layout
+from sftflow.core import process, provenance, slurm, snakemakes, terminal
 from sftflow.core.cli import UserError
 from sftflow.core.identity import BACKENDS
 from sftflow.core.jsonio import digest, file_digest, read_json
@@ -58,6 +59,8 @@ handover.announce(study, RESULTS, submitted=workflow.remote_exec)
 
 if workflow.is_main_process:
     if message := snakemakes.enter():
+        logger.warning(message)
+    if message := provenance.settle(RESULTS):
         logger.warning(message)
     provenance.restore(RESULTS)
     terminal.one_line_each(logger.handlers)

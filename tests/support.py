@@ -64,7 +64,7 @@ def given_interpreters(folder: Path) -> None:
         if not (python := os.environ.get(f"PYTHON_{env.upper()}")):
             continue
         managed = folder / f"envs/{env}/.venv/bin/python"
-        managed.parent.mkdir(parents=True)
+        managed.parent.mkdir(parents=True, exist_ok=True)
         managed.write_text(f'#!/bin/sh\nexec {shlex.quote(python)} "$@"\n', encoding="utf-8")
         managed.chmod(0o755)
         lock = file_digest(folder / f"envs/{env}/uv.lock")
@@ -76,7 +76,7 @@ def given_interpreters(folder: Path) -> None:
 def stand_in_cards(folder: Path) -> dict[str, str]:
     """Environment in which NVIDIA's management library is one that knows two cards."""
     place = str(ROOT / "tests/unit")
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "pynvml.py").write_text(
         f"import sys\nsys.path.append({place!r})\nimport stand_in_gpus\n"
         "sys.modules[__name__] = stand_in_gpus.StandIn()\n", encoding="utf-8",

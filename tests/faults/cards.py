@@ -12,8 +12,8 @@ Prints which job had which cards when, how long it waited for them, and what is 
 card was in two hands at once, something was left, a snakemake failed, or a training began anew.
 
 Without uv, PYTHON_SWIFT and PYTHON_EVALSCOPE name interpreters that have the tools. --faked: two
-cards that only NVIDIA's management library knows (a stand-in), and computing on the CPU: leases,
-waiting and kills are then real, the cards are not.
+cards that only NVIDIA's management library knows (a stand-in). Leases, waiting and kills are then
+real; trainings must end by saying that torch can't use the card, and nothing comes after them.
 """
 
 import argparse
@@ -51,16 +51,12 @@ class Held:
     last: float = 0
 
 
-def settings(faked: bool) -> dict:
+def settings() -> dict:
     """The demo on cards, with less of everything."""
     study = yaml.safe_load((HERE.parents[1] / "config/config.yaml").read_text(encoding="utf-8"))
     study["training"] |= {
         "device": "auto", "torch_dtype": "bfloat16", "save_steps": 40, "checkpoints": None,
     }  # fmt: skip
-    if faked:  # what a card computes a CPU need not be able to
-        plain = ("use_liger_kernel", "padding_free", "fused_lora")
-        study["training"] |= dict.fromkeys(plain, False) | {"attn_impl": "sdpa"}
-        study["training"] |= {"num_train_epochs": 0.5}
     study["serving"] |= {"device": "auto", "torch_dtype": "bfloat16"}
     study["runs"] = {
         name: {
@@ -134,7 +130,9 @@ class Watch:
         for card, pids in users.items():
             if len(pids) > 1:
                 self.wrong.append(f"{card} in use by {sorted(jobs[pid] for pid in pids)}")
-        crowded = {card for card, pids in computing().items() if len(pids) > 1}
+        # ranks of one training may look at each other's card
+        shared = {card for pid in jobs if len(told(pid)) > 1 for card in told(pid)}
+        crowded = {card for card, pids in computing().items() if len(pids) > 1} - shared
         for card in crowded & self.crowded:  # twice: one that ends may be listed for a moment
             self.wrong.append(f"{card}: two processes compute there at {now:.0f} s")
         self.crowded = crowded
@@ -159,7 +157,9 @@ class Trial:
 
     @contextlib.contextmanager
     def snakemake(self, *arguments: str) -> Iterator[subprocess.Popen]:
-        command = [sys.executable, "-m", "snakemake", "--cores", "16", *arguments]
+        # on cards that are not there, nothing can come after a training
+        targets = [f"results/runs/{run}/adapter.json" for run in RUNS if self.faked]
+        command = [sys.executable, "-m", "snakemake", *targets, "--cores", "16", *arguments]
         self.log = self.demo.folder / f"said-{time.monotonic():.0f}.txt"
         env = dict(os.environ) | {"PYTHONUNBUFFERED": "1"}
         with self.log.open("w", encoding="utf-8") as said:
@@ -180,10 +180,9 @@ class Trial:
         """The first training with a checkpoint; then the snakemake of the next one."""
         for pid, name in jobs.items():
             rule, _, run = name.partition(" ")
-            kept = self.demo.results.glob(
-                f"runs/{run}/checkpoints/*/checkpoint-*/trainer_state.json"
-            )
-            if rule != "train_run" or run in self.killed or len(self.killed) == 2 or not any(kept):
+            if rule != "train_run" or run in self.killed or len(self.killed) == 2:
+                continue
+            if not self.under_way(run, pid):
                 continue
             below = process.descendants(pid)
             victim = child.pid if self.killed else pid
@@ -192,6 +191,14 @@ class Trial:
             print(f"{run}: {'its snakemake' if victim != pid else 'its program'} is killed")
             self.gone([pid, *below] if victim == pid else [])
             return
+
+    def under_way(self, run: str, pid: int) -> bool:
+        """Whether a training has a checkpoint; on cards that are not there, whether it began."""
+        if self.faked:
+            return bool(told(pid))
+        return any(
+            self.demo.results.glob(f"runs/{run}/checkpoints/*/checkpoint-*/trainer_state.json")
+        )
 
     def gone(self, processes: list[int]) -> None:
         """These, or all of the folder, have to be gone soon."""
@@ -202,6 +209,18 @@ class Trial:
         if who := left():
             self.watch.wrong.append(f"left after {PATIENCE:g} s: {[words(pid)[:4] for pid in who]}")
         print(f"  nothing of it is left after {time.monotonic() - begun:.1f} s" if not who else "")
+
+
+def unfinished(trial: Trial, status: int, said: str) -> list[str]:
+    wrong = [f"exit {status}: {said[-3000:]}"] if status else []
+    went_on = [run for run in trial.killed if f"train {run}  goes on from step" in said]
+    return wrong + [f"the training of {run} began anew" for run in {*trial.killed} - {*went_on}]
+
+
+def unusable(said: str) -> list[str]:
+    """On cards that are not there: every training says so."""
+    told = said.count("computes on the CPU: its torch can't use that GPU")
+    return [] if told >= len(RUNS) else [f"{told} of {len(RUNS)} said why: {said[-3000:]}"]
 
 
 def main() -> int:
@@ -215,7 +234,7 @@ def main() -> int:
     copy_workflow(folder)
     given_interpreters(folder)
     config = folder / "config/config.yaml"
-    config.write_text(yaml.safe_dump(settings(args.faked), allow_unicode=True), encoding="utf-8")
+    config.write_text(yaml.safe_dump(settings(), allow_unicode=True), encoding="utf-8")
     if args.faked:
         from stand_in_gpus import StandIn
 
@@ -235,18 +254,14 @@ def main() -> int:
     with trial.snakemake() as child:
         status = trial.follow(child, lambda jobs: None)
     said.append(trial.log.read_text(encoding="utf-8"))
-    if status:
-        trial.watch.wrong.append(f"exit {status}: {said[1][-3000:]}")
-    for run in trial.killed:
-        if not re.search(rf"train {run}  goes on from step", said[1]):
-            trial.watch.wrong.append(f"the training of {run} did not go on")
+    trial.watch.wrong += unusable(said[1]) if args.faked else unfinished(trial, status, said[1])
     trial.gone([])
     if (after := computing()) != before:
         trial.watch.wrong.append(f"computing on the cards: {after}, before {before}")
     waits = sorted({line for text in said for line in text.splitlines() if "waiting for" in line})
     print(trial.watch.table(), *waits, sep="\n")
     print(f"exit {status}; {time.monotonic() - trial.watch.begun:.0f} s")
-    print(*(f"WRONG: {what}" for what in dict.fromkeys(trial.watch.wrong)), sep="\n")
+    print(*dict.fromkeys(f"WRONG: {what}" for what in trial.watch.wrong or ["nothing"]), sep="\n")
     return bool(trial.watch.wrong)
 
 

@@ -14,17 +14,17 @@ def place(demo) -> Demo:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "kind", "manner"),
+    ("name", "kind", "manner", "seconds"),
     [
-        ("tokenize_run", "snakemake", [KILL]),
-        ("tokenize_run", "snakemake", [HUP]),  # a closed ssh
-        ("find_contamination", "program", [KILL]),
-        ("restore_merged", "program", [KILL]),
-        ("evaluate_suite", "program", [TERM]),
+        ("tokenize_run", "snakemake", [KILL], 1),
+        ("tokenize_run", "snakemake", [HUP], 1),  # a closed ssh
+        ("find_contamination", "program", [KILL], 1),
+        ("restore_merged", "program", [KILL], 3),
+        ("evaluate_suite", "program", [TERM], 5),
     ],
 )
-def test_a_kill_leaves_nothing_and_the_next_run_makes_the_rest(place, name, kind, manner):
-    assert trial(place, STAGES[name], kind, "ci", 1.0, manner) == "passed"
+def test_a_kill_leaves_nothing_and_the_next_run_makes_the_rest(place, name, kind, manner, seconds):
+    assert trial(place, STAGES[name], kind, "ci", seconds, manner) == "passed"
 
 
 def test_every_rule_is_killed_or_stands_apart():

@@ -17,12 +17,12 @@ pytestmark = pytest.mark.slow
 NOTHING = "Nothing to be done"
 
 
-def touch(folder: Path) -> None:
+def touch(folder: Path, hours: float = -1) -> None:
     """Every file gets another date, in an order that has nothing to do with how it was made."""
-    hour_ago = time.time() - 3600  # Snakemake stops at dates to come
+    begun = time.time() + 3600 * hours
     for place, path in enumerate(sorted(folder.rglob("*"), reverse=True)):
         if path.is_file() and not path.is_symlink():
-            os.utime(path, (hour_ago + place / 100,) * 2)
+            os.utime(path, (begun + place / 100,) * 2)
 
 
 @pytest.fixture
@@ -38,6 +38,16 @@ def test_touched_results_are_not_made_again(demo):
     """`find results -exec touch` must not cost a training."""
     touch(demo.results)
     assert NOTHING in run_snakemake(demo.folder).stdout
+
+
+def test_a_clock_that_was_set_back_stops_nothing(copied):
+    """Snakemake fails each job whose output is older than its input, by dates that are to come."""
+    touch(copied / "results", hours=1)
+    (copied / "results/tables/plan.csv").unlink()
+    done = run_snakemake(copied)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert "was the clock set back?" in done.stdout
+    assert set(jobs(done.stdout)) == {"plan", "report", "all", "total"}
 
 
 def test_touched_locks_and_programs_are_not_news(demo):

@@ -187,10 +187,11 @@ def local_source(source: str) -> Path:
 
 
 class Results:
-    """The outputs of a study. What is not there reads as None."""
+    """The outputs of a study, each record read once. What is not there reads as None."""
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
+        self._read: dict[str, dict | None] = {}
 
     def path(self, template: str, **names: str) -> Path:
         """Where one output lies: `path(PATHS.training, run="a")`."""
@@ -201,11 +202,15 @@ class Results:
         return sorted(self.folder.glob(every(template)))
 
     def read(self, template: str, **names: str) -> dict | None:
-        """A record below results/; UserError when it was changed after it had been written."""
-        try:
-            return read_record(self.path(template, **names))
-        except FileNotFoundError:
-            return None
+        """A record below results/, which nobody may change; UserError when somebody did, after it
+        had been written."""
+        name = template.format(**names)
+        if name not in self._read:
+            try:
+                self._read[name] = read_record(self.folder / name)
+            except FileNotFoundError:
+                self._read[name] = None
+        return self._read[name]
 
     def lines(self, record: dict) -> Iterator[Any]:
         """The lines of the file that a record names as `records`."""

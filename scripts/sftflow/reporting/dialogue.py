@@ -99,10 +99,13 @@ class Records:
 
     def __init__(self, study: dict, results: Results):
         self.study, self.results = study, results
-        self.read = cache(results.read)
+        self.read = results.read
         self.stale: dict[str, str] = {}  # what: why
         self.likelihood = cache(lambda subject: self._read("measure_likelihood", subject))
         self.behaviour = cache(lambda subject: self._read("answer_dialogues", subject))
+        self.trained_otherwise = cache(
+            lambda subject: stale.training_changes(self.study, self.read, subject)
+        )
         # a baseline is met again and again, a candidate once: 1,000 of them do not fit
         self.losses = lru_cache(8)(self._losses)
         self.answers = lru_cache(8)(self._answers)
@@ -112,8 +115,10 @@ class Records:
         record = self.read(path, subject=subject)
         if record is None or self.study["subjects"].get(subject) is None:
             return None
-        changed = stale.training_changes(self.study, self.read, subject)
-        changed += stale.otherwise(record, jobs.JOBS[rule](self.study, subject)["made_with"])
+        changed = self.trained_otherwise(subject)
+        changed = changed + stale.otherwise(
+            record, jobs.JOBS[rule](self.study, subject)["made_with"]
+        )
         weights = stale.current_weights(self.study, self.read, subject)
         if weights and weights != record["parts"]["weights"]:
             changed.append("weights")
@@ -170,6 +175,13 @@ class Compared:
         self.crises = Rows(
             r for pair in names for r in judgements.crisis_rows(study, self.judged, pair)
         )
+        self._profiles: dict[Pair, list[dict]] = {}
+
+    def profile(self, pair: Pair, claims: Claims) -> list[dict]:
+        """`profile_rows`, worked out once; `claims` are those of the study."""
+        if pair not in self._profiles:
+            self._profiles[pair] = list(profile_rows(self, pair, claims))
+        return self._profiles[pair]
 
 
 def of_pair(rows: Rows, pair: Pair) -> list[dict]:
@@ -178,7 +190,7 @@ def of_pair(rows: Rows, pair: Pair) -> list[dict]:
 
 def dialogue_table(found: Compared, claims: Claims) -> Table:
     study, preferences, crises = found.study, found.preferences, found.crises
-    profile = Rows(row for pair in found.pairs for row in profile_rows(found, pair, claims))
+    profile = Rows(row for pair in found.pairs for row in found.profile(pair, claims))
     questions = [question_row(found, pair, profile, claims) for pair in found.pairs]
     people = judgements.people_frame(found.results)
     return Table(

@@ -20,7 +20,6 @@ def checker(study: dict, read: Read) -> Callable[[str, str, dict], list[str]]:
 
     `read` is that of the study's Results.
     """
-    read = cache(read)
 
     @cache
     def of_subject(subject: str) -> tuple[str | None, list[str]]:

@@ -138,7 +138,7 @@ def in_dialogue(evidence: Evidence, pair: Pair) -> dict[str, list[Effect]]:
     """What was measured beside knowledge, by the other five of the six questions."""
     study, talk = evidence.study, evidence.talk
     margin, share = study["dialogue"]["margin"], study["statistics"]["margin"]
-    profile = list(dialogue.profile_rows(talk, pair, evidence.claims))
+    profile = talk.profile(pair, evidence.claims)
 
     def forgotten(*kinds: str) -> list[Effect]:
         return [
@@ -204,16 +204,22 @@ def flag_groups(study: dict, flags: list[Flag], language: str, each: int = 20) -
 
 
 def group(study: dict, flags: list[Flag], language: str, each: int) -> Group:
-    told: dict[str, list[str]] = {}
-    remedies = dict.fromkeys(message(flag, language).remedy for flag in flags)
+    alike: dict[str, list[Flag]] = {}  # by their English: only what is shown is put into words
+    remedies: dict[str, Flag] = {}
     for flag in flags:
-        told.setdefault(message(flag, language).text, []).append(where(study, flag))
-    texts = list(told.items())
+        alike.setdefault(flag.text, []).append(flag)
+        remedies.setdefault(flag.remedy, flag)
+    alternatives = list(alike.values())
     lines = [
-        said("{what}: {text}", language, what=some(names, language), text=text)
-        for text, names in texts[:each]
+        said(
+            "{what}: {text}",
+            language,
+            what=some([where(study, flag) for flag in same], language),
+            text=message(same[0], language).text,
+        )
+        for same in alternatives[:each]
     ]
-    if rest := [name for _, names in texts[each:] for name in names]:
+    if rest := [where(study, flag) for same in alternatives[each:] for flag in same]:
         lines.append(
             said(
                 "{count} more: {names}",
@@ -222,7 +228,8 @@ def group(study: dict, flags: list[Flag], language: str, each: int) -> Group:
                 names=some(list(dict.fromkeys(rest)), language),
             )
         )
-    return Group(message(flags[0], language).name, len(flags), lines, list(remedies)[:NAMED])
+    named = [message(flag, language).remedy for flag in list(remedies.values())[:NAMED]]
+    return Group(message(flags[0], language).name, len(flags), lines, named)
 
 
 def some(names: list[str], language: str) -> str:

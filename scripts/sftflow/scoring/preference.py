@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import statsmodels.api as sm
 from scipy.special import expit
 from scipy.stats import norm
 from sftflow.scoring import stats
+from statsmodels.genmod.families import Binomial
+from statsmodels.genmod.generalized_linear_model import GLM  # of the api, half a second of imports
 from statsmodels.stats.inter_rater import cohens_kappa
 
 FEWEST = 10  # units: of fewer, no length effect is estimated
@@ -70,9 +71,7 @@ def length_controlled(
     _, groups = np.unique(np.asarray(clusters, str), return_inverse=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        fit = sm.GLM(y, x, family=sm.families.Binomial()).fit(
-            cov_type="cluster", cov_kwds={"groups": groups}
-        )
+        fit = GLM(y, x, family=Binomial()).fit(cov_type="cluster", cov_kwds={"groups": groups})
     if not fit.converged or np.abs(fit.params).max() > FARTHEST or not np.isfinite(fit.bse[0]):
         return nothing
     half = norm.ppf(1 - alpha / 2) * fit.bse[0]
