@@ -398,6 +398,32 @@ def test_trace_leads_from_a_cell_to_its_prompt(demo, more, told):
         assert score(demo, TUNED, "mmlu")["provenance"]["weights"][:8] in shown.stdout
 
 
+ON_DASHBOARD = """
+import json, sys
+from evalscope.service.app import create_app
+ask = create_app(sys.argv[1]).test_client().get
+rows = ask(sys.argv[2], query_string=json.loads(sys.argv[3])).get_json()["predictions"]
+print(json.dumps([row["Generated"] for row in rows]))
+"""
+
+
+@pytest.mark.parametrize(
+    "benchmark, subset", [("gsm8k", "main"), ("ceval", "middle_school_biology")]
+)
+def test_the_dashboard_of_evalscope_shows_the_same_answers(demo, benchmark, subset):
+    """From its locked environment, as its own service reads what lies in results/."""
+    python = demo.folder / "envs/evalscope/.venv/bin/python"
+    where = f"/api/v1/reports/runs/{TUNED}--{benchmark}/models/{TUNED}/predictions"
+    which = json.dumps({"dataset_name": benchmark, "subset_name": subset})
+    command = [python, "-c", ON_DASHBOARD, demo.results / "dashboard", where, which]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    ours = [
+        row["answer"] for row in answers(demo, TUNED, benchmark).values() if row["subset"] == subset
+    ]
+    assert sorted(json.loads(done.stdout.splitlines()[-1])) == sorted(ours) and ours
+
+
 def test_every_number_of_every_page_is_in_a_json_file(demo):
     """And most wrong ones would not be: the search is no sieve."""
     known, besides = Known(demo.results), of_texts()
