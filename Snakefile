@@ -71,7 +71,7 @@ onsuccess:
 
 onerror:
     provenance.keep(RESULTS)
-    if workflow.scheduler.failed:
+    if workflow.scheduler.failed and not ended_on_request:
         logger.error(endings.failures(workflow.scheduler.failed))
 
 

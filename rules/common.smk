@@ -63,11 +63,13 @@ if workflow.is_main_process:
         logger.warning(warning)
 
 
+ended_on_request: list[bool] = []
+
+
 def be_short() -> None:
     """Jobs that are ended on request have no reason to be shown."""
-    for handler in logger.handlers:
-        if hasattr(handler.formatter, "show_failed_logs"):
-            handler.formatter.show_failed_logs = False
+    ended_on_request.append(True)
+    terminal.say_no_errors(logger.handlers)
 
 
 # What a job is told, and what makes it run again ------------------------------------------------------------------------

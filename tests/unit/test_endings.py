@@ -167,3 +167,13 @@ def test_who_asks_for_reasons_hears_all_that_snakemake_says():
     terminal.one_line_each([handler])
     run_of_a_job(handler)
     assert "Reason: Forced" in stream.getvalue() and "Select jobs" in stream.getvalue()
+
+
+def test_jobs_that_are_ended_on_request_are_no_errors():
+    handler, stream = snakemakes({Quietness.REASON})
+    terminal.say_no_errors([handler])
+    for event in (LogEvent.JOB_ERROR, LogEvent.GROUP_ERROR, LogEvent.ERROR, None):
+        record = logging.LogRecord("snakemake", logging.ERROR, "", 0, f"said {event}", None, None)
+        record.__dict__ |= {"event": event} if event else {}
+        handler.handle(record)
+    assert stream.getvalue() == "said None\n"
