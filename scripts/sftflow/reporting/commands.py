@@ -68,6 +68,7 @@ def of_run(study: dict, results: str, run: str, record: dict) -> dict[str, list[
         if model["template"]:
             by_hand += f" --template {model['template']}"
         by_hand += f" \\\n  --adapters {shlex.quote(at['adapter_weights'])} --merge_lora true"
+        by_hand += f" --torch_dtype {study['runs'][run]['training']['torch_dtype']}"
         steps["merge"] = [made(at["merged"])]
         steps["merge by hand"] = [f"{by_hand} --output_dir merged"]
     tracked = record.get("swanlab") or {}

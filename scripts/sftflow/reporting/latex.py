@@ -9,7 +9,6 @@ import pandas as pd
 from sftflow.reporting.text import (
     KEYS,
     MISSING,
-    MOST,
     NONE,
     OBEYED,
     UNITS,
@@ -39,6 +38,7 @@ STRUCK = re.compile(r"~~(.*?)~~ stale")
 NUMBER = re.compile(r"[-+]?\d[\d,]*(\.\d+)?")
 ABOUT = {*KEYS, "Subject", "Run", "Step", "Dataset"}  # columns that say what a row is about
 NOTHING = (NONE, MISSING, "")
+PRINTED = 100  # rows of a table, and notes below it, that a paper may have
 ROOM = 88  # characters of a line
 LONG = 32  # more are set as a paragraph
 MARKS = re.compile(r"\*\*|`")  # of Markdown, in notes of ours
@@ -54,14 +54,16 @@ def render(table: Table) -> str:
     numbered = count(1)
     parts = [PREAMBLE + f"% {' '.join(table.title.split())}"]
     for heading, frame in table.sections:
-        for pair, cuts in pieces(foremost(frame, MOST)):
+        if len(frame) > PRINTED:
+            parts.append(f"% {len(frame) - PRINTED} more rows are in {table.name}.csv")
+        for pair, cuts in pieces(foremost(frame, PRINTED)):
             about = [table.title, heading, against(pair) if pair else ""]
             caption = ": ".join(filter(None, about))
             for cut in cuts:
                 for narrow in narrowed(cut):
                     parts.append(tabular(narrow, caption, f"tab:{table.name}-{next(numbered)}"))
     if table.notes:
-        notes = (rf"  \item {escaped(MARKS.sub('', note))}" for note in table.notes[:MOST])
+        notes = (rf"  \item {escaped(MARKS.sub('', note))}" for note in table.notes[:PRINTED])
         parts.append("\n".join([r"\begin{itemize}", r"  \footnotesize", *notes, r"\end{itemize}"]))
     return "\n\n".join(parts) + "\n"
 
