@@ -47,7 +47,7 @@ def main() -> None:
     }
     write_text(results.path(PATHS.answers), found["answers"].page)
     write_text(results.path(PATHS.summary), found["summary"])
-    write_record(results.path(PATHS.record), found["record"])
+    write_record(results.path(PATHS.record), found["record"], indent=None)
     pages = {language: page(language, found) for language in study["languages"]}
     for language, text in pages.items():
         write_text(results.path(PATHS.page, language=language), text)

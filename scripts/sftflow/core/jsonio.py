@@ -57,9 +57,12 @@ def write_bytes(path: str | Path, content: bytes) -> None:
         file.buffer.write(content)
 
 
-def write_json(path: str | Path, value: Any) -> None:
-    """Not-a-number is an error: it is not JSON, and a number that is none belongs in no table."""
-    write_text(path, json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+def write_json(path: str | Path, value: Any, indent: int | None = 2) -> None:
+    """Not-a-number is an error: it is not JSON, and a number that is none belongs in no table.
+
+    indent=None, one line, is ten times as fast for what is large.
+    """
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=indent, allow_nan=False) + "\n")
 
 
 def sealed(content: dict) -> dict:
@@ -68,9 +71,9 @@ def sealed(content: dict) -> dict:
     return content | {"sha256": digest(content)}
 
 
-def write_record(path: str | Path, content: dict) -> None:
+def write_record(path: str | Path, content: dict, indent: int | None = 2) -> None:
     """Write a record, which `read_record` takes only as it was written."""
-    write_json(path, sealed(content))
+    write_json(path, sealed(content), indent)
 
 
 def read_record(path: str | Path) -> dict:
