@@ -51,7 +51,6 @@ STYLE: dict[RcKeyType, Any] = {
     "grid.color": "#e5e7eb",
     "axes.axisbelow": True,
     "axes.titlesize": 11,
-    "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "legend.frameon": False,
     "figure.constrained_layout.use": True,
