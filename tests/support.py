@@ -47,14 +47,18 @@ def copy_workflow(target: Path) -> Path:
     return target
 
 
+PARTS = ("config", "docs", "envs", "profiles", "rules", "scripts", "tests")
+
+
 def tracked() -> list[str]:
-    """Files of the workflow; of a copy without git, all but what is made or installed."""
-    if not (ROOT / ".git").exists():
-        made = {".venv", ".snakemake", "__pycache__", "logs", "results"}
-        files = (path.relative_to(ROOT) for path in ROOT.rglob("*") if path.is_file())
-        return [str(file) for file in files if not made & set(file.parts)]
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True)
-    return [name for name in listed.stdout.decode().split("\0") if name]
+    """Files of the workflow; in a copy that git knows nothing of, those that it runs on."""
+    with contextlib.suppress(OSError):
+        listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True)
+        if listed.returncode == 0:
+            return [name for name in listed.stdout.decode().split("\0") if name]
+    below = (path for part in PARTS for path in (ROOT / part).rglob("*"))
+    files = (path.relative_to(ROOT) for path in [*ROOT.iterdir(), *below] if path.is_file())
+    return [str(file) for file in files if not {".venv", "__pycache__"} & set(file.parts)]
 
 
 def given_interpreters(folder: Path) -> None:

@@ -53,3 +53,24 @@ def test_cheap_jobs_run_anywhere(name, tmp_path):
     page = (folder / "results/report/report.zh.md").read_text(encoding="utf-8")
     assert "数据" in page
     assert (folder / receipt).stat().st_mode & 0o077 == 0
+
+
+def test_the_report_is_the_same_in_every_locale(demo, tmp_path):
+    """Every table and page of the demo, to the byte; also without a home, in Chinese GBK."""
+    folder = copy_workflow(tmp_path / ODD)
+    shutil.copytree(demo.results, folder / "results", symlinks=True, dirs_exist_ok=True)
+    before = pages(folder)
+    targets = ("plan", "data", "train", "tables", "report")
+    done = run_snakemake(
+        folder, *targets, "--config", "stage=report", "--forcerun", *targets,
+        env={"PATH": os.environ["PATH"], **locale(tmp_path, "zh_CN.GBK")},
+        umask=0o077, stdin=subprocess.DEVNULL, encoding="utf-8", errors="replace",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:]
+    after = pages(folder)
+    assert before and {name for name in before if before[name] != after[name]} == set()
+
+
+def pages(folder: Path) -> dict[str, bytes]:
+    found = [*folder.glob("results/tables/*"), *folder.glob("results/report/*.md")]
+    return {path.name: path.read_bytes() for path in found}
