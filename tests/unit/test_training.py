@@ -1,15 +1,17 @@
 """The pure part of training: decisions, costs, checkpoints, the record."""
 
 import json
+import os
 import re
 
 import made_up
 import pytest
+import train
 from sftflow.config import jobs, resolve
 from sftflow.config.schema import section
 from sftflow.core import code
 from sftflow.core.cli import UserError
-from sftflow.core.jsonio import write_json
+from sftflow.core.jsonio import tree_digest, tree_files, write_json
 from sftflow.training import checkpoints, cost, estimate, record
 from sftflow.training import settings as training
 from support import ROOT
@@ -472,3 +474,23 @@ def test_without_a_validation_at_the_beginning_there_is_no_before():
 def test_validation_without_a_loss_is_none():
     out = losses_of(step(1, 2.0), {"event": "validation", "step": 0, "token_accuracy": 0.1})
     assert "validation_loss" not in out
+
+
+@pytest.mark.parametrize(("load", "policy"), [(0.1, None), (0.9, "PASSIVE")])
+def test_threads_do_not_spin_beside_other_load(load, policy, monkeypatch):
+    monkeypatch.setattr(os, "getloadavg", lambda: (load * os.cpu_count(), 0, 0))
+    assert train.patient().get("OMP_WAIT_POLICY") == policy
+
+
+def test_equal_trainings_have_equal_digests(tmp_path):
+    """PEFT writes the names of its modules in the order of a set, which differs by process."""
+    digests = set()
+    for number, modules in enumerate(
+        (["q_proj", "v_proj", "k_proj"], ["v_proj", "k_proj", "q_proj"])
+    ):
+        checkpoint = tmp_path / f"checkpoint-{number}"
+        write_json(checkpoint / "adapter_config.json", {"target_modules": modules, "r": 8})
+        (checkpoint / "adapter_model.safetensors").write_bytes(b"weights")
+        checkpoints.take_weights(checkpoint, tmp_path / str(number), "base", full=False)
+        digests.add(tree_digest(tree_files(tmp_path / str(number))))
+    assert len(digests) == 1
