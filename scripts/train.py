@@ -99,7 +99,7 @@ def environment(job: Job, cache: str) -> dict[str, str]:
 
 
 def patient() -> dict[str, str]:
-    """Threads that spin while they wait: alone that is faster, beside other load 3.6 times slower."""
+    """Threads that spin in waiting: alone that is faster, beside other load 3.6 times slower."""
     busy = os.getloadavg()[0] > (os.cpu_count() or 1) / 2
     return {"OMP_WAIT_POLICY": "PASSIVE"} if busy else {}
 
