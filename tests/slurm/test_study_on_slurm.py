@@ -1,0 +1,121 @@
+"""A small study on a real Slurm: a sweep as an array, and what a cluster does to a training."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from sftflow.core.jsonio import read_jsonl, read_record
+from support import EVALSCOPE, SWIFT, copy_workflow
+from test_slurm import ON_SLURM, submitted
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.usefixtures("slurm"),
+    pytest.mark.skipif(not (SWIFT.exists() and EVALSCOPE.exists()), reason="needs both tools"),
+]
+
+RUNS = ["rank-lora_rank4", "rank-lora_rank8"]
+# As the tests' own environment finds the tools, each job on a node finds them.
+ACTIVE = os.environ | {"PYTHON_SWIFT": str(SWIFT), "PYTHON_EVALSCOPE": str(EVALSCOPE)}
+QUICK = ["--default-resources", "runtime=10", "mem_mb=500", "nodes=1"]
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory) -> Path:
+    """The demo, with a sweep of two short trainings instead of its run."""
+    folder = copy_workflow(tmp_path_factory.mktemp("on-slurm"))
+    path = folder / "config/config.yaml"
+    study = yaml.safe_load(path.read_text(encoding="utf-8"))
+    study["sweeps"] = {"rank": {"run": "tiny-sft", "grid": {"lora_rank": [4, 8]}}}
+    study["training"] |= {"num_train_epochs": 0.15, "save_steps": 10, "eval_steps": 60}
+    study["training"]["checkpoints"] = None
+    study["resources"] = {"train_run": {"threads": 1, "mem_mb": 1000}}
+    path.write_text(yaml.safe_dump(study, allow_unicode=True), encoding="utf-8")
+    return folder
+
+
+def command(clone: Path, *targets: str) -> list[str]:
+    return [sys.executable, "-m", "snakemake", "--cores", "2", *targets, *ON_SLURM, *QUICK]
+
+
+def begin(clone: Path, *more: str) -> subprocess.Popen:
+    log = open(clone / "said", "w", encoding="utf-8")
+    return subprocess.Popen(
+        command(clone, *more), cwd=clone, env=ACTIVE, stdout=log, stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )  # fmt: skip
+
+
+def until(true: Callable, seconds: float = 240) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "nothing came of it"
+        time.sleep(0.5)
+
+
+def events(clone: Path, run: str) -> list[dict]:
+    files = (clone / f"results/runs/{run}").glob("checkpoints/*/events.jsonl")
+    return [event for file in files for event in read_jsonl(file)]
+
+
+def saved(clone: Path, run: str) -> bool:
+    return any(event["event"] == "saved" for event in events(clone, run))
+
+
+def training(clone: Path, run: str) -> dict:
+    return read_record(clone / f"results/runs/{run}/training.json")
+
+
+def queue() -> list[str]:
+    shown = subprocess.run(["squeue", "-h", "-o", "%i"], capture_output=True, text=True)
+    return shown.stdout.split()
+
+
+def test_a_cancelled_training_goes_on(clone):
+    """scancel, as an administrator does it: the retry resumes at the last checkpoint."""
+    run = RUNS[0]
+    child = begin(clone, f"results/runs/{run}/training.json", "--retries", "2")
+    try:
+        until(lambda: saved(clone, run))
+        subprocess.run(["scancel", submitted((clone / "said").read_text("utf-8"))[-1]], check=True)
+        assert child.wait(300) == 0, (clone / "said").read_text("utf-8")[-3000:]
+    finally:
+        os.killpg(child.pid, signal.SIGKILL) if child.poll() is None else None
+    assert training(clone, run)["resumed"] == 1
+
+
+def test_a_lost_submitter_costs_no_training(clone):
+    """Its login node went down: the job trains on, and whoever asks again waits for it."""
+    run = RUNS[1]
+    child = begin(clone, f"results/runs/{run}/training.json")
+    until(lambda: saved(clone, run))
+    os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+    again = subprocess.run(
+        command(clone, f"results/runs/{run}/training.json"),
+        cwd=clone, env=ACTIVE, capture_output=True, text=True, timeout=400,
+    )  # fmt: skip
+    assert again.returncode == 0, again.stdout[-2000:] + again.stderr[-3000:]
+    assert training(clone, run)["resumed"] == 0, "the second job has trained, too"
+    until(lambda: not queue(), 60)
+
+
+def test_a_sweep_is_an_array_and_comes_to_its_tables(clone):
+    """End to end: the rest of the sweep, merged, served and asked on the cluster."""
+    scores = [f"results/scores/{name}/gsm8k.json" for name in ["tiny", *RUNS]]
+    done = subprocess.run(
+        [*command(clone, *scores), "--slurm-array-jobs=merge_run"],
+        cwd=clone, env=ACTIVE, capture_output=True, text=True, timeout=500,
+    )  # fmt: skip
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said[-4000:]
+    assert re.search(r"array", said, re.IGNORECASE)
+    assert all((clone / score).exists() for score in scores)
+    assert "rule_score_benchmark" not in said, "what takes a second is no job of the cluster"
