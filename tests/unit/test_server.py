@@ -99,12 +99,12 @@ def test_nobody_else_gets_the_port(spec, tmp_path):
     """From its choice on: while the server still starts, and after it has died."""
     chosen = []
 
-    def look(command, env=None, log=None):
+    def look(command, env=None, log=None, cwd=None):
         port = int(env["SFTFLOW_PORT"])
         with socket.socket() as other, pytest.raises(OSError):
             other.bind(("127.0.0.1", port))
         chosen.append(port)
-        return start(command, env=env, log=log)
+        return start(command, env=env, log=log, cwd=cwd)
 
     start, process_start = process.start, "sftflow.core.process.start"
     with pytest.MonkeyPatch.context() as patch:
@@ -266,6 +266,24 @@ def vllm_command(tmp_path):
     return backends.COMMANDS["vllm"](spec, client.Server("", "sftflow-1", "secret"), 1)
 
 
+def test_models_of_one_shape_are_compiled_once(tmp_path, monkeypatch):
+    """vLLM's cache of compiled code goes by its variables, the key among them, and by the model's
+    path: 21 to 26 s of each start of a 7B model on an H100."""
+    monkeypatch.chdir(tmp_path)
+    commands = []
+    for name in ("base", "tuned"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text('{"dtype": "bfloat16"}')
+        spec = backends.Spec({"backend": "vllm"}, weights=Path(name), python="py")
+        running = client.Server("", "sftflow-1", server.kept_key())
+        with server.place(spec) as cwd:
+            assert Path(cwd, backends.MODEL).resolve() == tmp_path / name
+            assert str(tmp_path) not in " ".join(backends.COMMANDS["vllm"](spec, running, 1)[0])
+        commands.append(backends.COMMANDS["vllm"](spec, running, 1))
+    assert commands[0] == commands[1]
+    assert (server.SCRATCH / "server.key").stat().st_mode & 0o077 == 0
+
+
 def test_vllm_command_for_an_adapter(vllm_command, tmp_path):
     command, env = vllm_command
     text = " ".join(command)
@@ -299,7 +317,7 @@ def test_vllm_understands_its_command(vllm_command, tmp_path):
     assert done.returncode == 0, done.stderr
     args = json.loads(done.stdout.splitlines()[-1])
     assert args["host"] == "127.0.0.1" and args["port"] == 1 and args["api_key"] is None
-    assert args["served_model_name"] == ["sftflow-1-base"] and args["model"] == "w"
+    assert args["served_model_name"] == ["sftflow-1-base"] and args["model"] == "model"
     assert args["disable_uvicorn_access_log"] and not args["enable_log_requests"]
     assert args["max_num_seqs"] == 9 and args["max_lora_rank"] == 16 and args["seed"] == 3
     assert "sftflow-1" in str(args["lora_modules"]) and str(tmp_path) in str(args["lora_modules"])

@@ -156,8 +156,12 @@ def _swift(spec: Spec, running: Server, port: int) -> tuple[list[str], dict[str,
 
 
 def _vllm(spec: Spec, running: Server, port: int) -> tuple[list[str], dict[str, str]]:
-    """vLLM's own server."""
-    python, weights = spec.local()
+    """vLLM's own server, started in a folder where MODEL leads to the weights.
+
+    It compiles anew whenever one of its variables or the path of a model differs: with a key that
+    stays and one name for all, models of one shape are compiled once.
+    """
+    python, _ = spec.local()
     flags: dict[str, Any] = {}
     for name, value in (spec.serving.get("extra") or {}).items():
         if isinstance(value, bool):  # as argparse's BooleanOptionalAction has it
@@ -165,7 +169,7 @@ def _vllm(spec: Spec, running: Server, port: int) -> tuple[list[str], dict[str, 
         else:
             flags[name] = value
     flags |= {  # after `extra`: of a flag given twice the later one counts
-        "model": weights,
+        "model": MODEL,
         "host": spec.host,
         "port": port,
         "dtype": _dtype(spec),
@@ -182,7 +186,7 @@ def _vllm(spec: Spec, running: Server, port: int) -> tuple[list[str], dict[str, 
             "served-model-name": f"{running.model}-base",
             "enable-lora": "",
             "max-lora-rank": next(size for size in LORA_RANKS if size >= rank),
-            "lora-modules": f"{running.model}={spec.adapter}",
+            "lora-modules": f"{running.model}={spec.adapter.resolve()}",
         }
     command = [python, "-P", "-m", "vllm.entrypoints.openai.api_server"]
     env = {
@@ -207,6 +211,7 @@ def vllm_seconds(log: Path) -> dict[str, float]:
 COMMANDS = {"transformers": _swift, "vllm": _vllm}
 # By which option a server shares the port that is held for it, whose socket never listens.
 SHARED_BY = {"transformers": socket.SO_REUSEPORT, "vllm": socket.SO_REUSEADDR}
+MODEL = "model"
 LOOPBACK, ANYWHERE = "127.0.0.1", "0.0.0.0"
 THINKING = ("enable_thinking", "thinking")  # what chat templates call it: Qwen3's, DeepSeek's
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has kernels for

@@ -5,7 +5,7 @@
 
 `spec` says what to serve (see `Spec`); backends are ms-swift's own server on transformers, vLLM,
 and `endpoint`, a server that somebody else runs. A server of ours listens on 127.0.0.1 on a port
-that stays ours from its choice to its end, under a random model name and behind a random key, so an
+that stays ours from its choice to its end, under a random model name and behind our own key, so an
 answer can come from nobody else and nobody else can ask; unless `spec.address` says otherwise.
 """
 
@@ -15,6 +15,7 @@ import errno
 import os
 import secrets
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -22,11 +23,13 @@ from pathlib import Path
 from typing import Any
 
 from sftflow.core import cli, gpu, process
+from sftflow.core.handover import SCRATCH
 from sftflow.core.jsonio import read_record
 from sftflow.serving.backends import (
     ANYWHERE,
     COMMANDS,
     LOOPBACK,
+    MODEL,
     SHARED_BY,
     Address,
     Spec,
@@ -72,10 +75,9 @@ def serve(spec: Spec, log: Path) -> Iterator[Server]:
         return
     log.parent.mkdir(parents=True, exist_ok=True)
     log.write_bytes(b"")
-    address = spec.address or Address(
-        LOOPBACK, 0, f"sftflow-{secrets.token_hex(8)}", secrets.token_urlsafe(32)
-    )
-    with _gpus(spec) as on_gpu, socket.socket() as held:
+    key = kept_key() if spec.backend == "vllm" else secrets.token_urlsafe(32)
+    address = spec.address or Address(LOOPBACK, 0, f"sftflow-{secrets.token_hex(8)}", key)
+    with _gpus(spec) as on_gpu, socket.socket() as held, place(spec) as cwd:
         if address.port:
             refuse_taken(address.host, address.port)
         held.setsockopt(socket.SOL_SOCKET, SHARED_BY[spec.backend], 1)
@@ -90,7 +92,7 @@ def serve(spec: Spec, log: Path) -> Iterator[Server]:
             manner=spec.manner,
         )
         command, env = COMMANDS[spec.backend](spec, running, port)
-        running.process = process.start(command, env=environment(spec) | env, log=log)
+        running.process = process.start(command, env=environment(spec) | env, log=log, cwd=cwd)
         try:
             wait_until_ready(running, spec.serving.get("ready_timeout") or 600)
             _prove_session(running, spec.record, on_gpu)
@@ -98,6 +100,29 @@ def serve(spec: Spec, log: Path) -> Iterator[Server]:
         finally:
             running.close()
             process.stop(running.process)
+
+
+def kept_key() -> str:
+    """A key of this working folder's own: see backends._vllm for why it stays the same."""
+    path = SCRATCH / "server.key"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, fresh = tempfile.mkstemp(dir=path.parent)  # which nobody else may read
+        os.write(handle, secrets.token_urlsafe(32).encode())
+        os.close(handle)
+        os.replace(fresh, path)
+    return path.read_text("utf-8")
+
+
+@contextlib.contextmanager
+def place(spec: Spec) -> Iterator[str | None]:
+    """Where the server of a backend is started, if not here."""
+    if spec.backend != "vllm":
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="sftflow-serve-") as folder:
+        Path(folder, MODEL).symlink_to(spec.local()[1].resolve())
+        yield folder
 
 
 def refuse_taken(host: str, port: int) -> None:
