@@ -214,6 +214,7 @@ def recall(kind: str, language: str) -> tuple[int, int]:
     return sum(found), len(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", ["en", "zh"])
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "translated"])
 def test_leaks_are_found(kind, language):

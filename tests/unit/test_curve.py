@@ -78,6 +78,7 @@ def test_what_is_said_of_the_last_step(tmp_path, means, verdict):
     assert one["best"] == min(means, key=lambda step: means[step]) or verdict == NO_RISE
 
 
+@pytest.mark.slow
 def test_steps_that_differ_by_chance_alone_are_seldom_called_overfitting(tmp_path):
     """The lowest of eleven is a lucky one; that alone must not make the last look bad."""
     made = study(tmp_path, {0: 2.0})

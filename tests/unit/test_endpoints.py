@@ -273,6 +273,7 @@ def test_a_redirect_never_takes_the_key_along():
         assert not thief.asked
 
 
+@pytest.mark.slow
 def test_a_service_that_hangs_or_trickles_is_given_up():
     for way in ("hang", "trickle"):
         begun = time.monotonic()
@@ -391,6 +392,7 @@ def any_reply(draw: random.Random) -> Reply:
     return reply
 
 
+@pytest.mark.slow
 def test_any_service_ends_in_an_answer_or_one_error(tmp_path):
     """SCRIPTS services: each answer can be written, read back and read again; nothing hangs."""
     outcomes = {"answer": 0, "error": 0}

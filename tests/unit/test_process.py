@@ -80,6 +80,7 @@ def scripts():
     return os.path.dirname(os.path.dirname(os.path.dirname(process.__file__)))
 
 
+@pytest.mark.slow
 def test_nothing_is_left_when_the_job_is_killed(tmp_path, scripts):
     log, code = job(tmp_path, scripts)
     killed = subprocess.Popen([sys.executable, "-c", code])
@@ -99,6 +100,7 @@ def test_nothing_is_left_when_the_guard_is_killed(tmp_path):
     os.kill(worker, signal.SIGKILL)  # left the group and lost both: nobody can know it
 
 
+@pytest.mark.slow
 def test_nothing_is_left_when_snakemake_is_killed(tmp_path, scripts):
     log, code = job(tmp_path, scripts)
     (tmp_path / "job.py").write_text(code)
@@ -191,6 +193,7 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", process.END)
 @pytest.mark.parametrize("deaf", [False, True])
 def test_a_snakemake_that_is_told_to_end_ends_its_jobs(tmp_path, scripts, number, deaf):

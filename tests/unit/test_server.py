@@ -158,6 +158,7 @@ def test_what_ended_an_engine_is_named(spec, tmp_path):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("behaviour", [{"start_delay": 60}, {"ready": False}])
 def test_never_ready_ends_at_the_deadline(spec, tmp_path, behaviour):
     begun = time.monotonic()

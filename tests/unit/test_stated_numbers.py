@@ -1,6 +1,7 @@
 """The search for numbers that stand in no file: it finds them, and knows what is skipped."""
 
 import made_up
+import pytest
 import report
 import tables as program
 from sftflow.core import cli
@@ -17,6 +18,7 @@ def test_numbers_are_read_as_a_reader_reads_them():
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_made_up_number_is_found_in_a_whole_report(tmp_path, monkeypatch):
     study = made_up.write_study(tmp_path, shares={"base": 0.3, "tuned": 0.8})
     made_up.write_records(tmp_path, study)

@@ -575,6 +575,7 @@ def run_report(results: Path, monkeypatch) -> None:
     assert cli.run(report.main) == 0
 
 
+@pytest.mark.slow
 def test_the_report_is_filled_and_stands_alone(results, monkeypatch):
     run_report(results, monkeypatch)
     chinese = (results / "report/report.zh.md").read_text()

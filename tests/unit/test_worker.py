@@ -92,6 +92,7 @@ def test_a_killed_holder_on_this_host_is_taken_over_at_once(held, capsys):
     assert "is gone, this job takes over" in said
 
 
+@pytest.mark.slow
 def test_what_a_killed_holder_started_has_ended_before_the_next_begins(held):
     other, lock = held(tool=DEAF)
     kill(other)
@@ -109,6 +110,7 @@ def test_another_process_by_the_same_number_is_not_the_holder(held):
         pass
 
 
+@pytest.mark.slow
 def test_a_holder_on_another_host_counts_until_it_is_silent(held, monkeypatch, capsys):
     monkeypatch.setattr(worker, "LEASE", 2.0)
     other, lock = held()
@@ -144,6 +146,7 @@ def test_who_has_lost_its_lock_ends(tmp_path, monkeypatch):
         assert ended.wait(5)
 
 
+@pytest.mark.slow
 def test_a_file_system_that_numbers_a_file_anew_takes_no_lock_away(tmp_path, monkeypatch):
     """Seen in a sandbox: after minutes another inode, the same file; a job was ended by mistake."""
     monkeypatch.setattr(worker, "LEASE", 0.6)
