@@ -11,6 +11,7 @@ rule plan:
         reported(paths.benchmark, benchmark=asked),
     output:
         table_files("plan"),
+        paths.plan,
     log:
         "<logs>/plan.log",
     localrule: True

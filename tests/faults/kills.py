@@ -121,6 +121,7 @@ STAGES = {
 }  # fmt: skip
 # Rules without a stage, and why.
 APART = {
+    "cards": "reads and writes as report does",
     "all": "starts no program",
     "verify": "writes nothing",
     "usage": "writes nothing",

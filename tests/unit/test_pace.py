@@ -110,7 +110,8 @@ def fetched(tmp_path):
 
 def rows(folder, gpu: str = "H100") -> dict[str, dict]:
     study = resolve.load(made_up.RAW)
-    return {row["Step"]: row for row in plan.step_rows(study, Results(folder), gpu)}
+    shown = plan.step_frame(plan.step_rows(study, Results(folder), gpu))
+    return {row["Step"]: row for row in shown.to_dict("records")}
 
 
 def seconds(text: str) -> float:

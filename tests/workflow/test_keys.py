@@ -112,12 +112,12 @@ def other(path: str, node: dict, now: object) -> object:
     if path in VALUES:
         return VALUES[path]
     if "enum" in node:
-        return next(value for value in node["enum"] if value != now)
+        return next(value for value in node["enum"] if value not in (now, node.get("default")))
     kind = node["type"] if isinstance(node["type"], str) else node["type"][0]
     if kind == "boolean":
         return not now
     if kind in ("integer", "number"):
-        return type(KEYS[path].get("default", 1))(float(now or 1) * 2)
+        return type(KEYS[path].get("default") or 1)(float(now or 1) * 2)
     return f"{now or ''}x"
 
 

@@ -52,6 +52,7 @@ class Paths:
     evaluation: str = "evaluations/{subject}/{suite}.json"
     score: str = "scores/{subject}/{benchmark}.json"
     table: str = "tables/{table}.{form}"  # form: md, csv or tex
+    plan: str = "tables/plan.json"  # the predicted seconds, unrounded
     figure: str = "figures/{figure}.{language}.{form}"  # form: svg or png
     page: str = "report/report.{language}.md"
     html: str = "report/report.html"

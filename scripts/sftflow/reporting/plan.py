@@ -35,7 +35,7 @@ def plan_table(study: dict, results: Results, gpu: str) -> text.Table:
         [
             ("What can be seen", precision_frame(precision)),
             ("What has to be trained", pd.DataFrame(run_rows(study, results, gpu))),
-            ("How long it takes", pd.DataFrame(step_rows(study, results, gpu))),
+            ("How long it takes", step_frame(step_rows(study, results, gpu))),
             ("What is already there", pd.DataFrame(cached_rows(study, results))),
         ],
         pd.DataFrame(precision),
@@ -190,9 +190,28 @@ def step_rows(study: dict, results: Results, gpu: str) -> list[dict]:
     if study["training"]["device"] != "cpu":
         rows.append(("all, on two GPUs", pace.wall(steps, 2), None, ""))
     return [
-        {"Step": name, "Predicted": duration(seconds), "Measured": duration(measured), "From": why}
+        {"step": name, "predicted": seconds, "measured": measured, "from": why}
         for name, seconds, measured, why in rows
     ]
+
+
+def step_frame(rows: list[dict]) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "Step": row["step"],
+            "Predicted": duration(row["predicted"]),
+            "Measured": duration(row["measured"]),
+            "From": row["from"],
+        }
+        for row in rows
+    )
+
+
+def record(study: dict, results: Results, gpu: str) -> dict:
+    """What the plan predicts, unrounded: seconds of each step, and the constants behind some."""
+    steps = step_rows(study, results, gpu)
+    constants = {"tokens_per_second": pace.RATES, "start_seconds": pace.STARTS}
+    return {"schema": 1, "gpu": gpu, "steps": steps, "constants": constants}
 
 
 def parameters_of(results: Results, model: str) -> int | None:
