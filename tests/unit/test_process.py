@@ -177,6 +177,7 @@ def test_a_job_whose_snakemake_went_while_it_started_ends(scripts):
 
 TOP = """
 import signal, subprocess, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's `&` has switched off
 sys.path.insert(0, {scripts!r})
 from sftflow.core import process
 process.lead()
