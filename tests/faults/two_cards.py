@@ -1,6 +1,6 @@
 """Two cards, two runs of `gpus: 1` and one of `gpus: 2`, one snakemake; kills on the way.
 
-    uv run python tests/faults/cards.py [--folder FOLDER] [--faked]
+    uv run python tests/faults/two_cards.py [--folder FOLDER] [--faked]
 
 For a host with two NVIDIA GPUs. The demo's model is trained three times, merged, served and asked,
 on cards. All that may start is started at once (--resources gpu=8), so that the leases decide who
