@@ -24,6 +24,8 @@ pytestmark = [
 RUNS = ["rank-lora_rank4", "rank-lora_rank8"]
 # As the tests' own environment finds the tools, each job on a node finds them.
 ACTIVE = os.environ | {"PYTHON_SWIFT": str(SWIFT), "PYTHON_EVALSCOPE": str(EVALSCOPE)}
+ON_NODES = ["prepare_dataset", "native_model", "tokenize_run", "find_contamination", "train_run",
+            "merge_run", "serve_subject", "evaluate_suite"]  # fmt: skip
 QUICK = ["--default-resources", "runtime=10", "mem_mb=500", "nodes=1"]
 
 
@@ -36,7 +38,9 @@ def clone(tmp_path_factory) -> Path:
     study["sweeps"] = {"rank": {"run": "tiny-sft", "grid": {"lora_rank": [4, 8]}}}
     study["training"] |= {"num_train_epochs": 0.15, "save_steps": 10, "eval_steps": 60}
     study["training"]["checkpoints"] = None
-    study["resources"] = {"train_run": {"threads": 1, "mem_mb": 1000}}
+    for rule in ON_NODES:  # two jobs at once in the node's two cores and 4 GB
+        asked = study["resources"].setdefault(rule, {})
+        asked |= {"threads": 1, "mem_mb": 1000}
     path.write_text(yaml.safe_dump(study, allow_unicode=True), encoding="utf-8")
     return folder
 
@@ -53,9 +57,10 @@ def begin(clone: Path, *more: str) -> subprocess.Popen:
     )  # fmt: skip
 
 
-def until(true: Callable, seconds: float = 240) -> None:
+def until(true: Callable, child: subprocess.Popen | None = None, seconds: float = 240) -> None:
     deadline = time.monotonic() + seconds
     while not true():
+        assert child is None or child.poll() is None, "snakemake has ended"
         assert time.monotonic() < deadline, "nothing came of it"
         time.sleep(0.5)
 
@@ -83,7 +88,7 @@ def test_a_cancelled_training_goes_on(clone):
     run = RUNS[0]
     child = begin(clone, f"results/runs/{run}/training.json", "--retries", "2")
     try:
-        until(lambda: saved(clone, run))
+        until(lambda: saved(clone, run), child)
         subprocess.run(["scancel", submitted((clone / "said").read_text("utf-8"))[-1]], check=True)
         assert child.wait(300) == 0, (clone / "said").read_text("utf-8")[-3000:]
     finally:
@@ -95,7 +100,7 @@ def test_a_lost_submitter_costs_no_training(clone):
     """Its login node went down: the job trains on, and whoever asks again waits for it."""
     run = RUNS[1]
     child = begin(clone, f"results/runs/{run}/training.json")
-    until(lambda: saved(clone, run))
+    until(lambda: saved(clone, run), child)
     os.killpg(child.pid, signal.SIGKILL)
     child.wait()
     again = subprocess.run(
@@ -104,7 +109,7 @@ def test_a_lost_submitter_costs_no_training(clone):
     )  # fmt: skip
     assert again.returncode == 0, again.stdout[-2000:] + again.stderr[-3000:]
     assert training(clone, run)["resumed"] == 0, "the second job has trained, too"
-    until(lambda: not queue(), 60)
+    until(lambda: not queue(), seconds=60)
 
 
 def test_a_sweep_is_an_array_and_comes_to_its_tables(clone):
