@@ -26,7 +26,8 @@ RUNS = ["rank-lora_rank4", "rank-lora_rank8"]
 ACTIVE = os.environ | {"PYTHON_SWIFT": str(SWIFT), "PYTHON_EVALSCOPE": str(EVALSCOPE)}
 ON_NODES = ["prepare_dataset", "native_model", "tokenize_run", "find_contamination", "train_run",
             "merge_run", "serve_subject", "evaluate_suite"]  # fmt: skip
-QUICK = ["--default-resources", "runtime=10", "mem_mb=500", "nodes=1"]
+QUICK = ["--seconds-between-status-checks", "3"]
+QUICK += ["--default-resources", "runtime=10", "mem_mb=500", "nodes=1"]
 
 
 @pytest.fixture(scope="module")
