@@ -6,8 +6,10 @@ import io
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
@@ -59,6 +61,16 @@ def tracked() -> list[str]:
     below = (path for part in PARTS for path in (ROOT / part).rglob("*"))
     files = (path.relative_to(ROOT) for path in [*ROOT.iterdir(), *below] if path.is_file())
     return [str(file) for file in files if not {".venv", "__pycache__"} & set(file.parts)]
+
+
+@contextlib.contextmanager
+def gone(path: Path, aside: Path) -> Iterator[None]:
+    """A file or folder is not there for a while, but lies aside."""
+    shutil.move(path, aside)
+    try:
+        yield
+    finally:
+        shutil.move(aside, path)
 
 
 def given_interpreters(folder: Path) -> None:

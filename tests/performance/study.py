@@ -35,8 +35,9 @@ import yaml
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests/unit"), str(HERE)]
+from serving import python, save_tokenizer
 from sftflow.core.jsonio import read_json, write_json, write_jsonl, write_text
-from training import LONGEST, SHAPES, SPECIAL, words
+from training import SHAPES, SPECIAL, dialogue, text, words
 
 MEAN, SPREAD = 654, 350  # tokens of a dialogue, as in the real data
 # benchmark: (questions of the study, subsets, examples before each, tokens of an answer)
@@ -51,12 +52,6 @@ ALL = sum(count for count, *_ in BENCHMARKS.values())
 REPORT_STEPS, REPORT_QUESTIONS, REPORT_SECONDS = 5, 6, 120
 
 
-def python(env: str) -> str:
-    managed = ROOT / "envs" / env / ".venv/bin/python"
-    named = os.environ.get(f"PYTHON_{env.upper()}")
-    return named or (str(managed) if managed.exists() else sys.executable)
-
-
 # --- sources --------------------------------------------------------------------------------------
 
 
@@ -64,7 +59,6 @@ def internlm2_model(folder: str, shape_name: str) -> None:
     """Random bf16 weights in InternLM2's layout, tensor by tensor. Needs torch."""
     import internlm2_checkpoint as checkpoint
     import torch
-    from serving import save_tokenizer
     from sftflow.models import internlm2, safetensors_files
 
     shape, target = SHAPES[shape_name], Path(folder)
@@ -108,26 +102,10 @@ def made(path: Path, function: str, shape: str) -> str:
     return str(path)
 
 
-def text(chance: random.Random, vocabulary: list[str], tokens: int) -> str:
-    return " ".join(chance.choices(vocabulary, k=max(1, tokens)))
-
-
 def dialogues(path: Path, shape: dict, count: int) -> str:
-    """Turns of a person (a third of the tokens) and an assistant."""
     chance, vocabulary = random.Random(0), words(shape)
-
-    def one() -> dict:
-        length = min(LONGEST, max(60, round(chance.gauss(MEAN, SPREAD))))
-        exchanges = max(1, length // 250)
-        room = length // exchanges - 8
-        messages = []
-        for _ in range(exchanges):
-            for role, share in (("user", room // 3), ("assistant", room - room // 3)):
-                messages.append({"role": role, "content": text(chance, vocabulary, share)})
-        return {"messages": messages}
-
     if not path.exists():
-        write_jsonl(path, (one() for _ in range(count)))
+        write_jsonl(path, (dialogue(chance, vocabulary, MEAN, SPREAD) for _ in range(count)))
     return str(path)
 
 

@@ -99,6 +99,22 @@ def word_tokenizer(shape: dict, **special):
     )  # fmt: skip
 
 
+def text(chance: random.Random, vocabulary: list[str], tokens: int) -> str:
+    return " ".join(chance.choices(vocabulary, k=max(1, tokens)))
+
+
+def dialogue(chance: random.Random, vocabulary: list[str], mean: float, spread: float) -> dict:
+    """Turns of a person (a third of the tokens) and an assistant, eight marks per exchange."""
+    length = min(LONGEST, max(60, round(chance.gauss(mean, spread))))
+    exchanges = max(1, length // 250)
+    room = length // exchanges - 8
+    messages = []
+    for _ in range(exchanges):
+        for role, share in (("user", room // 3), ("assistant", room - room // 3)):
+            messages.append({"role": role, "content": text(chance, vocabulary, share)})
+    return {"messages": messages}
+
+
 def prepare(work: str, shape_name: str) -> None:
     """A configuration, a tokenizer, and the dialogues."""
     import torch
@@ -113,24 +129,8 @@ def prepare(work: str, shape_name: str) -> None:
     word_tokenizer(shape).save_pretrained(folder / "weights")
 
     rng, vocabulary = random.Random(0), words(shape)
-
-    def text(n: int) -> str:
-        return " ".join(rng.choices(vocabulary, k=max(1, n)))
-
-    def dialogue() -> dict:
-        """Turns of a person (a third of the tokens) and an assistant, eight marks per exchange."""
-        length = min(LONGEST, max(60, round(rng.gauss(MEAN, SPREAD))))
-        exchanges = max(1, length // 250)
-        room = length // exchanges - 8
-        messages = []
-        for _ in range(exchanges):
-            messages += [
-                {"role": "user", "content": text(room // 3)},
-                {"role": "assistant", "content": text(room - room // 3)},
-            ]
-        return {"messages": messages}
-
-    write_jsonl(folder / "train.jsonl", (dialogue() for _ in range(ROWS)))
+    rows = (dialogue(rng, vocabulary, MEAN, SPREAD) for _ in range(ROWS))
+    write_jsonl(folder / "train.jsonl", rows)
     with torch.device("meta"):
         model = LlamaForCausalLM(config)
     everything = sum(p.numel() for p in model.parameters())

@@ -3,12 +3,12 @@
 import made_up
 import pytest
 from sftflow.config import resolve
-from sftflow.core.jsonio import file_digest, read_record, write_json, write_jsonl, write_record
+from sftflow.core.jsonio import file_digest, read_record, write_jsonl, write_record
 from sftflow.core.layout import PATHS, Results
 from sftflow.reporting import pace, plan
 from sftflow.reporting.text import NONE
 from sftflow.training.estimate import estimate
-from test_plan import SHAPE
+from test_plan import SHAPE, fetched_7b
 
 # The demo on two cores, 2026-11-26: what its training took of its estimate, what its servers took
 # until they answered, answers and generated tokens by benchmark, and the seconds of answering.
@@ -97,14 +97,7 @@ def test_only_the_same_card_and_precision_tell_anything(tmp_path):
 
 @pytest.fixture
 def fetched(tmp_path):
-    """A 7B study whose data and model are there, and nothing else."""
-    study = resolve.load(made_up.RAW)
-    receipt = made_up.run_receipt("tuned", study["runs"]["tuned"]) | {"train_rows": 5000}
-    receipt["tokens"] = {"train": 4_460_000, "mean": 892, "max": 2044, "histogram": []}
-    write_record(tmp_path / "runs/tuned/receipt.json", receipt)
-    manifest = {"digest": "x", "parameters": 7_738_000_000}
-    write_record(tmp_path / "models/base/manifest.json", manifest)
-    write_json(tmp_path / "models/base/weights/config.json", SHAPE)
+    fetched_7b(tmp_path, resolve.load(made_up.RAW))
     return tmp_path
 
 

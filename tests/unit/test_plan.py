@@ -82,14 +82,20 @@ def test_five_thousand_dialogues_make_157_steps(tmp_path):
     assert sections(tmp_path)["What has to be trained"][0]["Steps"] == "157"
 
 
-def test_hours_and_memory_of_a_7b_run(tmp_path):
-    study = resolve.load(made_up.RAW)
+def fetched_7b(folder, study: dict) -> dict:
+    """A 7B study whose data and model are there, and nothing else; its run's receipt."""
     receipt = made_up.run_receipt("tuned", study["runs"]["tuned"]) | {"train_rows": 5000}
     receipt["tokens"] = {"train": 4_460_000, "mean": 892, "max": 2044, "histogram": []}
-    write_record(tmp_path / "runs/tuned/receipt.json", receipt)
+    write_record(folder / "runs/tuned/receipt.json", receipt)
     manifest = {"digest": "x", "parameters": 7_738_000_000}
-    write_record(tmp_path / "models/base/manifest.json", manifest)
-    write_json(tmp_path / "models/base/weights/config.json", SHAPE)
+    write_record(folder / "models/base/manifest.json", manifest)
+    write_json(folder / "models/base/weights/config.json", SHAPE)
+    return receipt
+
+
+def test_hours_and_memory_of_a_7b_run(tmp_path):
+    study = resolve.load(made_up.RAW)
+    receipt = fetched_7b(tmp_path, study)
     row = sections(tmp_path, gpu="H200")["What has to be trained"][0]
     expected = estimate.estimate(
         study["runs"]["tuned"]["training"], receipt, SHAPE, 7_738_000_000,

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from support import jobs, run_snakemake
+from support import gone, jobs, run_snakemake
 
 pytestmark = pytest.mark.slow
 
@@ -24,12 +24,8 @@ def sparing(demo, tmp_path_factory) -> Path:
 
 def test_deleted_merged_weights_are_noticed_and_nothing_else_is_made(demo):
     """`rm -rf` of a merged folder ended in "Nothing to be done"."""
-    whole, aside = demo.results / MERGED, demo.folder / "aside"
-    shutil.move(whole, aside)
-    try:
+    with gone(demo.results / MERGED, demo.folder / "aside"):
         planned = run_snakemake(demo.folder, "-n")
-    finally:
-        shutil.move(aside, whole)
     assert set(jobs(planned.stdout)) == {"restore_merged", "all", "total"}
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from support import copy_workflow, jobs, run_snakemake
+from support import copy_workflow, gone, jobs, run_snakemake
 
 pytestmark = pytest.mark.slow
 
@@ -126,12 +126,8 @@ RECORDS = {
 @pytest.mark.parametrize("path", RECORDS)
 def test_a_deleted_record_is_noticed(demo, path):
     """results/README says that these are made again at the next plain run."""
-    file, aside = demo.results / path, demo.folder / "aside"
-    shutil.move(file, aside)
-    try:
+    with gone(demo.results / path, demo.folder / "aside"):
         planned = run_snakemake(demo.folder, "-n")
-    finally:
-        shutil.move(aside, file)
     assert RECORDS[path] in jobs(planned.stdout)
 
 
@@ -145,14 +141,10 @@ def test_a_deleted_record_is_noticed(demo, path):
 )
 def test_a_deleted_folder_is_made_again_when_something_needs_it(demo, folder, rule):
     """Nothing happens until they are needed. Merged weights: test_disk.py."""
-    whole, aside = demo.results / folder, demo.folder / "aside"
-    shutil.move(whole, aside)
-    try:
+    with gone(demo.results / folder, demo.folder / "aside"):
         assert NOTHING in run_snakemake(demo.folder, "-n").stdout
         (needs,) = [n for n, used in USERS.items() if folder in used]
         planned = run_snakemake(demo.folder, "-n", "--forcerun", needs)
-    finally:
-        shutil.move(aside, whole)
     assert rule in jobs(planned.stdout)
 
 

@@ -481,11 +481,8 @@ def _repeats(config: dict, auto: str) -> Iterator[str]:
     """Repeats of one question differ by their seeds, which ms-swift's server never reads."""
     stands_for = members(config)
     evaluated = {s for name in evaluated_names(config) for s in stands_for.get(name, [])}
-    unseeding = {"auto": auto}
-    unseeded = sorted(
-        evaluated
-        & {name for name, kind in _backends(config) if unseeding.get(kind, kind) == backend.SLOW}
-    )
+    slow = {name for name, kind in _backends(config, auto) if kind == backend.SLOW}
+    unseeded = sorted(evaluated & slow)
     general = config.get("generation", {})
     for name, stated in config.get("benchmarks", {}).items():
         warm = (general | stated.get("generation", {})).get("temperature", 0) > 0
@@ -497,16 +494,18 @@ def _repeats(config: dict, auto: str) -> Iterator[str]:
             )
 
 
-def _backends(config: dict) -> Iterator[tuple[str, str]]:
+def _backends(config: dict, auto: str) -> Iterator[tuple[str, str]]:
     """(subject, backend) of every model and run."""
-    general = config.get("serving", {}).get("backend", "auto")
-    models = {
-        name: model.get("serving", {}).get("backend", general)
-        for name, model in config.get("models", {}).items()
-    }
+
+    def stated(entry: dict, otherwise: str) -> str:
+        name = entry.get("serving", {}).get("backend", otherwise)
+        return auto if name == "auto" else name
+
+    general = stated(config, "auto")
+    models = {name: stated(model, general) for name, model in config.get("models", {}).items()}
     yield from models.items()
     for name, _, run in expand_runs(config):
-        own = run.get("serving", {}).get("backend", models.get(run.get("model"), general))
+        own = stated(run, models.get(run.get("model"), general))
         yield from ((one, own) for one in (name, *checkpoint_subjects(config, name, run)))
 
 
