@@ -1,13 +1,14 @@
 """Training speed at a model's shape, on one GPU, side by side: random weights, made-up dialogues.
 
     envs/swift/.venv/bin/python tests/performance/training.py --output FOLDER
-        [--shape 7b] [--variants report:20,defaults:20,…]
+        [--shape 7b] [--variants report:20,defaults:20,…] [--tokens 4096]
         [--weights MODEL --model-type T --template T --train FILE --validation FILE]
 
 Every variant is one real ms-swift training on the same 640 dialogues, 32 to an optimizer step, in
 the same order, for a few steps. `report` is the command of the experiment report, `defaults` what
 the workflow chooses, the others change one thing in one of the two. Prints a Markdown table; FOLDER
 gets training.json with all figures and one events file per variant. README.md says how to read it.
+With --tokens every dialogue is that long, eight to a step, two at once: what others measure.
 
 With --weights, a real model in native form learns from real dialogues (a run's train.jsonl and
 validation.jsonl) instead, and the validation losses before and after are printed, too:
@@ -103,9 +104,11 @@ def text(chance: random.Random, vocabulary: list[str], tokens: int) -> str:
     return " ".join(chance.choices(vocabulary, k=max(1, tokens)))
 
 
-def dialogue(chance: random.Random, vocabulary: list[str], mean: float, spread: float) -> dict:
+def dialogue(
+    chance: random.Random, vocabulary: list[str], mean: float, spread: float, longest: int = LONGEST
+) -> dict:
     """Turns of a person (a third of the tokens) and an assistant, eight marks per exchange."""
-    length = min(LONGEST, max(60, round(chance.gauss(mean, spread))))
+    length = min(longest, max(60, round(chance.gauss(mean, spread))))
     exchanges = max(1, length // 250)
     room = length // exchanges - 8
     messages = []
@@ -115,8 +118,8 @@ def dialogue(chance: random.Random, vocabulary: list[str], mean: float, spread: 
     return {"messages": messages}
 
 
-def prepare(work: str, shape_name: str) -> None:
-    """A configuration, a tokenizer, and the dialogues."""
+def prepare(work: str, shape_name: str, tokens: str) -> None:
+    """A configuration, a tokenizer, and the dialogues; `tokens` of each, or nothing."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -129,7 +132,8 @@ def prepare(work: str, shape_name: str) -> None:
     word_tokenizer(shape).save_pretrained(folder / "weights")
 
     rng, vocabulary = random.Random(0), words(shape)
-    rows = (dialogue(rng, vocabulary, MEAN, SPREAD) for _ in range(ROWS))
+    lengths = (int(tokens), 0, int(tokens)) if tokens else (MEAN, SPREAD)
+    rows = (dialogue(rng, vocabulary, *lengths) for _ in range(ROWS))
     write_jsonl(folder / "train.jsonl", rows)
     with torch.device("meta"):
         model = LlamaForCausalLM(config)
@@ -170,20 +174,26 @@ def matrix_rates() -> dict[str, float]:
     return rates
 
 
-def flags(name: str, work: Path, shape: dict, parameters: int, hardware: dict) -> tuple[dict, dict]:
-    """The ms-swift file of a variant, and what its plug-in is told."""
+def flags(
+    name: str, work: Path, shape: dict, parameters: int, hardware: dict, tokens: int | None
+) -> tuple[dict, dict]:
+    """The ms-swift file of a variant, and what its plug-in is told; `tokens` of each dialogue."""
     start, differs, fused_lora = VARIANTS[name]
     out, told = dict(REPORT), {"fused_lora": fused_lora, "stock": start == "report"}
+    lengths, padded = {"mean": MEAN, "max": LONGEST}, 0.43
+    if tokens:
+        out |= {"max_length": tokens, "per_device_train_batch_size": 2}
+        lengths, padded = {"mean": tokens, "max": tokens}, 0.0
     if name.endswith("-fp8"):
         told["precision"] = "fp8"
     if start == "defaults":
-        receipt = {"tokens": {"mean": MEAN, "max": LONGEST}, "padded_share": 0.43}
+        receipt = {"tokens": lengths, "padded_share": padded}
         shape = {**shape, "model_type": "llama"}
-        choices = training.choose(REPORT, shape, parameters, receipt, hardware)
+        choices = training.choose(out, shape, parameters, receipt, hardware)
         if "checkpointed_layers" in choices:
             told["checkpointed_layers"] = choices["checkpointed_layers"]["value"]
         out = training.command(
-            REPORT, choices, model={"model_type": "llama", "template": "chatml"}, gpus=1,
+            out, choices, model={"model_type": "llama", "template": "chatml"}, gpus=1,
             weights="", train="", validation=None, output="", plugin="", hardware=hardware,
         )  # fmt: skip
     return out | differs | {
@@ -425,6 +435,7 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="7b")
     parser.add_argument("--variants", default=",".join(VARIANTS), help="name[:steps],…")
     parser.add_argument("--trace", default="", help="variants to profile meanwhile")
+    parser.add_argument("--tokens", type=int, help="of every dialogue")
     parser.add_argument("--work", type=Path, default=Path("/tmp/sftflow-performance"))
     parser.add_argument("--weights", type=Path, help="of a real model, and then these:")
     for name in ("--model-type", "--template", "--train", "--validation"):
@@ -438,7 +449,7 @@ def main() -> None:
     run = Workers(len(variants) + (1 if known else 2)).run
     shape = SHAPES[args.shape]
     args.output.mkdir(parents=True, exist_ok=True)
-    prepared = known or run("prepare", args.work, args.shape)
+    prepared = known or run("prepare", args.work, args.shape, args.tokens or "")
     machine = args.output / "machine.json"
     if not (prepared and run("describe", machine)):
         sys.exit("cannot prepare the data")
@@ -455,7 +466,7 @@ def main() -> None:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         events.unlink(missing_ok=True)
-        command, told = flags(name, args.work, shape, model["parameters"], hardware)
+        command, told = flags(name, args.work, shape, model["parameters"], hardware, args.tokens)
         if hardware["kind"] == "cpu":
             command |= {"use_cpu": True, "attn_impl": "sdpa", "padding_free": False}
         if args.weights:

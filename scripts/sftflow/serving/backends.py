@@ -195,6 +195,8 @@ def _vllm(spec: Spec, running: Server, port: int) -> tuple[list[str], dict[str, 
         "DO_NOT_TRACK": "1",
         # Its kernels are compiled by nvcc at the first start: two minutes, where there is an nvcc.
         "VLLM_USE_FLASHINFER_SAMPLER": "0",
+        # Its engine has the imports of its server already, which a new process needs 20 s for.
+        "VLLM_WORKER_MULTIPROC_METHOD": "fork",
     }
     return [*command, *_flags(flags)], env
 
