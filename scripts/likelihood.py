@@ -155,6 +155,11 @@ def encoded(texts: list[Text], encode: Callable[[dict | str], Tokens]) -> Iterat
     return process.forked(tokens_of, texts, workers)
 
 
+def tokens_of(texts: list[Text], weights: Path, model: dict) -> list[Tokens]:
+    """Tokens of each, as ms-swift's template for a model has them."""
+    return list(encoded(texts, likelihood.encoder(training_template(weights, model))))
+
+
 def summary(name: str, kind: str, rows: list[dict]) -> dict:
     """An entry of `texts`, from the records of one set."""
     counted = [row for row in rows if row["nll"] is not None]
@@ -313,8 +318,12 @@ def complete(
     if not missing:
         return 0, None
     alarm.silence()
-    encode = likelihood.encoder(training_template(asked[0].folder, settings["model"]))
-    tokens = dict(zip(missing, encoded([texts[key] for key in missing], encode), strict=True))
+    # ms-swift's import asks CUDA what there is, and CUDA reads CUDA_VISIBLE_DEVICES only once: this
+    # process would see all cards for good, and compute on the first, whichever it claims.
+    made = process.apart(
+        tokens_of, [texts[key] for key in missing], asked[0].folder, settings["model"]
+    )
+    tokens = dict(zip(missing, made, strict=True))
     todo = {
         one: (fits, each)
         for one, each in zip(asked, files, strict=True)

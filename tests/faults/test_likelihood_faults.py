@@ -23,7 +23,7 @@ from sftflow.core.jsonio import (
     write_record,
 )
 from sftflow.training.record import Events
-from support import ROOT, SWIFT
+from support import ROOT, SWIFT, stand_in_cards
 from test_training_faults import demo, folder_of, merge, run, tiny  # noqa: F401
 from test_training_faults import settings as training_settings
 
@@ -335,3 +335,28 @@ def test_what_is_wrong_is_named(demo, held_out, base, trained, tmp_path):  # noq
     lines[4] = lines[4].replace('"nll":', '"nll":1')
     file.write_text("".join(lines))
     assert f"{file.name}, line 5: the digest does not fit" in refused(*given, SETTINGS)
+
+
+AT_THE_CLAIM = """
+import runpy, sys
+sys.path.insert(0, {scripts!r})
+from sftflow.core import gpu
+
+def claim(*_):
+    sys.exit("asked: " + str({{"swift", "transformers"}} & set(sys.modules)))
+
+gpu.claim = claim
+sys.argv = {arguments!r}
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_of_two_cards_the_one_that_was_claimed_is_used(demo, held_out, tmp_path):  # noqa: F811
+    """CUDA looks at CUDA_VISIBLE_DEVICES when it is first asked anything, which the import of
+    ms-swift does: after that, the first card is used, whose owner runs out of memory."""
+    chosen = changed(serving={"device": "auto"})
+    given = command(demo / "manifest.json", held_out, output_in(tmp_path), chosen)
+    code = AT_THE_CLAIM.format(scripts=str(ROOT / "scripts"), arguments=[*map(str, given[1:])])
+    cards = os.environ | stand_in_cards(tmp_path / "cards") | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([SWIFT, "-c", code], capture_output=True, text=True, env=cards)
+    assert done.stderr.endswith("asked: set()\n"), done.stderr

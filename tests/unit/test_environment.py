@@ -4,6 +4,8 @@ import sys
 
 import environment
 import pytest
+from sftflow.core import environments
+from sftflow.core.cli import UserError
 
 
 @pytest.mark.parametrize(("first", "second"), [("5.12.1", "5.17.0"), ("5.17.0", "5.12.1")])
@@ -31,3 +33,15 @@ def test_a_sync_says_how_much_is_downloaded():
     """Minutes of silence look like a program that hangs."""
     assert environment.downloads(UV) == (512.5 * 2**10, (731.3 + 1536 + 512.5 / 1024) * 2**20)
     assert environment.downloads("Resolved 154 packages in 12ms\n") == (0, 0)
+
+
+def test_an_interpreter_may_be_named_as_in_a_shell(tmp_path, monkeypatch):
+    """PYTHON_SWIFT=python3 ended every job with a FileNotFoundError that named no file."""
+    (tmp_path / "python-of-mine").write_text("#!/bin/sh\n")
+    (tmp_path / "python-of-mine").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("PYTHON_SWIFT", "python-of-mine")
+    assert environments.interpreter("swift", "active") == str(tmp_path / "python-of-mine")
+    monkeypatch.setenv("PYTHON_SWIFT", "python-of-nobody")
+    with pytest.raises(UserError, match="PYTHON_SWIFT is 'python-of-nobody'"):
+        environments.interpreter("swift", "active")

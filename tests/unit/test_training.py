@@ -199,6 +199,7 @@ def test_step_holds_the_same_dialogues_on_any_machine():
 
 
 def test_command_has_no_key_of_ours_and_keeps_what_is_ours():
+    assert command()["dataloader_persistent_workers"] is False  # see there: 80 s of a held GPU
     flags = command(extra={"neftune_noise_alpha": 5, "callbacks": ["lisa"]})
     assert not set(flags) & training.OURS
     assert flags["neftune_noise_alpha"] == 5 and flags["callbacks"] == ["sftflow", "lisa"]

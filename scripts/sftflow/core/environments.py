@@ -30,11 +30,15 @@ def interpreter(env: str, software: str) -> str:
     """Python of a tool's environment; with `software: active` the one that is active, or that
     PYTHON_<ENV> names, since not every tool's pins go with every other's.
 
-    An environment that is not there (its record was copied without it) is synced first.
+    An environment that is not there (its record was copied without it) is synced first. UserError
+    where it can't be, or where PYTHON_<ENV> names nothing that can be run.
     """
     if software == "active":
-        named = os.environ.get(f"PYTHON_{env.upper()}")
-        return named or shutil.which("python") or sys.executable
+        if not (named := os.environ.get(variable := f"PYTHON_{env.upper()}")):
+            return shutil.which("python") or sys.executable
+        if not (found := shutil.which(named)):
+            raise UserError(f"{variable} is {named!r}, and no such program is there")
+        return found
     python = folder(project(env)) / "bin/python"
     if not python.exists():
         command = [sys.executable, str(HOME / "scripts/environment.py"), "--env", env]

@@ -191,6 +191,8 @@ def command(
         "eval_strategy": "steps" if validation else "no",
         "eval_on_start": bool(validation),  # what the training changed needs a before
         "logging_nan_inf_filter": False,  # a loss that is not a number must be seen
+        # torch waits 5 s, at the very end, for each worker that was to stay: 80 s for 16, on a GPU.
+        "dataloader_persistent_workers": False,
         "report_to": ["none"],
         "external_plugins": [plugin, *extra.pop("external_plugins", [])],
         "callbacks": ["sftflow", *extra.pop("callbacks", [])],
