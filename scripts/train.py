@@ -13,9 +13,9 @@ Reads the run's rows and receipt, the base model's manifest and weights. Writes,
                                 the training asks for, the last apart
 
 With --part N it is a rung of successive halving (config/halving.py): the same training, but it is
-validated, saved and stopped after 1/N of its steps, and --rung says what came of it: {step, steps,
-validation_loss, or null and why}. The next rung, or the training itself, goes on from there. Where
---after, the decision after the rung before, has left the run out, nothing is trained.
+validated, saved and stopped after 1/N of its steps, and --rung says what came of it: {part, step,
+steps, validation_loss, or null and why}. The next rung, or the training itself, goes on from there.
+Where --after, the decision after the rung before, has left the run out, nothing is trained.
 
 SETTINGS is one JSON object:
     run        the run's name
@@ -412,8 +412,8 @@ def work(args: argparse.Namespace) -> None:
         job = Job(run, folder, max(1, len(gpus)), expected, command, until)
         micro, _ = split_batch(settings, job.gpus)
         if until:
-            made = {"run": run, "step": until, "steps": predicted["steps"], "training": key}
-            made |= climb(job, micro, stored(args.output, key))
+            made = {"run": run, "part": args.part, "step": until, "steps": predicted["steps"]}
+            made |= {"training": key} | climb(job, micro, stored(args.output, key))
             write_record(args.rung, {"schema": 1, "left_out": False, **made})
             return
         tracked = {

@@ -96,9 +96,7 @@ def settings(**training) -> dict:
     }
 
 
-def start(
-    tiny: Path, output: Path, chosen: dict, *more: str | Path, **kwargs
-) -> subprocess.Popen:
+def start(tiny: Path, output: Path, chosen: dict, *more: str | Path, **kwargs) -> subprocess.Popen:
     output.mkdir(parents=True, exist_ok=True)
     return subprocess.Popen(
         [
@@ -330,7 +328,7 @@ def test_a_point_that_diverges_is_the_worst_and_one_left_out_costs_nothing(tiny,
     write_record(decision, {"schema": 1, "going_on": ["other"]})
     nowhere, rung = tmp_path / "left", tmp_path / "left/2.json"
     began = time.monotonic()
-    status, seen, log = run(
+    status, _, log = run(
         tmp_path, nowhere, settings(), "--part", "2", "--rung", rung, "--after", decision
     )
     assert status == 0, log[-3000:]
