@@ -90,12 +90,11 @@ rule halve_sweep:
     params:
         **told("halve_sweep"),
         after=after_flag,
-        results=RESULTS,
     message:
         "Deciding which points of {wildcards.sweep} go on"
     shell:
-        '"$SFTFLOW" workflow halve.py --settings {params.settings:q} --results {params.results:q}'
-        " --output {output:q} {params.after} 2> {log:q}"
+        '"$SFTFLOW" workflow halve.py --settings {params.settings:q} --output {output:q}'
+        " --results $(dirname $(dirname $(dirname {output:q}))) {params.after} 2> {log:q}"
 
 
 # Of a training that is over, whatever is still there: nothing is trained for a checkpoint.
