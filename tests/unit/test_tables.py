@@ -474,7 +474,7 @@ def test_a_sweep_with_halving_shows_who_was_left_out_where_and_how(tmp_path):
     assert table.notes[1] == "rank-lora_rank16: the loss is nan"
     assert list(table.data["steps"]) == [record["steps"], 20, 10, 10]
     english = pages.page("en", pages.collect(study, layout.Results(tmp_path)))
-    assert "the least of 4 points (3 left out on the way)" in english
+    assert "chosen of 4 points, 3 of them left out on the way" in english
     assert "after 1/4 of the steps 2 of 4 points went on" in english
 
     undecided = made_up.write_study(tmp_path / "open", raw)
