@@ -35,7 +35,8 @@ ALONE = (
 
 
 def resolved(raw: dict) -> tuple[dict, dict]:
-    """The study, and what `serving.backend: auto` stands for in it. Both hold what results/ has decided before. Every error in the config is told at once, before any job starts."""
+    """The study, and what `serving.backend: auto` stands for in it, with what was decided in results/ before. Every error in the
+    config is told at once, before any job starts."""
     main = workflow.is_main_process  # jobs, perhaps elsewhere, read the Snakefile again
     elsewhere = workflow.remote_exec or submits(workflow.resource_settings.nodes)
     cards = (lambda: None) if elsewhere else gpu.describe
@@ -291,7 +292,7 @@ def rungs_of(wildcards) -> list[str]:
 
 
 def decided_first(wildcards) -> list[str]:
-    """A run is at one rung at a time. What is trained once it goes on, the decision does not change."""
+    """A run is not trained to its end while it is at a rung; which decision let it go on changes nothing of its training."""
     sweep = trainings[wildcards.run]["sweep"]
     return [ancient(decision(sweep, halving.parts(halved[sweep])[-1]))] if sweep in halved else []
 

@@ -23,7 +23,8 @@ def parts(halving: dict) -> list[int]:
 
 def before(halving: dict, part: int) -> int | None:
     """The rung before this one; None before the first."""
-    return next((other for other in parts(halving) if other == part * halving["factor"]), None)
+    earlier = part * halving["factor"]
+    return earlier if earlier in parts(halving) else None
 
 
 def halved(study: dict) -> dict[str, dict]:
