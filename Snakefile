@@ -38,11 +38,13 @@ rule all:
     input:
         rules.plan.output,  # what it costs and what it can show, before any GPU hour
         rules.data.output,  # what went in
-        rules.train.output,  # how the training went
-        rules.tables.output,  # what was measured, and what the fine-tuning changed
-        rules.report.output,  # all of it, as a report in Chinese and English
-        rules.cards.output,  # and what a hub shows beside the weights
-        records(),  # and every record below, so that one that was deleted is noticed
+        whole_study(
+            rules.train.output,  # how the training went
+            rules.tables.output,  # what was measured, and what the fine-tuning changed
+            rules.report.output,  # all of it, as a report in Chinese and English
+            rules.cards.output,  # and what a hub shows beside the weights
+            records(),  # and every record below, so that one that was deleted is noticed
+        ),
     log:
         "<logs>/all.log",
     localrule: True
@@ -70,6 +72,8 @@ onstart:
 # Records of how outputs were made travel with the results folder. The last lines are the result, or why there is none.
 onsuccess:
     provenance.keep(RESULTS)
+    for sentence in halving.news(RESULTS, study):
+        logger.info(sentence)
     if "report" in {job.rule.name for job in workflow.dag.jobs}:
         logger.info(endings.result(RESULTS))
 

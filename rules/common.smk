@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(str(workflow.current_basedir)).parent / "scripts"))
 
 from snakemake.common import overwrite_function_params
 
-from sftflow.config import asking, backend, jobs, resolve
+from sftflow.config import asking, backend, halving, jobs, resolve
 from sftflow.config.commandline import asked_for, submits, unknown_targets
 from sftflow.config.reading import read_all
 from sftflow.core import code, endings, gpu, handover, layout
@@ -35,7 +35,8 @@ ALONE = (
 
 
 def resolved(raw: dict) -> tuple[dict, dict]:
-    """The study, and what `serving.backend: auto` stands for in it. Every error in the config is told at once, before any job starts."""
+    """The study, and what `serving.backend: auto` stands for in it, with what was decided in results/ before. Every error in the
+    config is told at once, before any job starts."""
     main = workflow.is_main_process  # jobs, perhaps elsewhere, read the Snakefile again
     elsewhere = workflow.remote_exec or submits(workflow.resource_settings.nodes)
     cards = (lambda: None) if elsewhere else gpu.describe
@@ -44,7 +45,11 @@ def resolved(raw: dict) -> tuple[dict, dict]:
             refuse_older(RESULTS)
         _, twice = read_all(workflow.configfiles if ALONE else ())
         auto = backend.choose(RESULTS, raw, cards)
-        return resolve.load(raw, twice, here=main, gpus=main and not elsewhere, auto=auto), auto
+        going_on = functools.partial(halving.going_on, RESULTS)
+        study = resolve.load(
+            raw, twice, here=main, gpus=main and not elsewhere, auto=auto, going_on=going_on
+        )
+        return study, auto
     except UserError as error:
         raise WorkflowError(str(error)) from None
 
@@ -224,7 +229,7 @@ def on_gpus(count: Callable) -> dict[str, Callable | int]:
 
 
 def model_of_run(wildcards) -> str:
-    return study["runs"][wildcards.run]["model"]
+    return trainings[wildcards.run]["model"]
 
 
 def model_of_subject(wildcards) -> str | None:
@@ -236,7 +241,7 @@ def model_of_judge(wildcards) -> str | None:
 
 
 def run_gpus(rule: str) -> Callable:
-    return lambda wildcards: gpus(rule, study["runs"][wildcards.run]["training"])
+    return lambda wildcards: gpus(rule, trainings[wildcards.run]["training"])
 
 
 def curve_gpus(rule: str) -> Callable:
@@ -263,10 +268,37 @@ def base_model(model: str) -> dict[str, str]:
 
 def of_run(wildcards) -> dict[str, str]:
     """A run's dataset and base model."""
-    run = study["runs"][wildcards.run]
+    run = trainings[wildcards.run]
     return {"dataset": paths.dataset_receipt.format(dataset=run["dataset"])} | base_model(
         run["model"]
     )
+
+
+def decision(sweep: str, part: int) -> str:
+    return paths.halving.format(sweep=sweep, part=part)
+
+
+def decision_before(wildcards) -> list[str]:
+    """Who got as far as a rung: nothing before the first."""
+    sweep = wildcards.get("sweep") or trainings[wildcards.run]["sweep"]
+    part = halving.before(halved[sweep], int(wildcards.part))
+    return [decision(sweep, part)] if part else []
+
+
+def rungs_of(wildcards) -> list[str]:
+    """The rung of every contender of a sweep; of those left out it says just that."""
+    runs = [name for name, run in study["contenders"].items() if run["sweep"] == wildcards.sweep]
+    return collect(paths.rung, run=runs, part=wildcards.part)
+
+
+def decided_first(wildcards) -> list[str]:
+    """A run is not trained to its end while it is at a rung; which decision let it go on changes nothing of its training."""
+    sweep = trainings[wildcards.run]["sweep"]
+    return [ancient(decision(sweep, halving.parts(halved[sweep])[-1]))] if sweep in halved else []
+
+
+def after_flag(wildcards, input) -> str:
+    return shlex.join(["--after", *input.after] if input.after else [])
 
 
 def weights_of(subject: str, form: str) -> dict[str, str]:
@@ -427,6 +459,18 @@ def judged_answers(wildcards) -> list[str]:
     return asking.answers(paths, pair["baseline"], pair["candidate"])
 
 
+# Halving --------------------------------------------------------------------------------------------------------------
+
+# Sweeps with halving, and every run that is trained, if only to a rung.
+halved = halving.halved(study)
+
+trainings = jobs.trainings(study)
+
+# As long as nobody knows which points of a sweep go on, that is what is made, and nothing behind it.
+undecided = [sweep for sweep in halved if not study["sweeps"][sweep]["runs"]]
+
+decisions = [decision(sweep, halving.parts(stated)[-1]) for sweep, stated in halved.items()]
+
 # Reporting ------------------------------------------------------------------------------------------------------------
 
 asked = [name for suite in study["evaluate"]["suites"] for name in study["suites"][suite]]
@@ -471,7 +515,9 @@ wildcard_values = {
     "dataset": list(study["datasets"]),
     "benchmark": list(study["benchmarks"]),
     "model": base_models,
-    "run": trained,
+    "run": list(trainings),
+    "sweep": list(halved),
+    "part": [str(part) for stated in halved.values() for part in halving.parts(stated)],
     "subject": list(study["subjects"]),
     "suite": list(study["suites"]),
     "judge": judges,
@@ -501,7 +547,10 @@ def needed_weights(wildcards) -> list[str]:
 
 def reported(pattern: str, **names) -> list[str]:
     """Files that a table is made from; with stage=report, those of them that are there."""
-    files = collect(pattern, **names)
+    return known(collect(pattern, **names))
+
+
+def known(files: list[str]) -> list[str]:
     if study["stage"] == "all":
         return files
     return [file for file in files if Path(file.replace("<results>", RESULTS)).exists()]
@@ -548,7 +597,13 @@ def records() -> list[str]:
         *collect(paths.judgement, judge=judges, pair=judged),
         *collect(paths.crisis, judge=judges, subject=in_crisis),
         *collect(paths.tracked, run=tracked),
+        *decisions,
     ]
+
+
+def whole_study(*files: list[str]) -> list:
+    """What is made once it is known which points of sweeps go on; until then, what tells that."""
+    return decisions if undecided and study["stage"] == "all" else list(files)
 
 
 def kept(path: str, caption: str, category: str, **labels: str) -> str:

@@ -6,7 +6,7 @@
 
 rule plan:
     input:
-        reported(paths.run_receipt, run=trained),
+        reported(paths.run_receipt, run=list(trainings)),
         reported(paths.model, model=base_models),
         reported(paths.benchmark, benchmark=asked),
     output:
@@ -57,6 +57,7 @@ rule data:
 rule train:
     input:
         reported(paths.training, run=trained),
+        known(decisions),
     output:
         table_files("training"),
     log:
@@ -80,6 +81,7 @@ rule tables:
     input:
         rules.data.output,
         rules.train.output,
+        known(decisions),
         reported(paths.readiness, subject=evaluated),
         reported(paths.chat, subject=evaluated),
         reported(paths.score, subject=evaluated, benchmark=asked),

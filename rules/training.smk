@@ -2,6 +2,7 @@
 # Out:  <results>/runs/<run>/training.json, adapter.json, merged.json; adapter/ and merged/ beside them
 #       <results>/runs/<run>/dropped.json: with `keep: adapter`, what of its weights was not needed any more
 #       <results>/runs/<run>/checkpoints.json: which checkpoints are kept, where the config asks for some
+#       <results>/runs/<run>/rungs/<part>.json, <results>/sweeps/<sweep>/halving-<part>.json: of a sweep with halving
 #       <results>/runs/<run>/steps/<step>/adapter.json: one that is a subject; adapter/ beside it
 #
 # The programs are no inputs here, nor in serving and evaluation: an edited script must not cost GPU hours. What was
@@ -13,6 +14,7 @@ rule train_run:
         unpack(of_run),
         receipt=paths.run_receipt,
         environment=paths.environment.format(env="swift"),
+        decision=decided_first,
     output:
         training=paths.training,
         adapter=paths.adapter,
@@ -35,6 +37,64 @@ rule train_run:
     shell:
         '"$SFTFLOW" swift train.py --settings {params.settings:q} --receipt {input.receipt:q}'
         " --manifest {input.model:q} --output $(dirname {output.training:q}) 2> {log:q}"
+
+
+# The same training, stopped at 1/part of its steps; the next rung, or train_run, goes on from there. Of a run that was left
+# out before, nothing but that.
+rule train_rung:
+    input:
+        unpack(of_run),
+        receipt=paths.run_receipt,
+        environment=paths.environment.format(env="swift"),
+        after=decision_before,
+    output:
+        paths.rung,
+    log:
+        "<logs>/train_rung/{run}/{part}.log",
+    wildcard_constraints:
+        part=r"\d+",
+    conda:
+        "../envs/uv.yaml"
+    threads: ask("train_run", "threads", 8)
+    resources:
+        **on_gpus(run_gpus("train_run")),
+        mem_mb=memory("train_run", 64000, model_of_run),
+        runtime=minutes("train_run", 1440),
+    params:
+        **told("train_run"),
+        after=after_flag,
+    message:
+        "Training {wildcards.run} up to 1/{wildcards.part} of its steps"
+    shell:
+        '"$SFTFLOW" swift train.py --settings {params.settings:q} --receipt {input.receipt:q}'
+        " --manifest {input.model:q} --output $(dirname $(dirname {output:q}))"
+        " --part {wildcards.part} --rung {output:q} {params.after} 2> {log:q}"
+
+
+rule halve_sweep:
+    input:
+        rungs=rungs_of,
+        after=decision_before,
+    output:
+        paths.halving,
+    log:
+        "<logs>/halve_sweep/{sweep}/{part}.log",
+    wildcard_constraints:
+        part=r"\d+",
+    localrule: True
+    conda:
+        "../envs/uv.yaml"
+    threads: 1
+    resources:
+        mem_mb=500,
+    params:
+        **told("halve_sweep"),
+        after=after_flag,
+    message:
+        "Deciding which points of {wildcards.sweep} go on"
+    shell:
+        '"$SFTFLOW" workflow halve.py --settings {params.settings:q} --output {output:q}'
+        " --results $(dirname $(dirname $(dirname {output:q}))) {params.after} 2> {log:q}"
 
 
 # Of a training that is over, whatever is still there: nothing is trained for a checkpoint.
@@ -87,7 +147,7 @@ rule take_checkpoint:
 
 rule merge_run:
     input:
-        unpack(lambda wildcards: base_model(study["runs"][wildcards.run]["model"])),
+        unpack(lambda wildcards: base_model(model_of_run(wildcards))),
         adapter=paths.adapter,
         adapter_weights=ancient(paths.adapter_weights),
         environment=paths.environment.format(env="swift"),
@@ -116,7 +176,7 @@ rule merge_run:
 # Of weights that were deleted. What they were needed for stands: merged.json stays, and nothing has them as an input.
 rule restore_merged:
     input:
-        unpack(lambda wildcards: base_model(study["runs"][wildcards.run]["model"])),
+        unpack(lambda wildcards: base_model(model_of_run(wildcards))),
         merged=ancient(paths.merged),
         adapter=ancient(paths.adapter),
         adapter_weights=ancient(paths.adapter_weights),

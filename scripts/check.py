@@ -19,7 +19,16 @@ from sftflow.config.reading import merge, read_all
 from sftflow.config.resolve import load, warnings
 from sftflow.core import cli
 
-COUNTED = ("models", "datasets", "runs", "endpoints", "benchmarks", "suites", "comparisons")
+COUNTED = (
+    "models",
+    "datasets",
+    "runs",
+    "contenders",
+    "endpoints",
+    "benchmarks",
+    "suites",
+    "comparisons",
+)
 
 
 def setting(text: str) -> dict:

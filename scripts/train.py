@@ -12,6 +12,11 @@ Reads the run's rows and receipt, the base model's manifest and weights. Writes,
                                 steps/<step>/ the weights of the checkpoints that `checkpoints` of
                                 the training asks for, the last apart
 
+With --part N it is a rung of successive halving (config/halving.py): the same training, but it is
+validated, saved and stopped after 1/N of its steps, and --rung says what came of it: {part, step,
+steps, validation_loss, or null and why}. The next rung, or the training itself, goes on from there.
+Where --after, the decision after the rung before, has left the run out, nothing is trained.
+
 SETTINGS is one JSON object:
     run        the run's name
     training   every key of the config's `training`, resolved (see config/README.md)
@@ -25,6 +30,7 @@ import argparse
 import contextlib
 import importlib.metadata
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -81,6 +87,17 @@ class Job:
     gpus: int
     expected: dict  # what the plug-in is told besides where to write events
     command: Callable[[int, Path | None], dict]  # (micro-batch, checkpoint) → ms-swift's file
+    until: int | None = None  # of a rung: the step after which it stops
+
+    @property
+    def done(self) -> bool:
+        if self.until is None:
+            return finished(self.folder)
+        return loss_at(self.until, self.folder) is not None
+
+
+class Diverged(UserError):
+    """A training that failed by its own settings, on whatever machine."""
 
 
 def environment(job: Job, cache: str) -> dict[str, str]:
@@ -154,6 +171,17 @@ def finished(folder: Path) -> bool:
     return bool(ends and kept and ends[-1]["step"] == kept[-1][0])
 
 
+def loss_at(step: int, *folders: Path) -> float | None:
+    """The validation loss at a step of the training whose events are in one of these folders."""
+    found = [
+        event["loss"]
+        for folder in folders
+        for event in record.Events(folder / "events.jsonl").new()
+        if event["event"] == "validation" and event["step"] == step and "loss" in event
+    ]
+    return found[-1] if found else None
+
+
 @contextlib.contextmanager
 def recorder(settings: dict, folder: Path, output: Path) -> Iterator[dict]:
     """SwanLab, in a process of its own that alone gets the key; yields its entry in training.json.
@@ -190,23 +218,25 @@ def recorder(settings: dict, folder: Path, output: Path) -> Iterator[dict]:
 
 
 def train(job: Job, micro: int) -> list[dict]:
-    """Train to the end, with smaller micro-batches when memory runs out.
+    """Train to the end, or to the end of a rung, with smaller micro-batches when memory runs out.
 
     Returns the lowered micro-batches as [{"micro_batch", "accumulation", "message"}]; they are
     remembered in the folder for the next start.
     """
     memory = job.folder / "out_of_memory.json"
     lowered = read_json(memory) if memory.exists() else []
-    while not finished(job.folder):
+    while not job.done:
         if lowered:
             micro = lowered[-1]["micro_batch"]
-        found = checkpoints.checkpoints(job.folder)
-        step, checkpoint = found[-1] if found else (0, None)
-        if checkpoint:
-            note(f"train {job.label}  goes on from step {step}")
-        for path in job.folder.glob("checkpoint-*"):  # a half written one is in ms-swift's way
+        # one that a rung is to make, and a half written one, are in ms-swift's way
+        found = [each for each in checkpoints.checkpoints(job.folder) if each[0] != job.until]
+        for path in job.folder.glob("checkpoint-*"):
             if path not in [complete for _, complete in found]:
                 shutil.rmtree(path)
+        before = [each for each in found if job.until is None or each[0] < job.until]
+        step, checkpoint = before[-1] if before else (0, None)
+        if checkpoint:
+            note(f"train {job.label}  goes on from step {step}")
         command = job.command(micro, checkpoint)
         if validated(job.folder):
             command |= {"eval_on_start": False}
@@ -222,14 +252,26 @@ def train(job: Job, micro: int) -> list[dict]:
                 }
             )
             write_json(memory, lowered)
-        elif failed or not finished(job.folder):
+        elif failed or not job.done:
             why = failed.get("message", "ms-swift left no complete checkpoint of the last step")
             if space.LACK.search(why) or space.is_full(job.folder):
                 why = f"the disk of {job.folder} is full; {space.ROOM}"
             kept = checkpoints.checkpoints(job.folder)
             where = f"; the checkpoint of step {kept[-1][0]} is kept: {kept[-1][1]}" if kept else ""
-            raise UserError(f"training of {job.label} stopped: {why}{where}")
+            kind = Diverged if failed.get("kind") == "diverged" else UserError
+            raise kind(f"training of {job.label} stopped: {why}{where}")
     return lowered
+
+
+def climb(job: Job, micro: int, store: Path) -> dict:
+    """Train up to a rung, if it was not done before: {validation_loss, or None and why}."""
+    until, why = job.until or 0, {}
+    if loss_at(until, store) is None:
+        try:
+            train(job, micro)
+        except Diverged as error:
+            why = {"why": str(error)}
+    return {"validation_loss": loss_at(until, store, job.folder), **why}
 
 
 def stored(output: Path, key: str) -> Path:
@@ -289,7 +331,14 @@ def main() -> None:
     )
     parser.add_argument("--settings", type=cli.settings, required=True, help="file with JSON")
     parser.add_argument("--output", type=Path, required=True, help="results/runs/<run>")
+    parser.add_argument("--part", type=int, help="stop after 1/PART of the steps: a rung")
+    parser.add_argument("--after", type=Path, help="the decision after the rung before, if any")
+    parser.add_argument("--rung", type=Path, help="file for what came of the rung")
     args = parser.parse_args()
+    if args.after and args.settings["run"] not in read_record(args.after)["going_on"]:
+        note(f"train {args.settings['run']}  was left out after an earlier rung: nothing to do")
+        write_record(args.rung, {"schema": 1, "run": args.settings["run"], "left_out": True})
+        return
     with alone(args.output, args.output / WORKER):
         work(args)
 
@@ -319,11 +368,18 @@ def work(args: argparse.Namespace) -> None:
         predicted = estimate.estimate(settings, receipt, shape, manifest["parameters"], hardware)
         made_with = args.settings.get("made_with") or {"training": settings, "model": model}
         key = decide.identity(made_with, manifest, receipt, hardware["kind"], versions())
-        if publish(args.output, key):
+        until = math.ceil(predicted["steps"] / args.part) if args.part else None
+        if until and not receipt["validation_rows"]:
+            raise UserError(
+                f"a sweep's halving chooses by validation loss, and {run} has no dialogues kept "
+                "apart for it: set validation_share of its dataset"
+            )
+        if not until and publish(args.output, key):
             note(f"train {run}  trained before, and its files are what they were: nothing to do")
             warn(run, args.output)
             return
-        note(f"train {run}  {estimate.describe(predicted)}")
+        stop = f"; this rung stops after step {until}" if until else ""
+        note(f"train {run}  {estimate.describe(predicted)}{stop}")
         begun = time.monotonic()
         folder = args.output.resolve() / "checkpoints" / key[:16]
         folder.mkdir(parents=True, exist_ok=True)
@@ -352,8 +408,14 @@ def work(args: argparse.Namespace) -> None:
         for at, path in checkpoints.checkpoints(folder):  # of an earlier job that kept none
             if checkpoints.asked_for(at, asked):
                 checkpoints.keep(path, at)
-        job = Job(run, folder, max(1, len(gpus)), expected | ours | {"keep": asked}, command)
+        expected |= ours | {"keep": asked, "until": until}
+        job = Job(run, folder, max(1, len(gpus)), expected, command, until)
         micro, _ = split_batch(settings, job.gpus)
+        if until:
+            made = {"run": run, "part": args.part, "step": until, "steps": predicted["steps"]}
+            made |= {"training": key} | climb(job, micro, stored(args.output, key))
+            write_record(args.rung, {"schema": 1, "left_out": False, **made})
+            return
         tracked = {
             **args.settings.get("swanlab", {"mode": "disabled"}),
             "run": run,

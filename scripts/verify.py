@@ -28,7 +28,7 @@ MANIFESTS = (
     "runs/*/trainings/*/adapter.json", "runs/*/trainings/*/steps/*/adapter.json",
 )  # fmt: skip
 # Records of one folder share a row where it may hold many.
-FOLDERS = ("environments", "subjects/*", "scores/*")
+FOLDERS = ("environments", "subjects/*", "scores/*", "runs/*/rungs", "sweeps/*")
 RECORDS = (
     PATHS.contamination, PATHS.training, "runs/*/trainings/*/training.json", PATHS.checkpoints,
     PATHS.ratings,

@@ -126,6 +126,8 @@ APART = {
     "verify": "writes nothing",
     "usage": "writes nothing",
     "take_checkpoint": "the demo has no such subject: a copy of files, as fetch_model",
+    "train_rung": "the demo has no sweep: trains as train_run does (test_training_faults.py)",
+    "halve_sweep": "the demo has no sweep: reads and writes small records",
     "judge_pair": "the demo has no judge: asks as answer_dialogues",
     "judge_crisis": "the demo has no judge: asks as answer_dialogues",
 }

@@ -16,6 +16,7 @@ import yaml
 from sftflow.core.jsonio import (
     file_entries,
     read_json,
+    read_record,
     tree_digest,
     tree_files,
     write_jsonl,
@@ -95,13 +96,13 @@ def settings(**training) -> dict:
     }
 
 
-def start(tiny: Path, output: Path, chosen: dict, **kwargs) -> subprocess.Popen:
+def start(tiny: Path, output: Path, chosen: dict, *more: str | Path, **kwargs) -> subprocess.Popen:
     output.mkdir(parents=True, exist_ok=True)
     return subprocess.Popen(
         [
             SWIFT, ROOT / "scripts" / "train.py",
             "--receipt", tiny / "receipt.json", "--manifest", tiny / "manifest.json",
-            "--settings", json.dumps(chosen), "--output", output,
+            "--settings", json.dumps(chosen), "--output", output, *more,
         ],
         stdout=subprocess.PIPE,
         stderr=open(output / "log", "a", encoding="utf-8"),
@@ -111,9 +112,9 @@ def start(tiny: Path, output: Path, chosen: dict, **kwargs) -> subprocess.Popen:
     )  # fmt: skip
 
 
-def run(tiny: Path, output: Path, chosen: dict) -> tuple[int, str, str]:
+def run(tiny: Path, output: Path, chosen: dict, *more: str | Path) -> tuple[int, str, str]:
     """Exit status, what the person saw, what the log says."""
-    process = start(tiny, output, chosen)
+    process = start(tiny, output, chosen, *more)
     seen, _ = process.communicate(timeout=300)
     return process.returncode, seen, (output / "log").read_text()
 
@@ -263,6 +264,76 @@ def test_killed_training_goes_on_with_the_same_curve(tiny, whole, tmp_path):
     began = time.monotonic()  # a finished training is not trained again
     assert run(tiny, output, settings())[0] == 0
     assert time.monotonic() - began < 10
+
+
+def climbed(tiny: Path, output: Path, part: int, **training) -> dict:
+    """The record of a rung at 1/part of the steps."""
+    rung = output / f"rungs/{part}.json"
+    status, _, log = run(
+        tiny, output, settings(**training), "--part", str(part), "--rung", str(rung)
+    )
+    assert status == 0, log[-3000:]
+    return read_record(rung)
+
+
+def test_a_training_in_rungs_is_the_training_in_one_go(tiny, whole, tmp_path):
+    """26 steps, stopped after 7 and 13, one of them killed on the way: else halving would choose
+    among other trainings than those that it then reports."""
+    output = tmp_path / "run"
+    process = start(tiny, output, settings(), "--part", "4", "--rung", str(output / "4.json"))
+    kill_at(6, process, output)  # the checkpoint of step 5 is there
+    first = climbed(tiny, output, 4)
+    events = Events(folder_of(output) / "events.jsonl").new()
+    assert [e["first_step"] for e in events if e["event"] == "start"] == [0, 5]
+    assert (first["step"], first["steps"]) == (7, 26)
+    assert [step for step, _ in checkpoints(folder_of(output))] == [5, 7]
+    assert not (output / "training.json").exists() and not (output / "adapter.json").exists()
+    second = climbed(tiny, output, 2)
+    assert (second["step"], second["training"]) == (13, first["training"])
+    assert second["validation_loss"] < first["validation_loss"]
+    before = (folder_of(output) / "events.jsonl").read_text()
+    (output / "rungs/4.json").unlink()
+    assert climbed(tiny, output, 4) == first, "known, so nothing is trained for it"
+    assert (folder_of(output) / "events.jsonl").read_text() == before
+
+    status, seen, log = run(tiny, output, settings())
+    assert status == 0, log[-3000:]
+    assert "goes on from step 13" in seen
+    assert curve(output) == curve(whole)
+    made, plain = (read_json(place / "training.json") for place in (output, whole))
+    assert made["identity"] == plain["identity"] == first["training"]
+    digest = lambda folder: read_json(folder / "adapter.json")["files"][1]["sha256"]  # noqa: E731
+    assert digest(output) == digest(whole), "the same weights, bit for bit"
+    losses = dict(zip(*(made["validation_curve"][k] for k in ("step", "loss")), strict=True))
+    assert (losses[7], losses[13]) == (first["validation_loss"], second["validation_loss"])
+    plain = dict(zip(*(plain["validation_curve"][k] for k in ("step", "loss")), strict=True))
+    assert plain.items() <= losses.items()
+
+    shutil.rmtree(output / "checkpoints")  # finished, and without the loss of another rung
+    third = climbed(tiny, output, 8)
+    assert (third["step"], third["training"]) == (4, first["training"])
+    assert third["validation_loss"] > first["validation_loss"]
+    assert run(tiny, output, settings())[0] == 0
+    assert read_json(output / "training.json") == made
+
+
+def test_a_point_that_diverges_is_the_worst_and_one_left_out_costs_nothing(tiny, tmp_path):
+    """A grid with one learning rate too many must not fail as a whole."""
+    plugin = {"external_plugins": [str(HERE / "training_nan_plugin.py")]}
+    lost = climbed(tiny, tmp_path / "run", 2, extra=plugin)
+    assert lost["validation_loss"] is None
+    assert "not finite" in lost["why"] or "the loss is" in lost["why"]
+
+    decision = tmp_path / "halving.json"
+    write_record(decision, {"schema": 1, "going_on": ["other"]})
+    nowhere, rung = tmp_path / "left", tmp_path / "left/2.json"
+    began = time.monotonic()
+    status, _, log = run(
+        tmp_path, nowhere, settings(), "--part", "2", "--rung", rung, "--after", decision
+    )
+    assert status == 0, log[-3000:]
+    assert read_record(rung)["left_out"] and time.monotonic() - began < 5
+    assert not list(nowhere.glob("checkpoints/*"))
 
 
 def test_of_two_trainings_in_one_place_one_trains_and_takes_over_from_the_other(tiny, tmp_path):

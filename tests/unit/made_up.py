@@ -1,9 +1,10 @@
 """A made-up study in a folder: sessions, receipts and scores in the forms that the steps write."""
 
 import random
+from functools import partial
 from pathlib import Path
 
-from sftflow.config import jobs, resolve
+from sftflow.config import halving, jobs, resolve
 from sftflow.core import identity
 from sftflow.core.jsonio import (
     digest,
@@ -134,7 +135,7 @@ def write_scores(results: Path, session: Path, overlaps: dict | None = None) -> 
 
 def write_study(results: Path, raw: dict = RAW, shares: dict | None = None) -> dict:
     """Sessions and scores of every subject; gives the resolved config."""
-    study = resolve.load(raw)
+    study = resolve.load(raw, going_on=partial(halving.going_on, results))
     for number, subject in enumerate(study["evaluate"]["subjects"]):
         share = (shares or {}).get(subject, 0.4)
         for suite in study["evaluate"]["suites"]:
@@ -144,6 +145,23 @@ def write_study(results: Path, raw: dict = RAW, shares: dict | None = None) -> d
             }
             write_scores(results, write_session(results, study, subject, suite, answers))
     return study
+
+
+def write_halving(results: Path, raw: dict, sweep: str, losses: dict[int, dict]) -> dict:
+    """Rungs and decisions of a sweep from {part: {run: its loss, or None}}; gives the last one."""
+    study, decision = resolve.load(raw), {"stopped": []}
+    for part, found in losses.items():
+        told = jobs.halve_sweep(study, sweep, str(part))
+        for run, loss in found.items():
+            rung = {"run": run, "part": part, "step": 40 // part, "steps": 40, "training": "t"}
+            rung |= {"validation_loss": loss} | ({"why": "the loss is nan"} if loss is None else {})
+            write_record(results / PATHS.rung.format(run=run, part=part), rung)
+        rungs = {run: read_record(results / PATHS.rung.format(run=run, part=part)) for run in found}
+        points = {name: runs for name, runs in told["points"].items() if runs[0] in found}
+        made = halving.decide(points, rungs, told["factor"], decision["stopped"])
+        decision = {"sweep": sweep, "part": part, "made_with": told["made_with"]} | made
+        write_record(results / PATHS.halving.format(sweep=sweep, part=part), decision)
+    return decision
 
 
 def write_dialogue(results: Path, study: dict, subject: str, losses: dict, answers: dict) -> None:

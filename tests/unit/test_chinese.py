@@ -18,13 +18,23 @@ RAW = made_up.RAW | {
     "endpoints": {"far": FAR},
     "judges": {"strong": {"subject": "far"}},
     "runs": {"tuned": made_up.RAW["runs"]["tuned"]},
-    "sweeps": {"rank": {"run": "tuned", "grid": {"lora_rank": [4, 8]}}},
+    "sweeps": {
+        "rank": {"run": "tuned", "grid": {"lora_rank": [4, 8]}},
+        "alpha": {"run": "tuned", "grid": {"lora_alpha": [4, 8, 16, 32]}, "halving": {}},
+    },
 }
 FINE, BROKEN = ("Go for a walk.", "stop", "I feel low."), ("so " * 200, "length", "I feel low.")
 
 
 def everything(folder) -> dict:
     """A study of every kind of record, with something wrong in each."""
+    alphas = {alpha: f"alpha-lora_alpha{alpha}" for alpha in (4, 8, 16, 32)}
+    first, second = {4: 1.3, 8: None, 16: 1.2, 32: 1.4}, {4: 1.2, 16: 1.1}
+    climbed = {
+        part: {alphas[alpha]: loss for alpha, loss in losses.items()}
+        for part, losses in ((4, first), (2, second))
+    }
+    made_up.write_halving(folder, json.loads(json.dumps(RAW)), "alpha", climbed)
     made = made_up.write_study(folder, json.loads(json.dumps(RAW)), {"base": 0.2, "tuned": 0.9})
     made_up.write_records(folder, made)
     chance = random.Random(7)
@@ -159,7 +169,7 @@ def test_every_text_of_the_figures_is_in_the_catalogue(tmp_path, monkeypatch):
 
 GPU = {"seconds": [1], "utilisation_percent": [50], "memory_gib": [1.5], "power_watt": [300]}
 NAMES_IN_FIGURES = re.compile(
-    "Loss|token|nat|GPU|lora_rank|lora_alpha|seed|Base 1B|tuned|base|rank|talks|general|"
+    "Loss|token|nat|GPU|lora_rank|lora_alpha|alpha|seed|Base 1B|tuned|base|rank|talks|general|"
     "psychology|made up"
 )
 

@@ -83,6 +83,35 @@ def test_a_sound_study_has_no_errors():
         ("sweeps: {s: {run: tuned, grid: {rank: [1]}}}", "sweeps.s.grid.rank: unknown key"),
         ("sweeps: {s: {run: tuned, grid: {lora_rank: [2, 0]}}}", "grid.lora_rank[1]: must be at l"),
         ("sweeps: {s: {run: tuned, grid: {dataset: [x]}}}", "grid.dataset[0]: 'x' is not defined"),
+        (
+            "sweeps: {s: {run: tuned, grid: {lora_rank: [2, 4, 8]}, halving: {factor: 1}}}",
+            "sweeps.s.halving.factor: must be at least 2, not 1",
+        ),
+        (
+            "sweeps: {s: {run: tuned, grid: {lora_rank: [2, 4, 8]}, halving: true}}",
+            "sweeps.s.halving: must be a map (key: value), not true",
+        ),
+        (
+            "sweeps: {s: {run: tuned, grid: {lora_rank: [2, 4], seed: [1, 2]}, halving: {}}}",
+            "sweeps.s.halving: the last of 2 rungs would find one point of 2, and nothing to "
+            "choose; write fewer rungs, or more values in the grid",
+        ),
+        (
+            "sweeps: {s: {run: tuned, grid: {max_length: [64, 128, 256]}, halving: {}}}",
+            "sweeps.s.halving: chooses by validation loss, which does not compare between values "
+            "of max_length; leave max_length out of the grid, or halving out of the sweep",
+        ),
+        (
+            "{sweeps: {s: {run: tuned, grid: {lora_rank: [2, 4, 8]}, halving: {}}}, "
+            "datasets: {talk: {validation_share: 0}}}",
+            "sweeps.s.halving: chooses by validation loss, and datasets.talk.validation_share is 0",
+        ),
+        (
+            "{sweeps: {s: {run: tuned, grid: {lora_rank: [2, 4, 8]}, halving: {}}}, "
+            "comparisons: [{baseline: base, candidate: s-lora_rank2}]}",
+            "comparisons[0].candidate: whether 's-lora_rank2' is trained to its end, "
+            "sweeps.s.halving decides; name the sweep 's', or leave its halving out",
+        ),
         ("sweeps: {s: {run: many, grid: {seed: [3]}}}", "run 'many' has 'seeds'; leave one of the"),
         ("suites: {general: [gsm9k]}", "'gsm9k' is neither a benchmark nor a preset; did you mean"),
         ("suites: {general: [general_mcq]}", "'general_mcq' is neither a benchmark nor a preset"),

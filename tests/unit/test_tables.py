@@ -440,6 +440,50 @@ def test_a_sweep_shows_its_points_and_their_scores(tmp_path):
     assert list(table.data["choice"].fillna("")) == ["chosen", "", ""]
 
 
+def test_a_sweep_with_halving_shows_who_was_left_out_where_and_how(tmp_path):
+    """A point that was dropped in silence is a hole in the grid that nobody can judge."""
+    ranks = {rank: f"rank-lora_rank{rank}" for rank in (4, 8, 16, 32)}
+    raw = made_up.RAW | {
+        "sweeps": {"rank": {"run": "tuned", "grid": {"lora_rank": list(ranks)}, "halving": {}}}
+    }
+    first, second = {4: 1.5, 8: 1.4, 16: None, 32: 1.3}, {8: 1.1, 32: 1.2}
+    climbed = {
+        part: {ranks[rank]: loss for rank, loss in losses.items()}
+        for part, losses in ((4, first), (2, second))
+    }
+    made_up.write_halving(tmp_path, raw, "rank", climbed)
+    study = made_up.write_study(tmp_path, raw)
+    write_json(tmp_path / "study.json", study)
+    made_up.write_records(tmp_path, study)
+    record = read_json(tmp_path / "runs/rank-lora_rank8/training.json")
+    table = build(tmp_path, "sweep")["sweep"]
+    rows = section(table, "rank")
+    told = [(row["lora_rank"], row["Chosen"], row["Validation loss"]) for row in rows]
+    assert told == [
+        ("8", "chosen", f"{record['validation_loss']:.4f}"),
+        ("32", "left out", "1.2000"),
+        ("4", "left out", "1.5000"),
+        ("16", "left out", "diverged"),
+    ]
+    assert [row["Steps"] for row in rows[1:]] == ["20 of 40", "10 of 40", "10 of 40"]
+    assert rows[1]["MMLU"] == "not evaluated" and "[" in rows[0]["MMLU"]
+    assert (
+        "after 1/4 of the steps 2 of 4 points went on, after 1/2 of the steps 1 of 2"
+        in (table.notes[0])
+    )
+    assert table.notes[1] == "rank-lora_rank16: the loss is nan"
+    assert list(table.data["steps"]) == [record["steps"], 20, 10, 10]
+    english = pages.page("en", pages.collect(study, layout.Results(tmp_path)))
+    assert "chosen of 4 points, 3 of them left out on the way" in english
+    assert "after 1/4 of the steps 2 of 4 points went on" in english
+
+    undecided = made_up.write_study(tmp_path / "open", raw)
+    write_json(tmp_path / "open/study.json", undecided)
+    table = build(tmp_path / "open", "sweep")["sweep"]
+    assert "rank: which points go on is not decided yet." in table.notes
+    assert {row["Validation loss"] for row in section(table, "rank")} == {"missing"}
+
+
 def test_seeds_of_a_sweep_are_one_row_with_mean_and_spread(tmp_path):
     """Three seeds of two ranks were six rows, and nobody could see what is noise."""
     losses = {
@@ -461,9 +505,8 @@ def test_seeds_of_a_sweep_are_one_row_with_mean_and_spread(tmp_path):
     assert rows[0]["MMLU"] == rows[0]["Suite psychology"] == expected
     assert len(table.data) == 9
     best = sweeps.chosen(sweeps.points(study, layout.Results(tmp_path)))
-    assert best == [
-        {"sweep": "rank", "point": "lora_rank 8", "loss": "1.2000 ± 0.0200", "of": 3, "rivals": 1}
-    ]
+    counts = {"of": 3, "left_out": 0, "rivals": 1}
+    assert best == [{"sweep": "rank", "point": "lora_rank 8", "loss": "1.2000 ± 0.0200"} | counts]
 
 
 def test_the_report_tells_of_sweeps_in_both_languages_and_says_what_chose(tmp_path):

@@ -72,6 +72,7 @@ VALUES = {
 # Keys that make other jobs rather than other results of the same ones, or name what is elsewhere.
 STRUCTURE = {
     "pathvars.results", "pathvars.logs", "runs.*.seeds", "sweeps.*.run", "sweeps.*.grid.*",
+    "sweeps.*.halving.factor", "sweeps.*.halving.rungs",
     "suites.*", "comparisons[].baseline", "comparisons[].candidate", "benchmarks.*.preset",
     "runs.*.model", "runs.*.dataset", "stage", "software", "keep",
     # nobody judges here: tests/unit/test_judgements.py
@@ -162,7 +163,7 @@ def expected(path: str) -> set[str]:
     section, _, key = path.replace(".*", "").rpartition(".")
     section = section.removeprefix("tracking.")
     node = KEYS[path]
-    rules = set(node["jobs"]) - {"judge_pair", "judge_crisis"}
+    rules = set(node["jobs"]) - {"judge_pair", "judge_crisis", "halve_sweep"}
     return {rule for rule in rules if key in told.deciding(rule, section)}
 
 
@@ -280,9 +281,11 @@ def test_what_a_job_is_told_is_what_its_keys_say():
     raw = yaml.safe_load((ROOT / "config/config.yaml").read_text(encoding="utf-8"))
     raw["endpoints"] = {"far": {"url": "http://far/v1", "model": "m", "version": "1"}}
     raw["judges"] = {"strong": {"subject": "far"}}
+    raw["sweeps"] = {"rank": {"run": "tiny-sft", "grid": {"lora_rank": [4, 8, 16]}, "halving": {}}}
     study = resolve.resolve(raw)
     names = {"dataset": "psychology", "model": "tiny", "run": "tiny-sft", "benchmark": "mmlu",
              "subject": "tiny-sft", "suite": "psychology", "env": "swift", "judge": "strong",
+             "sweep": "rank", "part": "2",
              "pair": "tiny--tiny-sft", "baseline": "tiny", "candidate": "tiny-sft"}  # fmt: skip
     for rule in told.JOBS:
         settings = told.settings(study, rule, *(names[name] for name in told.wildcards(rule)))

@@ -4,8 +4,11 @@ import os
 import re
 from pathlib import Path
 
+import made_up
 import pytest
 import yaml
+from sftflow.config import resolve
+from sftflow.config.reading import merge
 from support import jobs, stand_in_cards
 
 STUDY = "config/internlm2_5_7b.yaml"
@@ -49,6 +52,33 @@ def test_shipped_sweeps_plan_their_grids_on_top_of_the_study(workflow, snakemake
     assert planned.returncode == 0, planned.stdout
     assert {path.stem for path in (workflow / "config/sweeps").glob("*.yaml")} == set(SWEEPS)
     assert jobs(planned.stdout)["train_run"] == 1 + SWEEPS[name]
+
+
+def test_a_sweep_with_halving_plans_its_rungs_and_then_who_goes_on(workflow, snakemake):
+    """The first command must not train to the end what the second would leave out."""
+    files = [workflow / STUDY, workflow / "config/sweeps/rank_alpha.yaml"]
+    shipped = files[1].read_text(encoding="utf-8")
+    files[1].write_text(shipped.replace("# halving:", "halving:"), encoding="utf-8")
+    arguments = "-n", "-q", "rules", "--configfile", *map(str, files)
+    planned = snakemake(workflow, *arguments)
+    assert planned.returncode == 0, planned.stdout
+    count = jobs(planned.stdout)
+    assert count == count | {"train_rung": 2 * 27, "halve_sweep": 2, "tokenize_run": 28, "plan": 1}
+    assert not {"train_run", "merge_run", "serve_subject", "report"} & count.keys()
+    asked = jobs(snakemake(workflow, *arguments[3:], "-n", "report").stdout)
+    assert (asked["train_rung"], asked["train_run"]) == (2 * 27, 1), "of the run that it varies"
+
+    raw = merge(*(yaml.safe_load(path.read_text(encoding="utf-8")) for path in files))
+    study = resolve.load(raw)
+    loss = {run: float(place) for place, run in enumerate(study["contenders"])}
+    best = list(loss)
+    rungs = {4: {run: loss[run] for run in best[:27]}, 2: {run: loss[run] for run in best[:15]}}
+    made_up.write_halving(workflow / "results", raw, "rank_alpha", rungs)
+    planned = snakemake(workflow, *arguments)
+    assert planned.returncode == 0, planned.stdout
+    count = jobs(planned.stdout)
+    assert (count["train_run"], count["merge_run"]) == (1 + 3 * 3, 3 * 3)
+    assert count["evaluate_suite"] == len(study["suites"]) * (1 + 3 * 3)
 
 
 @pytest.mark.parametrize("targets", ["plan data", "train", "tables report"])

@@ -8,7 +8,7 @@ import shlex
 from pathlib import Path
 from typing import NoReturn
 
-from sftflow.config import jobs
+from sftflow.config import halving, jobs
 from sftflow.config.names import nearest
 from sftflow.config.reading import merge, read_all
 from sftflow.config.resolve import load
@@ -60,7 +60,8 @@ def study_of(args: argparse.Namespace) -> dict:
     args.results = results_of(args)
     if args.configfile:
         maps, errors = read_all(args.configfile)
-        return load(functools.reduce(merge, maps), errors)
+        going_on = functools.partial(halving.going_on, args.results)
+        return load(functools.reduce(merge, maps), errors, going_on=going_on)
     path = args.results / PATHS.study
     try:
         return read_json(path)

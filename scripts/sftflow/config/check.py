@@ -77,6 +77,8 @@ def check(raw: dict, here: bool = False, gpus: bool = False, auto: str = backend
         _names(sound),
         _runs(sound),
         _sweeps(sound),
+        _halving(sound),
+        _undecided(sound),
         _extra(sound),
         _benchmarks(sound),
         _repeats(sound, auto),
@@ -357,6 +359,60 @@ def _sweeps(config: dict) -> Iterator[str]:
             yield f"sweeps.{name}.grid.seed: run '{run}' has 'seeds'; leave one of them out"
         for key, values in grid.items():
             yield from (f"sweeps.{name}.grid.{key}{line}" for line in _axis(key, values, config))
+
+
+# Validation losses of other dialogues, or in other tokens, do not compare.
+OTHER_LOSSES = ("model", "dataset", "max_length", "too_long")
+
+
+def _halving(config: dict) -> Iterator[str]:
+    """A sweep whose points can't be told apart by validation loss, or are too few for its rungs."""
+    known = section("sweeps")["additionalProperties"]["properties"]["halving"]["properties"]
+    for name, sweep in config.get("sweeps", {}).items():
+        if "halving" not in sweep:
+            continue
+        at, grid = f"sweeps.{name}.halving", sweep.get("grid", {})
+        for key in OTHER_LOSSES:
+            if key in grid:
+                yield (
+                    f"{at}: chooses by validation loss, which does not compare between values of "
+                    f"{key}; leave {key} out of the grid, or halving out of the sweep"
+                )
+        factor, rungs = (sweep["halving"].get(k, known[k]["default"]) for k in ("factor", "rungs"))
+        points = left = math.prod(len(values) for key, values in grid.items() if key != "seed")
+        for _ in range(rungs - 1):
+            left = math.ceil(left / factor)
+        if left < 2:
+            yield (
+                f"{at}: the last of {rungs} rungs would find one point of {points}, and nothing to "
+                "choose; write fewer rungs, or more values in the grid"
+            )
+        dataset = config.get("runs", {}).get(sweep.get("run"), {}).get("dataset")
+        if config.get("datasets", {}).get(dataset, {}).get("validation_share") == 0:
+            yield (
+                f"{at}: chooses by validation loss, and datasets.{dataset}.validation_share is 0; "
+                "set it"
+            )
+
+
+def _undecided(config: dict) -> Iterator[str]:
+    """Names of what may not be trained to its end."""
+    sweeps: dict[str, str] = {}
+    for name, _, run in expand_runs(config):
+        if "halving" in config.get("sweeps", {}).get(run["sweep"], {}):
+            names = {name, run["group"], *checkpoint_subjects(config, name, run)}
+            sweeps |= dict.fromkeys(names, run["sweep"])
+    named = [("evaluate.subjects", name) for name in config.get("evaluate", {}).get("subjects", [])]
+    for index, pair in enumerate(config.get("comparisons", [])):
+        named += [(f"comparisons[{index}].{role}", name) for role, name in pair.items()]
+    for judge, entry in config.get("judges", {}).items():
+        named.append((f"judges.{judge}.subject", entry.get("subject")))
+    for place, name in named:
+        if name in sweeps:
+            yield (
+                f"{place}: whether '{name}' is trained to its end, sweeps.{sweeps[name]}.halving "
+                f"decides; name the sweep '{sweeps[name]}', or leave its halving out"
+            )
 
 
 def _axis(key: str, values: list, config: dict) -> Iterator[str]:

@@ -52,6 +52,16 @@ class TrainRun(OfRun):
     swanlab: dict[str, Any]
 
 
+class HalveSweep(Told):
+    """The runs of each point, and which part of them goes on after a rung at 1/part of the steps;
+    `made_with` has the digest of what decides about each training, too."""
+
+    sweep: str
+    part: int
+    points: dict[str, list[str]]
+    factor: NotRequired[int]
+
+
 class OfSubject(Told):
     """Of the jobs that ask a subject: a model's or an endpoint's, exactly one of them."""
 
@@ -99,6 +109,9 @@ SECTIONS: dict[str, Callable[[], dict]] = {
     "models": lambda: schema()["properties"]["models"]["additionalProperties"],
     "datasets": lambda: schema()["properties"]["datasets"]["additionalProperties"],
     "runs": lambda: schema()["properties"]["runs"]["additionalProperties"],
+    "halving": lambda: schema()["properties"]["sweeps"]["additionalProperties"]["properties"][
+        "halving"
+    ],
     "endpoints": lambda: schema()["properties"]["endpoints"]["additionalProperties"],
     "benchmarks": lambda: schema()["properties"]["benchmarks"]["additionalProperties"],
     "presets": lambda: preset_schema()["additionalProperties"],
@@ -194,6 +207,24 @@ def train_run(study: dict, run: str) -> TrainRun:
     return {**_of_run("train_run", study, run), "swanlab": swanlab}
 
 
+def halve_sweep(study: dict, sweep: str, part: str) -> HalveSweep:
+    """What the contenders of a sweep are is part of `made_with`: a decision is theirs alone."""
+    rule, halving = "halve_sweep", study["sweeps"][sweep]["halving"]
+    points: dict[str, list[str]] = {}
+    for name, run in study["contenders"].items():
+        if run["sweep"] == sweep:
+            points.setdefault(run["group"], []).append(name)
+    names = [name for runs in points.values() for name in runs]
+    trained = {name: digest(_training_decisions(study, name)) for name in names}
+    return {
+        "sweep": sweep,
+        "part": int(part),
+        "points": points,
+        **pick(rule, "halving", halving),
+        "made_with": decisions(rule, {"halving": halving}) | {"trainings": trained},
+    }
+
+
 def keep_checkpoints(study: dict, run: str) -> OfRun:
     return _of_run("keep_checkpoints", study, run)
 
@@ -272,9 +303,9 @@ JOBS: dict[str, Callable[..., Told]] = {
     made.__name__: made
     for made in (
         fetch_dataset, prepare_dataset, fetch_model, native_model, fetch_benchmark,
-        find_contamination, tokenize_run, train_run, keep_checkpoints, merge_run, serve_subject,
-        evaluate_suite, score_benchmark, measure_likelihood, measure_curve, answer_dialogues,
-        judge_pair, judge_crisis, track_scores, sync_environment,
+        find_contamination, tokenize_run, train_run, halve_sweep, keep_checkpoints, merge_run,
+        serve_subject, evaluate_suite, score_benchmark, measure_likelihood, measure_curve,
+        answer_dialogues, judge_pair, judge_crisis, track_scores, sync_environment,
     )
 }  # fmt: skip
 
@@ -358,8 +389,24 @@ def _flat(rule: str, section: str, entry: dict) -> Any:
     return {**pick(rule, section, entry), "made_with": decisions(rule, {section: entry})}
 
 
+def trainings(study: dict) -> dict[str, dict]:
+    """Every run that is trained, at least to a rung."""
+    return study["contenders"] | study["runs"]
+
+
+def _training_decisions(study: dict, name: str) -> list[dict[str, Any]]:
+    """What decides about a run's weights: its own keys, and those of its model and dialogues."""
+    run = trainings(study)[name]
+    made = [
+        *(job(study, run["model"]) for job in (fetch_model, native_model)),
+        *(job(study, run["dataset"]) for job in (fetch_dataset, prepare_dataset)),
+        *(job(study, name) for job in (tokenize_run, train_run)),
+    ]
+    return [told["made_with"] for told in made]
+
+
 def _of_run(rule: str, study: dict, name: str) -> OfRun:
-    run = study["runs"][name]
+    run = trainings(study)[name]
     model = study["models"][run["model"]]
     entries = {"runs": run, "training": run["training"], "models": model}
     return {

@@ -5,7 +5,7 @@ Needs jsonschema and yaml, so it is for the workflow's own environment only.
 """
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from sftflow.config.backend import NOBODY, settled
@@ -55,26 +55,33 @@ def load(
     here: bool = False,
     gpus: bool = False,
     auto: dict = NOBODY,
+    going_on: Callable[[dict], Iterable[str]] = lambda config: (),
 ) -> dict:
     """The resolved config, or a UserError with everything that is wrong with it.
 
     `errors` are those known from reading its files, `here` and `gpus` what `check` says, `auto`
-    what config/backend.py has chosen.
+    what config/backend.py has chosen, `going_on` what config/halving.py knows of the contenders.
     """
     errors = [*errors, *check(raw, here, gpus, auto["name"])]
     if errors:
         many = "an error" if len(errors) == 1 else f"{len(errors)} errors"
         lines = "\n".join(f"  {error}" for error in errors)
         raise UserError(f"the config has {many}:\n{lines}\nconfig/README.md explains every key.")
-    return resolve(raw, auto)
+    return resolve(raw, auto, going_on)
 
 
-def resolve(raw: dict, auto: dict = NOBODY) -> dict:
-    """A config without errors, complete; the same top-level keys, and `subjects`.
+def resolve(
+    raw: dict,
+    auto: dict = NOBODY,
+    going_on: Callable[[dict], Iterable[str]] = lambda config: (),
+) -> dict:
+    """A config without errors, complete; the same top-level keys, `contenders` and `subjects`.
 
     runs        the expanded ones, each {model, dataset, training, serve, serving, label, group
-                (the name without the seed), sweep, point (its place in the grid)}
-    sweeps      as stated, and `runs`: the names it expands to
+                (the name without the seed), sweep, point (its place in the grid)}; of a sweep
+                with halving those that go on to their end, none as long as nobody knows
+    contenders  the same of all runs of such sweeps
+    sweeps      as stated, and `runs`: the names it expands to; `halving` complete, or None
     benchmarks  defined, or named in a suite, with the preset filled in, and `suite`
     subjects    {name: {kind: model|run|endpoint, model, run,
                 form: base|merged|adapter|endpoint, serving, label}}; a checkpoint of stated
@@ -97,12 +104,19 @@ def resolve(raw: dict, auto: dict = NOBODY) -> dict:
         | {"serving": _inherit(config["serving"], endpoint.get("serving", {}), backend="endpoint")}
         for name, endpoint in stated.get("endpoints", {}).items()
     }
-    config["runs"] = {name: _run(name, run, config) for name, _, run in expand_runs(stated)}
     config["sweeps"] = {
-        name: sweep
-        | {"runs": [run for run, made in config["runs"].items() if made["sweep"] == name]}
+        name: sweep | {"halving": _halving(sweep)}
         for name, sweep in stated.get("sweeps", {}).items()
     }
+    runs = {name: _run(name, run, config) for name, _, run in expand_runs(stated)}
+    halved = {name for name, sweep in config["sweeps"].items() if sweep["halving"]}
+    config["contenders"] = {name: run for name, run in runs.items() if run["sweep"] in halved}
+    left = set(config["contenders"])
+    config["runs"] = {name: run for name, run in runs.items() if name not in left}
+    left -= set(going_on(config))
+    config["runs"] = {name: run for name, run in runs.items() if name not in left}
+    for name, sweep in config["sweeps"].items():
+        sweep["runs"] = [run for run, made in config["runs"].items() if made["sweep"] == name]
     config["suites"] = stated.get("suites", {})
     config["benchmarks"] = _benchmarks(stated, config["generation"])
     config["judges"] = {
@@ -174,6 +188,11 @@ def _run(name: str, run: dict, config: dict) -> dict:
     }
 
 
+def _halving(sweep: dict) -> dict | None:
+    known = section("sweeps")["additionalProperties"]["properties"]["halving"]
+    return _fill(sweep["halving"], known) if "halving" in sweep else None
+
+
 def _benchmarks(stated: dict, generation: dict) -> dict:
     home = {name: suite for suite, names in stated.get("suites", {}).items() for name in names}
     defined = {name: {} for name in home} | stated.get("benchmarks", {})
@@ -234,8 +253,9 @@ def _crisis(config: dict) -> str | None:
 def _evaluate(stated: dict, config: dict) -> dict:
     chosen, stands_for = stated.get("evaluate", {}), members(stated)
     subjects = [subject for name in evaluated_names(stated) for subject in stands_for[name]]
+    there = [subject for subject in subjects if subject in config["subjects"]]
     return {
-        "subjects": list(dict.fromkeys(subjects)),
+        "subjects": list(dict.fromkeys(there)),
         "suites": chosen.get("suites", list(config["suites"])),
     }
 
@@ -249,6 +269,7 @@ def _comparisons(stated: dict, config: dict) -> list[dict]:
             for pair in stated["comparisons"]
             for baseline in stands_for[pair["baseline"]]
             for candidate in stands_for[pair["candidate"]]
+            if {baseline, candidate} <= config["subjects"].keys()
         ]
     else:
         evaluated = set(config["evaluate"]["subjects"])

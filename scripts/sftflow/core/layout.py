@@ -40,6 +40,8 @@ class Paths:
     checkpoint_weights: str = "runs/{run}/steps/{step}/adapter"
     card: str = "runs/{run}/cards/{form}/README.md"  # form: adapter or merged
     tracked: str = "runs/{run}/swanlab.json"
+    rung: str = "runs/{run}/rungs/{part}.json"  # at 1/part of its steps
+    halving: str = "sweeps/{sweep}/halving-{part}.json"  # who goes on after that rung
     readiness: str = "subjects/{subject}/readiness.json"
     chat: str = "subjects/{subject}/chat.json"
     likelihood: str = "dialogue/{subject}/likelihood.json"

@@ -447,7 +447,12 @@ CHINESE_CELLS = {
     "Point": POINTS,
     "What": KINDS_OF_LOSS,
     "Flags": FLAG_NAMES,
-    "Chosen": {"chosen": "选定", "within the seeds' spread": "在种子间波动之内"},
+    "Chosen": {
+        "chosen": "选定",
+        "left out": "淘汰",
+        "within the seeds' spread": "在种子间波动之内",
+    },
+    "Validation loss": {"diverged": "发散"},
 }
 for column in (
     "Knowledge", "Held-out dialogues", "Preference", "Forgetting", "Safety", "Behaviour",

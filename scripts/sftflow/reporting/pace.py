@@ -101,10 +101,10 @@ def trained(results: Results, wanted: str | None, precision: str) -> dict[str, d
 
 def training_step(
     run: str, model: str, estimated: float | None, parameters: int | None,
-    records: dict[str, dict], own: dict | None, gpus: int,
+    records: dict[str, dict], own: dict | None, gpus: int, starts: float = 1,
 ) -> Step:  # fmt: skip
     """estimated: seconds of its steps by training/estimate.py; records: as `trained` gives them;
-    own: that of this very training, if it was made."""
+    own: that of this very training, if it was made; starts: in so many jobs."""
     others = [record for record in records.values() if record is not own]
     others = [record for record in others if record["model"] == model] or others
     source, share, rest = CONSTANTS, 1.0, for_size(BESIDE_STEPS, parameters or 0)
@@ -113,7 +113,7 @@ def training_step(
         share = took / sum(record["estimate"]["seconds"] for record in others)
         rest = fmean(job_seconds(record) - record["train_seconds"] for record in others)
         source = said(len(others), "training")
-    seconds = None if estimated is None else estimated * share + rest
+    seconds = None if estimated is None else estimated * share + rest * starts
     measured = job_seconds(own) if own else None
     return Step(f"train {run}", seconds, measured, source, gpus=gpus)
 

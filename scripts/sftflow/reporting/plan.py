@@ -3,6 +3,8 @@
 from collections import Counter
 
 import pandas as pd
+from sftflow.config import halving
+from sftflow.config.jobs import trainings
 from sftflow.core.jsonio import read_json
 from sftflow.core.layout import PATHS, Results, answers_folder
 from sftflow.reporting import cells as tables_cells
@@ -68,8 +70,40 @@ def plan_table(study: dict, results: Results, gpu: str) -> text.Table:
             )
             + f", {pace.ANSWER} tokens an answer. Fetching, dialogues and judges are left out.",
             f"What is not known before data and models are fetched is {NONE}.",
+            *halved_notes(study),
         ],
     )
+
+
+def undecided(study: dict) -> dict[str, tuple[float, float, int]]:
+    """Of sweeps of which nobody knows yet which points go on: halving.on_average, and how many
+    points there are."""
+    found = {}
+    for sweep, stated in halving.halved(study).items():
+        groups = {run["group"] for run in study["contenders"].values() if run["sweep"] == sweep}
+        if not study["sweeps"][sweep]["runs"]:
+            found[sweep] = (*halving.on_average(stated, len(groups)), len(groups))
+    return found
+
+
+def halved_notes(study: dict) -> list[str]:
+    return [
+        f"{sweep} is halved: each of its {points} points stands under what has to be trained as a "
+        "whole, and under how long it takes with what a point takes on average, "
+        f"{percent(share)} % of the steps in {number(starts, 2)} jobs. Merging, serving and asking "
+        "those that go on is not counted before it is known which they are."
+        for sweep, (share, starts, points) in undecided(study).items()
+    ]
+
+
+def planned(study: dict) -> dict[str, dict]:
+    """Runs that are trained to the end, or may be."""
+    open_sweeps = undecided(study)
+    return {
+        name: run
+        for name, run in trainings(study).items()
+        if name in study["runs"] or run["sweep"] in open_sweeps
+    }
 
 
 def most_points(study: dict) -> int:
@@ -177,7 +211,7 @@ def reach(row: dict) -> str:
 
 
 def run_rows(study: dict, results: Results, gpu: str) -> list[dict]:
-    return [run_row(study, results, name, gpu) for name in study["runs"]]
+    return [run_row(study, results, name, gpu) for name in planned(study)]
 
 
 def step_rows(study: dict, results: Results, gpu: str) -> list[dict]:
@@ -226,8 +260,8 @@ def on_card(settings: dict, gpu: str) -> str | None:
 
 def run_steps(study: dict, results: Results, gpu: str) -> list[pace.Step]:
     merged = {name: results.read(PATHS.merged, run=name) for name in study["runs"]}
-    steps = []
-    for name, run in study["runs"].items():
+    steps, shares = [], undecided(study)
+    for name, run in planned(study).items():
         settings, model = run["training"], run["model"]
         parameters = parameters_of(results, model)
         records = pace.trained(results, on_card(settings, gpu), settings["precision"])
@@ -236,8 +270,14 @@ def run_steps(study: dict, results: Results, gpu: str) -> list[pace.Step]:
         changed = name in records and stale.training_changes(study, results.read, name)
         own = None if changed else records.get(name)
         gpus = settings.get("gpus", 1)
-        steps.append(pace.training_step(name, model, seconds, parameters, records, own, gpus))
-        steps.append(pace.merging_step(name, parameters, merged))
+        share, starts, _ = shares.get(run["sweep"], (1.0, 1.0, 1))
+        if seconds is not None:
+            seconds *= share
+        steps.append(
+            pace.training_step(name, model, seconds, parameters, records, own, gpus, starts)
+        )
+        if name in study["runs"]:
+            steps.append(pace.merging_step(name, parameters, merged))
     return steps
 
 
@@ -279,7 +319,7 @@ def run_estimate(
 ) -> Estimate | None:
     """What a run's steps cost, once its rows and its model are known. records: of trainings on the
     same hardware, whose cores count where there is no GPU."""
-    run = study["runs"][name]
+    run = trainings(study)[name]
     fit = results.read(PATHS.run_receipt, run=name)
     manifest = results.read(PATHS.model, model=run["model"])
     config = results.path(PATHS.weights, model=run["model"]) / "config.json"
@@ -292,7 +332,7 @@ def run_estimate(
 
 
 def run_row(study: dict, results: Results, name: str, gpu: str) -> dict:
-    run = study["runs"][name]
+    run = trainings(study)[name]
     settings = run["training"]
     step = settings["per_device_train_batch_size"] * settings["gradient_accumulation_steps"]
     fit = results.read(f"runs/{name}/receipt.json")
@@ -310,7 +350,7 @@ def run_row(study: dict, results: Results, name: str, gpu: str) -> dict:
             took += f" and {number(record['gpu_memory_gib'], 0, 'GiB')}"
         done = f"stale: {'; '.join(changed)}" if changed else f"yes, took {took}"
     return {
-        "Run": text.label(study, "runs", name),
+        "Run": run["label"],
         "Model": text.label(study, "models", run["model"]),
         "Dialogues": number(rows),
         "Dialogues a step": step,

@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 import jinja2
 import numpy as np
 import pandas as pd
-from sftflow.config import schema
+from sftflow.config import halving, schema
 from sftflow.core.jsonio import digest, read_record
 from sftflow.core.layout import PATHS, Results
 from sftflow.core.spans import merged
@@ -44,14 +44,15 @@ def collect(study: dict, results: Results) -> dict:
         for suite in study["evaluate"]["suites"]
     }
     dialogue = tables_dialogue.dialogue_table(talk, evidence.claims)
-    sweeps = tables_sweeps.points(study, results)
+    sweeps, decided = tables_sweeps.points(study, results), tables_sweeps.decisions(study, results)
     answers = browser.answers(study, results, cells)
     return {
         "study": study,
         "cells": cells,
         "answers": answers,
         "sweeps": sweeps,
-        "sweep": dict(tables_sweeps.sweep_table(study, sweeps, cells, draws).sections),
+        "sweep": dict(tables_sweeps.sweep_table(study, sweeps, cells, draws, decided).sections),
+        "halving": {sweep: halving.passed(made) for sweep, made in decided.items()},
         "chosen": tables_sweeps.chosen(sweeps),
         "models": pd.DataFrame(model_row(study, results, name) for name in study["models"]),
         "environments": environment_frame(results),

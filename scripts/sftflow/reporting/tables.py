@@ -5,6 +5,7 @@ in its place.
 """
 
 from sftflow.core.layout import Results
+from sftflow.reporting import sweeps
 from sftflow.reporting.cells import extra_scores
 from sftflow.reporting.comparison import comparison_table
 from sftflow.reporting.curve import curve_table
@@ -17,7 +18,6 @@ from sftflow.reporting.records import (
     training_table,
 )
 from sftflow.reporting.suites import suite_table
-from sftflow.reporting.sweeps import points, sweep_table
 from sftflow.reporting.text import Table
 
 
@@ -47,7 +47,8 @@ def build(study: dict, results: Results, references: dict, wanted: list[str]) ->
         elif name == "curve":
             tables.append(curve_table(found.curves, found.cells))
         elif name == "sweep":
-            tables.append(sweep_table(study, points(study, results), found.cells, found.draws))
+            points, made = sweeps.points(study, results), sweeps.decisions(study, results)
+            tables.append(sweeps.sweep_table(study, points, found.cells, found.draws, made))
         else:
             tables.append(suite_table(study, name, found.cells, found.draws, references))
     return tables

@@ -6,9 +6,10 @@ Loaded by `external_plugins:` in command.yaml, it registers the callback `sftflo
 JSON line per event into the file that the environment variable SFTFLOW_PLUGIN describes:
 {"events": path, "device": cuda|cpu, "train_rows": n, "validation_rows": n, "fused_lora": bool,
 "checkpointed_layers": n, "precision": "fp8" or absent, "stock": bool, "keep": checkpoints whose
-weights outlive the trainer's own (all or steps)}. Without the variable it only watches the loss. On
-CUDA it also brings the faster parts of sftflow.kernels; `stock` leaves ms-swift's training loop as
-it is. What it changes in other packages stands in patches.py. The events:
+weights outlive the trainer's own (all or steps), "until": the step of a rung, where it stops}.
+Without the variable it only watches the loss. On CUDA it also brings the faster parts of
+sftflow.kernels; `stock` leaves ms-swift's training loop as it is. What it changes in other packages
+stands in patches.py. The events:
 
     start       steps, rows, parameters, uniform_loss (of a uniform guess over the vocabulary, in
                 nats), patches (see patches.apply)
@@ -18,6 +19,7 @@ it is. What it changes in other packages stands in patches.py. The events:
     validation  before the first step (step 0), every eval_steps, after the last: loss (mean per
                 labelled token), token accuracy, and of each batch, in order, losses and labelled
     saved       a checkpoint that is complete: its files and their sizes are beside it
+    stopped     at the step of a rung (validated and saved), before the last one
     end         peak memory
     failed      kind (out_of_memory, diverged, device, rows, flags, precision) and message
 """
@@ -155,6 +157,8 @@ class Monitor(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         self._settle()
+        if state.global_step == options().get("until"):
+            control.should_evaluate = control.should_save = control.should_training_stop = True
         counts = [self.tokens, self.positions, self.gradient]
         sums = torch.stack([self.loss, self.labelled, *counts])
         if dist.is_initialized():
@@ -207,6 +211,9 @@ class Monitor(TrainerCallback):
 
     def on_train_end(self, args, state, control, **kwargs):
         self._settle()
+        if state.global_step == options().get("until") != state.max_steps:
+            self._event("stopped", step=state.global_step)
+            return
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB
         memory = {"host_memory_gib": peak * 1024 / GIB}
         if torch.cuda.is_available():
