@@ -36,6 +36,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import groupby, islice
 from pathlib import Path
 
 import yaml
@@ -396,18 +397,18 @@ def main() -> int:
     names = [name for name in args.stages if name != "sync_environment" or shutil.which("uv")]
     seeds = [
         (name, kind, f"{args.seed}-{name}-{kind}-{number}")
+        for number in range(args.trials)  # a call that is ended leaves each cell with as many
         for name in names
         for kind in STAGES[name].victims
-        for number in range(args.trials)
     ]
     before = {row["seed"] for row in known}
     waiting = [each for each in seeds if each[2] not in before]
     with ThreadPoolExecutor(args.workers) as pool:
-        names = list(dict.fromkeys(name for name, *_ in waiting))
+        unmeasured = iter(dict.fromkeys(name for name, *_ in waiting))
         lifetimes: dict[str, Future] = {}
 
-        def measure(names: list[str]) -> None:
-            for name in names:
+        def measure(stages: int) -> None:
+            for name in islice(unmeasured, stages):
                 lifetimes[name] = pool.submit(in_time, measured, base, name)
 
         def in_time(work: Callable, *given) -> object:
@@ -422,11 +423,11 @@ def main() -> int:
             return {"stage": name, "victim": kind, "seed": seed, "outcome": outcome}
 
         # As many stages ahead as there are workers: nobody waits, little is measured in vain.
-        measure(names[: args.workers])
+        measure(args.workers)
         trials = []
-        for place, name in enumerate(names, args.workers):
-            trials += [pool.submit(in_time, one, *each) for each in waiting if each[0] == name]
-            measure(names[place : place + 1])
+        for _, stage in groupby(waiting, lambda each: each[0]):
+            trials += [pool.submit(in_time, one, *each) for each in stage]
+            measure(1)
         for done in as_completed(trials):
             if row := done.result():
                 known.append(row)
