@@ -10,10 +10,10 @@ import re
 import secrets
 import sys
 import threading
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from time import sleep, time  # which a test may replace in its module
 
 from sftflow.core import process
 from support import ROOT
@@ -53,7 +53,7 @@ def in_tools(values: Mapping[str, str] = SHELL) -> Iterator[str]:
             if words[1:3] != ["-I", "-S"] or not words[3].endswith("/core/process.py"):
                 continue
             command = [os.path.basename(word) for word in words[5:]]
-            if OURS & {*command[:2]}:
+            if OURS & {*command[:2]} or "-c" in command:  # the last: of a test
                 continue
             tool = next((word for word in command if word.endswith(".py")), command[0])
             for pid in process.descendants(int(entry.name)):
@@ -68,7 +68,7 @@ class Watch:
 
     def __init__(self, base: Path):
         self.base = base.resolve()
-        self.began, self.told, self.given = time.time(), "", set[str]()
+        self.began, self.told, self.given = time(), "", set[str]()
         sys.addaudithook(self._heard)
         threading.Thread(target=self._look, daemon=True).start()
 
@@ -82,12 +82,12 @@ class Watch:
         while True:
             if self.told:  # nothing is started by most tests
                 self.given.update(set(in_tools()))
-            time.sleep(0.5)
+            sleep(0.5)
 
     def leaked(self, *folders: Path) -> list[str]:
         """Since the last call, in `folders` and in those that processes were started in or told."""
         below = re.findall(rf"{re.escape(str(self.base))}/[^/\s\"']+", self.told)
         found = sorted({*in_files({*folders, *map(Path, below)}, self.began - 1), *self.given})
-        self.began, self.told = time.time(), ""
+        self.began, self.told = time(), ""
         self.given.clear()
         return found
