@@ -120,6 +120,7 @@ STAGES = {
     "tables": Stage("tables/comparison.csv", "tables.py"),
     "report": Stage("report/summary.txt", "report.py"),
 }  # fmt: skip
+RECORDER = "track.py"  # beside a training, which goes on without it
 # Rules without a stage, and why.
 APART = {
     "cards": "reads and writes as report does",
@@ -217,10 +218,12 @@ def victims(top: int, stage: Stage) -> dict[str, int]:
     """The processes that can be killed, as soon as they are there."""
     found: dict[str, int] = {}
     for pid in process.descendants(top):
-        names = [os.path.basename(word) for word in words(pid)[:4]]
-        if stage.program in names:
+        names = [os.path.basename(word) for word in words(pid)]
+        if stage.program in names[:4]:
             found |= {"program": pid, "snakemake": top}
-        elif "process.py" in names and "program" in found:  # the guard; below it the tool
+        elif "process.py" in names[:4] and "program" in found:  # the guard; below it the tool
+            if RECORDER in names:
+                continue
             for tool in process.descendants(pid)[:1]:
                 found["tool"] = tool
     return found
