@@ -6,6 +6,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -102,12 +103,15 @@ def slurm(tmp_path_factory) -> Iterator[None]:
         wait_until_idle()
         yield
     finally:
+        subprocess.run(["scancel", "--user=root", "--signal=KILL", "--full"])  # of a failed test
         for name in files:
             (HOME / name).unlink()
         for daemon in reversed(daemons):
             daemon.terminate()
         for daemon in daemons:
-            daemon.wait(20)
+            with suppress(subprocess.TimeoutExpired):
+                daemon.wait(20)
+            daemon.kill()
 
 
 def wait_until_idle(seconds: float = 40) -> None:
