@@ -102,7 +102,11 @@ def test_what_takes_seconds_is_no_job_of_a_cluster(workflow):
     """300 runs had 2,700 jobs for their scores alone."""
     rules = "\n".join(path.read_text(encoding="utf-8") for path in workflow.glob("rules/*.smk"))
     texts = re.split(r"^rule (\w+):", rules, flags=re.M)[1:]
-    sent = {name for name, text in zip(texts[::2], texts[1::2]) if "localrule: True" not in text}
+    sent = {
+        name
+        for name, text in zip(texts[::2], texts[1::2], strict=True)
+        if "localrule: True" not in text
+    }
     assert sent == set(ON_NODES)
 
 
