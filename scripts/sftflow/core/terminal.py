@@ -28,9 +28,10 @@ def why_ended(handlers: Iterable[Handler]) -> dict[str, str]:
     found: dict[str, str] = {}
 
     def hear(record: LogRecord) -> bool:
-        if name(getattr(record, "event", "")) == "job_error" and getattr(record, "log", None):
-            found.pop(first := str(record.log[0]), None)  # of the attempt before
-            if why := slurm.why_ended(str(record.rule_msg)):
+        told = vars(record)
+        if name(told.get("event")) == "job_error" and told["log"]:
+            found.pop(first := str(told["log"][0]), None)  # of the attempt before
+            if why := slurm.why_ended(str(told["rule_msg"])):
                 found[first] = why
         return True
 
