@@ -42,14 +42,21 @@ class Disk:
             filler.unlink()
 
 
+@contextlib.contextmanager
+def mounted(folder: Path, size: str) -> Iterator[Disk]:
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder])
+    if done.returncode:
+        pytest.skip("needs the right to mount a file system")
+    try:
+        yield Disk(folder)
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
 @pytest.fixture(scope="module")
 def disk(tmp_path_factory) -> Iterator[Disk]:
-    folder = tmp_path_factory.mktemp("disk")
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", folder])
-    if mounted.returncode:
-        pytest.skip("needs the right to mount a file system")
-    yield Disk(folder)
-    subprocess.run(["umount", "-l", folder], check=True)
+    with mounted(tmp_path_factory.mktemp("disk"), "24m") as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
