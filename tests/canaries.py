@@ -88,6 +88,10 @@ class Watch:
         """Since the last call, in `folders` and in those that processes were started in or told."""
         below = re.findall(rf"{re.escape(str(self.base))}/[^/\s\"']+", self.told)
         found = sorted({*in_files({*folders, *map(Path, below)}, self.began - 1), *self.given})
+        self.forget()
+        return found
+
+    def forget(self) -> None:
+        """What was started so far, and what has leaked."""
         self.began, self.told = time(), ""
         self.given.clear()
-        return found

@@ -58,7 +58,7 @@ def left_by_a_killed_test() -> bool:
 
 
 @pytest.fixture(scope="session")
-def slurm(tmp_path_factory) -> Iterator[None]:
+def slurm(tmp_path_factory, watch) -> Iterator[None]:
     """The cluster, up and idle."""
     missing = [program for program in NEEDED if not shutil.which(program)]
     if missing or os.geteuid() != 0:
@@ -101,6 +101,7 @@ def slurm(tmp_path_factory) -> Iterator[None]:
     ]
     try:
         wait_until_idle()
+        watch.forget()  # its folder: Slurm keeps the environment of every job, for itself
         yield
     finally:
         subprocess.run(["scancel", "--user=root", "--signal=KILL", "--full"])  # of a failed test

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -175,13 +176,17 @@ def test_two_subjects_are_asked_at_once_each_on_a_card_of_its_own(clone):
     """Cards and server are stand-ins; which card a job is given, and gives its server, is not."""
     path, log = clone / "config/config.yaml", clone / "asked.jsonl"
     study = yaml.safe_load(path.read_text(encoding="utf-8"))
-    study["serving"] |= {"device": "auto", "backend": "transformers"}
+    study["serving"] |= {"device": "auto", "backend": "transformers", "time_both_forms": False}
     path.write_text(yaml.safe_dump(study, allow_unicode=True), encoding="utf-8")
     python = clone / "stub"
     python.write_text(f'#!/bin/sh\nexec {sys.executable} {STUB} "$@"\n', encoding="utf-8")
     python.chmod(0o755)
-    stub = {"log": str(log), "delay": 0.5, "session": {"device": "cuda:0"}}
+    session = {"device": "cuda:0", "import_seconds": 0, "load_seconds": 0}
+    stub = {"log": str(log), "delay": 0.5, "session": session}
     told = {"STUB": json.dumps(stub), "SFTFLOW_PASS": "STUB", "PYTHON_SWIFT": str(python)}
+    for run in RUNS:
+        shutil.rmtree(clone / f"results/evaluations/{run}", ignore_errors=True)
+        (clone / f"results/subjects/{run}/readiness.json").unlink(missing_ok=True)
     targets = [f"results/evaluations/{run}/general.json" for run in RUNS]
     done = subprocess.run(
         command(clone, *targets), cwd=clone, env=ACTIVE | stand_in_cards(clone / "cards") | told,
