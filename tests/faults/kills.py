@@ -149,6 +149,7 @@ class Demo:
         return subprocess.Popen(
             command, cwd=self.folder, stdout=self.log, stderr=subprocess.STDOUT,
             start_new_session=True, env=os.environ | {"TMPDIR": str(self.folder / "tmp")},
+            preexec_fn=as_in_a_terminal,
         )  # fmt: skip
 
     def said(self) -> str:
@@ -199,6 +200,12 @@ class Demo:
             except (UserError, ValueError) as error:
                 found.append(str(error))
         return found
+
+
+def as_in_a_terminal() -> None:
+    """Under nohup, or after a shell's `&`, a snakemake ignores what would be sent to it."""
+    for number in (HUP, INT):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def settled(value: object, name: str = "") -> object:
