@@ -81,7 +81,7 @@ onsuccess:
 onerror:
     provenance.keep(RESULTS)
     if workflow.scheduler.failed and not ended_on_request:
-        logger.error(endings.failures(workflow.scheduler.failed))
+        logger.error(endings.failures(workflow.scheduler.failed, why_ended))
 
 
 if ALONE:

@@ -69,6 +69,7 @@ if workflow.is_main_process:
         logger.warning(message)
     provenance.restore(RESULTS)
     terminal.one_line_each(logger.handlers)
+    why_ended = terminal.why_ended(logger.handlers)
     for warning in resolve.warnings(study):
         logger.warning(warning)
 

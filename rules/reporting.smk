@@ -147,6 +147,7 @@ rule cards:
         cards(),
     log:
         "<logs>/cards.log",
+    localrule: True
     conda:
         "../envs/uv.yaml"
     threads: ask("report", "threads", 1)

@@ -36,7 +36,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sftflow.core import cli, gpu, identity
+from sftflow.core import cli, gpu, identity, space
 from sftflow.core.jsonio import read_json, read_record, write_record
 from sftflow.core.manifests import manifest_of, verified
 from sftflow.dialogue.asking import Dialogues, Judgement
@@ -147,7 +147,9 @@ def ask_ahead(args: argparse.Namespace, running: client.Server, end: float) -> N
             try:
                 ask(args, job, session)
             except Exception as error:
-                if not isinstance(error, cli.UserError):
+                if space.is_lack(error):
+                    session.end(client.ServerError(f"{error}: {space.ROOM}"))
+                elif not isinstance(error, cli.UserError):
                     traceback.print_exc()
                 cli.note(f"{job['output']} is left to its own job: {error}")
             if session.ended:

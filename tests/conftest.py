@@ -1,11 +1,29 @@
 """Tests meet the workflow as a user does: a copy of it in a folder, and the command line."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import canaries
 import pytest
 from support import copy_workflow, run_snakemake
+
+os.environ |= canaries.SHELL  # of whatever is started here, unless a test has a key of its own
+
+
+@pytest.fixture(scope="session", autouse=True)
+def watch(tmp_path_factory) -> canaries.Watch:
+    return canaries.Watch(tmp_path_factory.getbasetemp())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """No test passes with a secret of its shell in a file or in a tool."""
+    yield
+    used = item.funcargs
+    leaked = used["watch"].leaked(*filter(None, [used.get("tmp_path")]))
+    assert not leaked, "\n".join(["a secret of the shell has leaked:", *leaked])
 
 
 @pytest.fixture

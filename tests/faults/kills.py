@@ -36,6 +36,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import groupby, islice
 from pathlib import Path
 
 import yaml
@@ -119,6 +120,7 @@ STAGES = {
     "tables": Stage("tables/comparison.csv", "tables.py"),
     "report": Stage("report/summary.txt", "report.py"),
 }  # fmt: skip
+RECORDER = "track.py"  # beside a training, which goes on without it
 # Rules without a stage, and why.
 APART = {
     "cards": "reads and writes as report does",
@@ -149,6 +151,7 @@ class Demo:
         return subprocess.Popen(
             command, cwd=self.folder, stdout=self.log, stderr=subprocess.STDOUT,
             start_new_session=True, env=os.environ | {"TMPDIR": str(self.folder / "tmp")},
+            preexec_fn=as_in_a_terminal,
         )  # fmt: skip
 
     def said(self) -> str:
@@ -201,6 +204,12 @@ class Demo:
         return found
 
 
+def as_in_a_terminal() -> None:
+    """Under nohup, or after a shell's `&`, a snakemake ignores what would be sent to it."""
+    for number in (HUP, INT):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def settled(value: object, name: str = "") -> object:
     if isinstance(value, dict):
         parts = {key: settled(part, key) for key, part in value.items() if key != "provenance"}
@@ -218,10 +227,12 @@ def victims(top: int, stage: Stage) -> dict[str, int]:
     """The processes that can be killed, as soon as they are there."""
     found: dict[str, int] = {}
     for pid in process.descendants(top):
-        names = [os.path.basename(word) for word in words(pid)[:4]]
-        if stage.program in names:
+        names = [os.path.basename(word) for word in words(pid)]
+        if stage.program in names[:4]:
             found |= {"program": pid, "snakemake": top}
-        elif "process.py" in names and "program" in found:  # the guard; below it the tool
+        elif "process.py" in names[:4] and "program" in found:  # the guard; below it the tool
+            if RECORDER in names:
+                continue
             for tool in process.descendants(pid)[:1]:
                 found["tool"] = tool
     return found
@@ -398,18 +409,18 @@ def main() -> int:
     names = [name for name in args.stages if name != "sync_environment" or shutil.which("uv")]
     seeds = [
         (name, kind, f"{args.seed}-{name}-{kind}-{number}")
+        for number in range(args.trials)  # a call that is ended leaves each cell with as many
         for name in names
         for kind in STAGES[name].victims
-        for number in range(args.trials)
     ]
     before = {row["seed"] for row in known}
     waiting = [each for each in seeds if each[2] not in before]
     with ThreadPoolExecutor(args.workers) as pool:
-        names = list(dict.fromkeys(name for name, *_ in waiting))
+        unmeasured = iter(dict.fromkeys(name for name, *_ in waiting))
         lifetimes: dict[str, Future] = {}
 
-        def measure(names: list[str]) -> None:
-            for name in names:
+        def measure(stages: int) -> None:
+            for name in islice(unmeasured, stages):
                 lifetimes[name] = pool.submit(in_time, measured, base, name)
 
         def in_time(work: Callable, *given) -> object:
@@ -424,11 +435,11 @@ def main() -> int:
             return {"stage": name, "victim": kind, "seed": seed, "outcome": outcome}
 
         # As many stages ahead as there are workers: nobody waits, little is measured in vain.
-        measure(names[: args.workers])
+        measure(args.workers)
         trials = []
-        for place, name in enumerate(names, args.workers):
-            trials += [pool.submit(in_time, one, *each) for each in waiting if each[0] == name]
-            measure(names[place : place + 1])
+        for _, stage in groupby(waiting, lambda each: each[0]):
+            trials += [pool.submit(in_time, one, *each) for each in stage]
+            measure(1)
         for done in as_completed(trials):
             if row := done.result():
                 known.append(row)

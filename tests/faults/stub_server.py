@@ -4,7 +4,7 @@ Started in place of a backend's interpreter, so it is given the same arguments a
 swift_deploy.py and listens where that would. STUB (JSON in the environment) says how it behaves:
 
     log         file that gets one line per question: {"key": sha256 of the question as the answer
-                store has it, "at": Unix time}
+                store has it, "at": Unix time, "card": CUDA_VISIBLE_DEVICES}
     delay       seconds per answer          start_delay  seconds before it listens
     exit        status to end with at once  die_after    answers before it kills itself
     name        model name to claim         refuse       text whose questions are refused
@@ -27,6 +27,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 STUB = json.loads(os.environ.get("STUB") or "{}")
 KEY = os.environ["SFTFLOW_KEY"]
+CARD = os.environ.get("CUDA_VISIBLE_DEVICES")
 NAME = STUB.get("name") or sys.argv[sys.argv.index("--served_model_name") + 1]
 ENGINE_DEAD = (
     "(EngineCore pid=7) ERROR 11-24 09:14:17 [core.py:1332] "
@@ -79,7 +80,7 @@ class Handler(BaseHTTPRequestHandler):
         if STUB.get("log") and text != "你好":
             question = sha({name: value for name, value in body.items() if name != "model"})
             with mutex, open(STUB["log"], "a", encoding="utf-8") as log:
-                log.write(json.dumps({"key": question, "at": time.time()}) + "\n")
+                log.write(json.dumps({"key": question, "at": time.time(), "card": CARD}) + "\n")
         if STUB.get("refuse") and STUB["refuse"] in text:
             refusal = STUB.get("refusal") or {"message": "the prompt is too long"}
             return self.reply(STUB.get("status", 400), refusal)

@@ -42,14 +42,21 @@ class Disk:
             filler.unlink()
 
 
+@contextlib.contextmanager
+def mounted(folder: Path, size: str) -> Iterator[Disk]:
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder])
+    if done.returncode:
+        pytest.skip("needs the right to mount a file system")
+    try:
+        yield Disk(folder)
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
 @pytest.fixture(scope="module")
 def disk(tmp_path_factory) -> Iterator[Disk]:
-    folder = tmp_path_factory.mktemp("disk")
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", folder])
-    if mounted.returncode:
-        pytest.skip("needs the right to mount a file system")
-    yield Disk(folder)
-    subprocess.run(["umount", "-l", folder], check=True)
+    with mounted(tmp_path_factory.mktemp("disk"), "24m") as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -67,11 +74,16 @@ def program(python: Path, name: str, *arguments) -> subprocess.CompletedProcess[
     )  # fmt: skip
 
 
-def says_so(done: subprocess.CompletedProcess[str]) -> None:
+def says_so(status: int, said: str) -> None:
     """One sentence, as the last line; what ms-swift itself said is above it."""
-    last = done.stderr.strip().splitlines()[-1]
-    assert done.returncode == 1, done.stderr[-2000:]
+    last = said.strip().splitlines()[-1]
+    assert status == 1, said[-2000:]
     assert last.startswith("error: ") and "make room (`snakemake usage` says" in last, last
+
+
+def fails(command: tuple) -> None:
+    done = program(*command)
+    says_so(done.returncode, done.stderr)
 
 
 def test_data(disk, tmp_path):
@@ -94,7 +106,7 @@ def test_data(disk, tmp_path):
         "--output", out / "source.json",
     )  # fmt: skip
     with disk.full():
-        says_so(program(*fetch))
+        fails(fetch)
     done = program(*fetch)
     assert done.returncode == 0, done.stderr
     prepare = (
@@ -103,7 +115,7 @@ def test_data(disk, tmp_path):
         "--validation", out / "validation.jsonl", "--receipt", out / "receipt.json",
     )  # fmt: skip
     with disk.full(but=100_000):
-        says_so(program(*prepare))
+        fails(prepare)
     assert not (out / "train.jsonl").exists() and not (out / "receipt.json").exists()
     done = program(*prepare)
     assert done.returncode == 0, done.stderr
@@ -120,7 +132,7 @@ def test_training_and_merging(disk, tiny):
         "--settings", json.dumps(settings()), "--output", out,
     )  # fmt: skip
     with disk.full(but=350_000):  # some checkpoints find room
-        says_so(program(*train))
+        fails(train)
     done = program(*train)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "goes on from step" in done.stdout
@@ -131,7 +143,35 @@ def test_training_and_merging(disk, tiny):
         "--settings", json.dumps(chosen), "--output", out,
     )  # fmt: skip
     with disk.full(but=50_000):
-        says_so(program(*merge))
+        fails(merge)
     assert not (out / "merged").exists() and not (out / "merged.json").exists()
     done = program(*merge)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_serving_and_asking(disk, tmp_path):
+    """No readiness that is half; no answer that was given is lost, or asked again."""
+    from test_one_session import ALL, OneSession
+
+    (disk.folder / "case").mkdir()
+    case = OneSession(disk.folder / "case")
+    case.log = tmp_path / "questions"
+    case.stub["log"] = str(case.log)
+    serve = case.to_serve()
+    with disk.full():
+        says_so(*case.finish(serve))
+    assert not case.marker.exists()
+    with disk.full(but=40_000):  # readiness finds room, and some answers
+        status, said = case.finish(serve)
+    assert status == 0 and case.marker.exists(), said
+    assert "no more is asked here: " in said and "make room (`snakemake usage` says" in said
+    kept, asked = case.answered(), len(case.asked())
+    assert 0 < len(kept) < ALL
+    for command in case.jobs()[:3]:
+        with disk.full(but=8_000):
+            says_so(*case.finish(command))
+    assert kept <= case.answered()
+    for command in case.jobs():
+        status, said = case.finish(command)
+        assert status == 0, said
+    assert len(case.answered()) == ALL and not kept & set(case.asked()[asked:])

@@ -1,10 +1,13 @@
 """The kill matrix (kills.py): a bounded part of it, kills that take seconds; what it covers."""
 
 import re
+import shutil
+from collections.abc import Iterator
 
 import pytest
 from kills import APART, HUP, KILL, STAGES, TERM, Demo, copy_of, table, trial
 from support import ROOT
+from test_full_disk import Disk, mounted
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +28,32 @@ def place(demo) -> Demo:
 )
 def test_a_kill_leaves_nothing_and_the_next_run_makes_the_rest(place, name, kind, manner, seconds):
     assert trial(place, STAGES[name], kind, "ci", seconds, manner) == "passed"
+
+
+@pytest.fixture(scope="module")
+def on_small_disk(demo) -> Iterator[tuple[Demo, Disk]]:
+    """A copy of the demo whose results lie on a disk of their own."""
+    copy = copy_of(demo.folder.resolve())
+    results = copy.results.rename(copy.folder / "aside")
+    copy.results.mkdir()
+    with mounted(copy.results, "256m") as disk:
+        shutil.copytree(results, copy.results, symlinks=True, dirs_exist_ok=True)
+        yield copy, disk
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tokenize_run", "score_benchmark"])
+def test_a_full_disk_is_one_sentence_and_the_next_run_makes_the_rest(on_small_disk, name):
+    """Stages that write little; test_full_disk.py has the others."""
+    (copy, disk), stage = on_small_disk, STAGES[name]
+    before = copy.outcome(stage)
+    copy.forget(stage)
+    with disk.full():
+        assert copy.start(stage).wait(300) == 1
+    told = [line for line in copy.said().splitlines() if "error: " in line]
+    assert "make room (`snakemake usage` says" in told[-1] and not copy.broken()
+    copy.made(copy.start(stage))
+    assert copy.outcome(stage) == before
 
 
 def test_every_rule_is_killed_or_stands_apart():

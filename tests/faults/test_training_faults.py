@@ -1,5 +1,6 @@
 """Trainings that are killed, run out of memory, diverge or hold a secret: real ms-swift, no GPU."""
 
+import contextlib
 import copy
 import itertools
 import json
@@ -23,6 +24,7 @@ from sftflow.core.jsonio import (
     write_record,
 )
 from sftflow.core.layout import Results
+from sftflow.core.process import descendants
 from sftflow.core.worker import WORKER
 from sftflow.reporting import records
 from sftflow.training.checkpoints import checkpoints
@@ -32,7 +34,6 @@ from swanlab_server import SwanLab
 
 HERE = Path(__file__).parent
 KEY = "canary-4c1f0e"
-CANARIES = dict.fromkeys(("OPENAI_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY"), KEY)
 
 pytestmark = [
     pytest.mark.slow,
@@ -107,7 +108,7 @@ def start(tiny: Path, output: Path, chosen: dict, *more: str | Path, **kwargs) -
         stdout=subprocess.PIPE,
         stderr=open(output / "log", "a", encoding="utf-8"),
         text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "SWANLAB_API_KEY": KEY} | CANARIES,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "SWANLAB_API_KEY": KEY},
         **kwargs,
     )  # fmt: skip
 
@@ -417,6 +418,30 @@ def test_swanlabs_server_changes_no_weight(tiny, whole, tmp_path, answers):
         events = Events(folder_of(tmp_path / "run") / "events.jsonl").new()
         assert ended - events[-1]["time"] < 80
     assert KEY not in log + seen
+
+
+def test_a_recorder_that_is_killed_costs_the_record_alone(tiny, whole, tmp_path):
+    """SwanLab's process, by somebody who looks for memory."""
+    output = tmp_path / "run"
+    training = start(tiny, output, settings() | {"swanlab": {"mode": "offline", "project": "test"}})
+
+    def recorders() -> list[int]:
+        found = []
+        for pid in descendants(training.pid):
+            with contextlib.suppress(OSError):
+                words = Path(f"/proc/{pid}/cmdline").read_bytes()
+                if b"/track.py\0" in words and b"/process.py\0" not in words:  # not its guard
+                    found.append(pid)
+        return found
+
+    while not recorders():
+        assert training.poll() is None
+        time.sleep(0.05)
+    os.kill(recorders()[0], signal.SIGKILL)
+    seen, _ = training.communicate(timeout=300)
+    assert training.returncode == 0 and curve(output) == curve(whole)
+    record = read_json(output / "training.json")["swanlab"]
+    assert record["status"] == "failed" and record["why"] in seen
 
 
 def test_two_processes_make_the_same_steps(tiny, whole, tmp_path):

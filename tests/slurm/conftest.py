@@ -6,6 +6,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,7 @@ def left_by_a_killed_test() -> bool:
 
 
 @pytest.fixture(scope="session")
-def slurm(tmp_path_factory) -> Iterator[None]:
+def slurm(tmp_path_factory, watch) -> Iterator[None]:
     """The cluster, up and idle."""
     missing = [program for program in NEEDED if not shutil.which(program)]
     if missing or os.geteuid() != 0:
@@ -100,14 +101,18 @@ def slurm(tmp_path_factory) -> Iterator[None]:
     ]
     try:
         wait_until_idle()
+        watch.forget()  # its folder: Slurm keeps the environment of every job, for itself
         yield
     finally:
+        subprocess.run(["scancel", "--user=root", "--signal=KILL", "--full"])  # of a failed test
         for name in files:
             (HOME / name).unlink()
         for daemon in reversed(daemons):
             daemon.terminate()
         for daemon in daemons:
-            daemon.wait(20)
+            with suppress(subprocess.TimeoutExpired):
+                daemon.wait(20)
+            daemon.kill()
 
 
 def wait_until_idle(seconds: float = 40) -> None:

@@ -84,9 +84,30 @@ def test_failed_jobs_are_told_once_each(tmp_path):
     (tmp_path / "b.log").write_text("")
     one = SimpleNamespace(log=[tmp_path / "a.log", tmp_path / "a.server.log"])
     gone = SimpleNamespace(log=[tmp_path / "gone.log", tmp_path / "b.log"])
-    text = endings.failures([one, SimpleNamespace(jobs=[one, gone])])
+    text = endings.failures([one, SimpleNamespace(jobs=[one, gone])], {})
     ends = [f"\n{tmp_path}/{name}, its last lines:\n  {line}" for name, line in SAID]
     assert text == "\n".join(ends)
+
+
+def test_of_a_job_that_slurm_ended_the_reason_is_last(tmp_path):
+    """Its own log knows of a signal only."""
+    (log := tmp_path / "a.log").write_text("snakemake is gone: this job ends too\n")
+    handler, _ = snakemakes({Quietness.REASON})
+    ended = terminal.why_ended([handler])
+
+    def fails(status: str) -> str:
+        told = {"event": LogEvent.JOB_ERROR, "log": [str(log), "slurm.log"], "rule_msg":
+                f"SLURM-job '4' failed, SLURM status is: '{status}'. Reason: Unknown."}  # fmt: skip
+        record = logging.LogRecord("snakemake", logging.ERROR, "", 0, "Error", None, None)
+        record.__dict__ |= told
+        handler.filter(record)
+        return endings.failures([SimpleNamespace(log=[log])], ended).splitlines()[-1]
+
+    assert fails("TIMEOUT") == (
+        f"{log}: Slurm ended this job (TIMEOUT): its time was over; more: `resources`, runtime "
+        "(minutes)"
+    )
+    assert fails("FAILED") == "  snakemake is gone: this job ends too"
 
 
 def test_a_run_without_a_report_has_no_result(tmp_path):

@@ -77,6 +77,26 @@ def test_jobs_that_want_both_cards_never_wait_for_each_other(tmp_path, trials):
     assert done.stdout.split() == [trials, "trials,", "0", "hung"], done.stderr
 
 
+def test_leases_lie_where_every_job_and_every_user_of_a_host_looks(two_gpus, tmp_path):
+    """They followed TMPDIR, which clusters set for each job, and belonged to one user."""
+    places = {
+        subprocess.run(
+            [sys.executable, "-c", "from sftflow.core import gpu; print(gpu.LEASES)"],
+            cwd=Path(gpu.__file__).parents[2], env=os.environ | {"TMPDIR": str(folder)},
+            capture_output=True, text=True, check=True,
+        ).stdout
+        for folder in (tmp_path, tmp_path.parent)
+    }  # fmt: skip
+    assert len(places) == 1
+    before = os.umask(0o077)
+    try:
+        with gpu.claim(1):
+            modes = {path.stat().st_mode & 0o777 for path in tmp_path.glob("*/*.lock")}
+            assert modes == {0o666} and (tmp_path / "sftflow-gpus").stat().st_mode & 0o777 == 0o777
+    finally:
+        os.umask(before)
+
+
 def test_cards_on_which_others_compute_are_passed_over(two_gpus, capsys):
     sys.modules["pynvml"].busy = {0: [4711]}
     with gpu.claim(1) as mine:

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from sftflow.config import resolve
 from sftflow.config.reading import merge
+from sftflow.core.jsonio import write_record
 from support import jobs, stand_in_cards
 
 STUDY = "config/internlm2_5_7b.yaml"
@@ -79,6 +80,64 @@ def test_a_sweep_with_halving_plans_its_rungs_and_then_who_goes_on(workflow, sna
     count = jobs(planned.stdout)
     assert (count["train_run"], count["merge_run"]) == (1 + 3 * 3, 3 * 3)
     assert count["evaluate_suite"] == len(study["suites"]) * (1 + 3 * 3)
+
+
+# What a job asks of a cluster, as its message.
+ASKS = """
+configfile: "config/internlm2_5_7b.yaml"
+
+module study:
+    snakefile: "Snakefile"
+    config: config
+
+use rule * from study
+"""
+SHOWN = "{resources.mem_mb} {resources.nodes} {resources.slurm_partition}"
+
+
+def test_jobs_ask_for_what_their_model_needs_in_one_node_of_the_right_queue(workflow, snakemake):
+    """A job without a GPU waits behind nobody's cards, cards of two nodes are of no use to one
+    job, and 70 billion parameters do not fit where 7 do."""
+    manifest = {"files": [{"path": "model.safetensors", "size": 140 * 10**9}]}
+    for model in yaml.safe_load((workflow / STUDY).read_text(encoding="utf-8"))["models"]:
+        write_record(workflow / f"results/models/{model}/manifest.json", manifest)
+    rules = ["prepare_dataset", "train_run"]
+    own = [
+        f'use rule {rule} from study as {rule} with:\n    message: "{rule} asks {SHOWN}"\n'
+        for rule in rules
+    ]
+    (workflow / "asks.smk").write_text("\n".join([ASKS, *own]), encoding="utf-8")
+    profile = yaml.safe_load((workflow / "profiles/slurm/config.yaml").read_text(encoding="utf-8"))
+    queues = ["slurm_partition='cpu'", "gpu_partition='cards'"]
+    planned = snakemake(
+        workflow, "-n", "train", "--snakefile", "asks.smk",
+        "--default-resources", *profile["default-resources"], *queues,
+    )  # fmt: skip
+    assert planned.returncode == 0, planned.stdout
+    asked = re.findall(r"(\w+) asks (.+)", planned.stdout)
+    assert dict(asked) == {
+        "prepare_dataset": "2000 1 cpu",
+        "train_run": f"{16_000 + 3 * 140_000} 1 cards",
+    }
+
+
+ON_NODES = """
+answer_dialogues evaluate_suite find_contamination judge_crisis judge_pair measure_curve
+measure_likelihood merge_run native_model prepare_dataset restore_merged serve_subject
+tokenize_run train_run
+""".split()
+
+
+def test_what_takes_seconds_is_no_job_of_a_cluster(workflow):
+    """300 runs had 2,700 jobs for their scores alone."""
+    rules = "\n".join(path.read_text(encoding="utf-8") for path in workflow.glob("rules/*.smk"))
+    texts = re.split(r"^rule (\w+):", rules, flags=re.M)[1:]
+    sent = {
+        name
+        for name, text in zip(texts[::2], texts[1::2], strict=True)
+        if "localrule: True" not in text
+    }
+    assert sent == set(ON_NODES)
 
 
 @pytest.mark.parametrize("targets", ["plan data", "train", "tables report"])

@@ -113,3 +113,13 @@ def test_results_of_an_older_version_are_refused_with_one_sentence(workflow, sna
     old.mkdir(parents=True)
     (old / "mmlu.json").write_text('{"schema": 1, "score": 0.5}')
     assert "results was made by sftflow 0.1" in told(snakemake, workflow)
+
+
+@pytest.mark.parametrize("record", ["models/tiny/manifest.json", "subjects/tiny/readiness.json"])
+def test_a_record_that_was_cut_off_is_named(workflow, snakemake, record):
+    """By a full disk, or a power cut: which file, and that it may be deleted."""
+    path = workflow / "results" / record
+    path.parent.mkdir(parents=True)
+    path.write_text('{"schema": 1, "sub', encoding="utf-8")
+    said = told(snakemake, workflow)
+    assert f"results/{record} is not valid JSON" in said and "delete it" in said

@@ -1,7 +1,8 @@
 """What the terminal says last: the result of a run that went well, or why it failed."""
 
+import itertools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from sftflow.core.layout import PATHS, Results
@@ -24,12 +25,13 @@ def result(folder: str) -> str:
     return f"\n{told.read_text(encoding='utf-8')}\nReport:  {report}\nAnswers: {answers}"
 
 
-def failures(jobs: Iterable) -> str:
+def failures(jobs: Iterable, ended: Mapping[str, str]) -> str:
     """Of each failed job of Snakemake's the end of its logs, and the reason last: that stands in
-    its first log, beside which a server may have another."""
+    its first log, beside which a server may have another. Why it was `ended`, its log can't say."""
     single = (job for group in jobs for job in getattr(group, "jobs", [group]))
     logs = dict.fromkeys(str(log) for job in single for log in reversed(job.log))
-    return "\n".join(text for log in logs if (text := end_of(Path(log))))
+    told = [(end_of(Path(log)), f"\n{log}: {ended[log]}" if log in ended else "") for log in logs]
+    return "\n".join(filter(None, itertools.chain(*told)))
 
 
 def end_of(log: Path) -> str:

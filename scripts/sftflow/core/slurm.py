@@ -1,5 +1,6 @@
-"""Jobs that Slurm holds back: why, said once, where the executor waits in silence."""
+"""What Slurm does to jobs, and its executor does not say: why it holds them back, or ended them."""
 
+import re
 import subprocess
 import threading
 from collections.abc import Callable
@@ -7,6 +8,23 @@ from collections.abc import Callable
 FORMAT = "%i|%r|%k"  # id, reason, comment: Snakemake's executor names rule and wildcards there
 # A job that waits for one of these starts by itself.
 USUAL = set("None Priority Resources Dependency BeginTime Cleaning JobArrayTaskLimit".split())
+
+
+# How a job ends that did nothing wrong itself, and whose log can't know.
+ENDS = {
+    "TIMEOUT": "its time was over; more: `resources`, runtime (minutes)",
+    "OUT_OF_MEMORY": "it took more memory than it had asked for; more: `resources`, mem_mb",
+    "CANCELLED": "somebody cancelled it",
+    "PREEMPTED": "another job took its place",
+    "NODE_FAIL": "its node failed",
+}
+
+
+def why_ended(told: str) -> str:
+    """Why Slurm ended a job, by what Snakemake's executor tells of it; "" where it did not."""
+    found = re.search(r"SLURM status is: '(\w+)", told)
+    why = ENDS.get(found[1]) if found else None
+    return f"Slurm ended this job ({found[1]}): {why}" if found and why else ""
 
 
 def held(listed: str) -> dict[str, list[str]]:

@@ -11,6 +11,8 @@ from datetime import timedelta
 from logging import Handler, LogRecord
 from typing import Any
 
+from sftflow.core import slurm
+
 SAYS_NOTHING = "Select jobs to execute..."
 
 
@@ -19,6 +21,23 @@ def one_line_each(handlers: Iterable[Handler]) -> None:
         shown = getattr(handler.formatter, "quiet", ())
         if "reason" in map(name, shown) and hasattr(handler, "last_msg_was_job_info"):
             Lines(handler).take_over()
+
+
+def why_ended(handlers: Iterable[Handler]) -> dict[str, str]:
+    """{first log of a job: why the cluster ended it}, filled as Snakemake's executor tells."""
+    found: dict[str, str] = {}
+
+    def hear(record: LogRecord) -> bool:
+        told = vars(record)
+        if name(told.get("event")) == "job_error" and told["log"]:
+            found.pop(first := str(told["log"][0]), None)  # of the attempt before
+            if why := slurm.why_ended(str(told["rule_msg"])):
+                found[first] = why
+        return True
+
+    for handler in handlers:
+        handler.addFilter(hear)
+    return found
 
 
 def say_no_errors(handlers: Iterable[Handler]) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sftflow.core import identity
+from sftflow.core import identity, space
 from sftflow.core.cli import UserError
 from sftflow.core.jsonio import file_digest, read_json
 from sftflow.evaluation.answers import AnswerStore
@@ -71,6 +71,8 @@ def guarded(plan: Plan, step, *args) -> None:
     except UserError as error:
         plan.error = str(error)
     except Exception as error:
+        if space.is_lack(error):  # of every benchmark
+            raise
         traceback.print_exc()
         plan.error = f"{type(error).__name__}: {error}"
 

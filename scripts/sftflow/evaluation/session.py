@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from sftflow.core import cli, gpu
+from sftflow.core import cli, gpu, space
 from sftflow.core.cli import UserError
 from sftflow.core.jsonio import digest, file_digest, read_json, write_json, write_jsonl
 from sftflow.core.progress import Progress
@@ -111,6 +111,9 @@ def ask_all(session: Session, store: AnswerStore, plans: list[Plan], label: str)
         for job in as_completed(jobs):
             waiting = [plan for plan in jobs[job].plans if plan.open]
             if problem := job.exception():
+                if space.is_lack(problem):  # no further answer could be kept
+                    pool.shutdown(cancel_futures=True)
+                    raise problem
                 for plan in waiting:
                     plan.error = NO_SERVER if session.ended else str(problem)
             else:

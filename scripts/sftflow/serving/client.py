@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from sftflow.core import process
+from sftflow.core import process, space
 from sftflow.core.cli import UserError
 from sftflow.serving import completions
 
@@ -191,6 +191,9 @@ class Server:
         while self.process is not None:
             if self.process.poll() is not None:
                 status = self.process.returncode
+                if self.log and space.is_full(self.log.parent):  # which then says nothing
+                    why = f"the disk of {self.log.parent} is full; {space.ROOM}"
+                    raise ServerError(f"the server ended with status {status}: {why}")
                 raise ServerError(f"the server ended with status {status}. {self.log_excerpt()}")
             if time.monotonic() >= last:
                 return
