@@ -3,6 +3,7 @@
 import functools
 import gc
 import inspect
+import itertools
 import shlex
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(str(workflow.current_basedir)).parent / "scripts"))
 
 from snakemake.common import overwrite_function_params
+from snakemake.io import contains_wildcard
 
 from sftflow.config import asking, backend, halving, jobs, resolve
 from sftflow.config.commandline import asked_for, submits, unknown_targets
@@ -91,33 +93,42 @@ def be_short() -> None:
 # What a job is told, and what makes it run again ------------------------------------------------------------------------
 
 
-def told(rule: str, content: Callable | None = None) -> dict[str, Callable]:
+def stated(function: Callable) -> Callable:
+    """A function for rules that states its parameters: Snakemake inspects others three times for each job."""
+    overwrite_function_params(function, inspect.signature(function).parameters)
+    return function
+
+
+def told(rule: str, content: Callable | None = None) -> dict[str, Callable | str]:
     """Params of a rule: its settings file, and one for each key whose value decides about its result.
 
     A key that the rule is not told, or that cannot change what it makes, is no param, so no rerun.
     """
+    names = jobs.wildcards(rule)
+    values = itertools.product(*[wildcard_values[name] for name in names])
+    every = [made_with(rule, *each) for each in values]
+    kinds = {repr(made): made for made in every}.values()  # of 1,000 runs, few
 
-    def values(wildcards) -> list[str]:
-        return [getattr(wildcards, name) for name in jobs.wildcards(rule)]
-
-    def settings(wildcards) -> str:
-        return paths.settings.format(rule=rule, name="/".join(values(wildcards))).replace(
-            "<results>", RESULTS
+    def decides(key: str) -> Callable | str:
+        """One text where it is the same for all jobs: of a function, Snakemake asks it for each."""
+        shown = {jobs.shown(key, made) for made in kinds}
+        if len(shown) == 1 and not contains_wildcard(*shown):
+            return shown.pop()
+        return stated(
+            lambda wildcards: jobs.shown(
+                key, made_with(rule, *[getattr(wildcards, name) for name in names])
+            )
         )
 
-    def decides(key: str) -> Callable:
-        return lambda wildcards: jobs.shown(key, made_with(rule, *values(wildcards)))
-
-    params = {"settings": settings} | {
+    params = {"settings": settings_file(rule, "/".join(f"{{{name}}}" for name in names))} | {
         key.replace(".", "_"): decides(key) for key in jobs.deciding_keys(rule)
     }
-    for param in params.values():
-        overwrite_function_params(param, OF_WILDCARDS)
     return params | ({"content": content} if content else {})
 
 
-# Snakemake asks each function for its parameters three times a job, unless they are stated.
-OF_WILDCARDS = inspect.signature(lambda wildcards: None).parameters
+def settings_file(rule: str, name: str) -> str:
+    """Where scripts/run.py writes what a job is told."""
+    return paths.settings.format(rule=rule, name=name).replace("<results>", RESULTS)
 
 
 @functools.cache
@@ -136,6 +147,7 @@ def content(kind: str, name: str) -> Callable:
     return of
 
 
+@stated
 def lock(wildcards) -> str:
     """What an environment is made from."""
     return f"uv.lock: {file_digest(handover.HOME / 'envs' / wildcards.env / 'uv.lock')}"
@@ -267,6 +279,7 @@ def base_model(model: str) -> dict[str, str]:
     }
 
 
+@stated
 def of_run(wildcards) -> dict[str, str]:
     """A run's dataset and base model."""
     run = trainings[wildcards.run]
@@ -316,6 +329,7 @@ def weights_of(subject: str, form: str) -> dict[str, str]:
     }
 
 
+@stated
 def served(wildcards) -> dict[str, str]:
     """A subject's weights, and the record of the environment that serves them."""
     return served_as(wildcards.subject)
@@ -328,6 +342,7 @@ def served_as(subject: str) -> dict[str, str]:
     return weights_of(subject, entry["form"]) | environment
 
 
+@stated
 def both_forms(wildcards) -> dict[str, str]:
     """For readiness: a merged run's load time is wanted as adapter on its base, too. Nothing is merged to be timed."""
     entry = study["subjects"][wildcards.subject]
@@ -336,16 +351,13 @@ def both_forms(wildcards) -> dict[str, str]:
     return served(wildcards) | {f"other_{name}": path for name, path in other.items()}
 
 
+@stated
 def judged_first(wildcards) -> list[str]:
     """What a judge of ours is asked about is there before it is served: it is started once."""
     return [ancient(file) for file in asking.judged_first(study, wildcards.subject, paths)]
 
 
-def asked_ahead(wildcards) -> str:
-    """The file that says what later jobs of this run ask the subject (scripts/run.py writes it)."""
-    return paths.settings.format(rule="ahead", name=wildcards.subject).replace("<results>", RESULTS)
-
-
+@stated
 def weights_flags(wildcards, input) -> str:
     """Flags that tell serve.py and evaluate.py what to serve, with what."""
     merged = "weights" in input.keys() and "weights_folder" not in input.keys()
@@ -362,11 +374,13 @@ def weights_flags(wildcards, input) -> str:
     )
 
 
+@stated
 def manifest_flags(wildcards, input) -> str:
     """The manifests alone, where a program finds the weights beside them."""
     return flags(input, {"--manifest": "weights", "--adapter-manifest": "adapter"})
 
 
+@stated
 def other_form_flags(wildcards, input) -> str:
     return flags(
         input,
@@ -383,21 +397,30 @@ def flags(input, names: dict[str, str]) -> str:
 # Evaluation -----------------------------------------------------------------------------------------------------------
 
 
+@stated
 def benchmarks_of(wildcards) -> list[str]:
     return collect(paths.benchmark, benchmark=study["suites"][wildcards.suite])
 
 
+@stated
+def questions_of(wildcards) -> list[str]:
+    return ancient(collect(paths.questions, benchmark=study["suites"][wildcards.suite]))
+
+
+@stated
 def evaluation_of(wildcards) -> str:
     suite = study["benchmarks"][wildcards.benchmark]["suite"]
     return paths.evaluation.format(subject=wildcards.subject, suite=suite)
 
 
+@stated
 def contamination_of(wildcards) -> list[str]:
     """What a run was trained on may hold questions; a model that was not trained here, nobody can say."""
     run = study["subjects"][wildcards.subject]["run"]
     return [paths.contamination.format(dataset=study["runs"][run]["dataset"])] if run else []
 
 
+@stated
 def contamination_flag(wildcards, input) -> str:
     return shlex.join(["--contamination", *input.contamination] if input.contamination else [])
 
@@ -405,14 +428,17 @@ def contamination_flag(wildcards, input) -> str:
 # Dialogue -------------------------------------------------------------------------------------------------------------
 
 
+@stated
 def own_weights(wildcards) -> dict[str, str]:
     return weights_of(wildcards.subject, study["subjects"][wildcards.subject]["form"])
 
 
+@stated
 def dialogues_of(wildcards) -> list[str]:
     return collect(paths.dataset_receipt, dataset=asking.heard(study, wildcards.subject))
 
 
+@stated
 def neutral_content(wildcards) -> str:
     """A neutral text that was edited is read again."""
     return f"content of the texts: {neutral_digest()}"
@@ -424,6 +450,7 @@ def neutral_digest() -> str:
     return digest([local_digest(text, memory) for text in texts])[:12]
 
 
+@stated
 def crisis_content(wildcards) -> str:
     """Digest of the messages of a crisis."""
     source = study["dialogue"]["crisis"]
@@ -431,6 +458,7 @@ def crisis_content(wildcards) -> str:
     return f"content of the messages: {known or '-'}"
 
 
+@stated
 def rubrics(wildcards) -> str:
     """Digest of what judges are told."""
     texts = sorted((handover.HOME / "config/dialogue").glob("*.md"))
@@ -442,10 +470,12 @@ def who_judges(wildcards) -> str:
     return study["judges"][wildcards.judge]["subject"]
 
 
+@stated
 def judge_served(wildcards) -> dict[str, str]:
     return served_as(who_judges(wildcards))
 
 
+@stated
 def judge_ready(wildcards) -> str:
     return paths.readiness.format(subject=who_judges(wildcards))
 
@@ -454,6 +484,7 @@ def judge_gpus(rule: str) -> Callable:
     return lambda wildcards: gpus(rule, study["subjects"][who_judges(wildcards)]["serving"])
 
 
+@stated
 def judged_answers(wildcards) -> list[str]:
     """Of baseline and candidate, in this order."""
     pair = pairs[wildcards.pair]
@@ -537,6 +568,7 @@ def lost_weights() -> list[str]:
     ]
 
 
+@stated
 def needed_weights(wildcards) -> list[str]:
     """The records of this study for which a run's merged weights and checkpoints are needed."""
     run = wildcards.run

@@ -100,9 +100,7 @@ rule answer_dialogues:
 rule measure_behaviour:
     input:
         answers=paths.dialogue_answers,
-        evaluations=lambda wildcards: collect(
-            paths.evaluation, subject=wildcards.subject, suite=study["evaluate"]["suites"]
-        ),
+        evaluations=collect(paths.evaluation, suite=study["evaluate"]["suites"], allow_missing=True),
     output:
         paths.behaviour,
     log:

@@ -10,9 +10,7 @@ rule evaluate_suite:
         readiness=paths.readiness,
         evalscope=paths.environment.format(env="evalscope"),
         benchmarks=benchmarks_of,
-        questions=lambda wildcards: ancient(
-            collect(paths.questions, benchmark=study["suites"][wildcards.suite])
-        ),
+        questions=questions_of,
     output:
         paths.evaluation,
     log:
@@ -68,7 +66,7 @@ rule score_benchmark:
 rule track_scores:
     input:
         training=paths.training,
-        scores=lambda wildcards: collect(paths.score, subject=wildcards.run, benchmark=asked),
+        scores=collect(paths.score, subject="{run}", benchmark=asked),
         environment=paths.environment.format(env="swift"),
     output:
         paths.tracked,

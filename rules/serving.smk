@@ -32,7 +32,7 @@ rule serve_subject:
         **told("serve_subject"),
         weights=weights_flags,
         other=other_form_flags,
-        ahead=asked_ahead,
+        ahead=settings_file("ahead", "{subject}"),  # what later jobs of this run ask the subject
     message:
         "Serving {wildcards.subject} alone: readiness, speed, the fixed prompts, then what later jobs ask it"
     shell:

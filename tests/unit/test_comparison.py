@@ -257,13 +257,13 @@ def test_a_question_of_two_benchmarks_is_resampled_as_one(tmp_path, study):
     draws = reading.suite_draws(study, cells)
     whole = rows(tmp_path, study)["tuned", "first"]
     for side in ("base", "tuned"):
-        mean, drawn = draws["first", side]["micro"]
+        mean, drawn, _ = draws["first", side]["micro"]
         key = "baseline_score" if side == "base" else "candidate_score"
         assert mean == pytest.approx(whole[key])
         assert drawn.mean() == pytest.approx(mean, abs=0.01)
         single = [cells[side, name].score["score"] for name in ("one", "two", "three")]
         assert draws["first", side]["macro"][0] == pytest.approx(np.mean(single))
-    (_, old), (_, new) = (draws["first", side]["micro"] for side in ("base", "tuned"))
+    (_, old, _), (_, new, _) = (draws["first", side]["micro"] for side in ("base", "tuned"))
     parts = [cells["base", name].score["items"] for name in ("one", "two", "three")]
     layout = reading.suite_items(parts)
     scores = [

@@ -11,7 +11,14 @@ from sftflow.core.layout import Results
 from sftflow.core.spans import merged
 from sftflow.reporting import figures
 from sftflow.reporting.chinese import translate
-from sftflow.reporting.report import collect, draw, lengths_once, model_row, provenance
+from sftflow.reporting.report import (
+    collect,
+    draw,
+    history_frame,
+    lengths_once,
+    model_row,
+    provenance,
+)
 
 TURNS = {"talks": {"histogram": [[2, 60], [3, 0], [4, 40]]}}
 TOKENS = {"tuned": {"histogram": [[32, 10], [48, 70], [64, 20]]}}
@@ -124,3 +131,16 @@ def test_a_forest_of_many_pairs_fits_a_page_and_says_what_it_leaves_out():
     drawn = re.findall(">([^<>]+)</text>", picture.svg())
     assert drawn.count("all") == 20 and "What changed (20 of 200)" in drawn
     assert "run 99 − base" in drawn and "mmlu" not in drawn
+
+
+def test_many_subjects_of_one_day_are_counted():
+    """A line of the change log that names 1,000 subjects is 9,000 characters wide."""
+    cells = {}
+    for place in range(1000):
+        cell = scored(f"run{place:04}", (0, 1))
+        cell.labels = (f"run{place:04}", "MMLU")
+        cells[place] = cell
+    few = dict(list(cells.items())[:2])
+    assert list(history_frame({}, few)["Subject"]) == ["run0000, run0001"]
+    (told,) = history_frame({}, cells)["Subject"]
+    assert told.startswith("run0000, run0001") and told.endswith("… (1,000)") and len(told) < 100

@@ -3,9 +3,10 @@
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote_plus
 
 from sftflow.core.cli import UserError
 from sftflow.core.handover import HOME
@@ -93,7 +94,11 @@ def pair_name(pair: dict) -> str:
 
 def answers_at(**where: str) -> str:
     """A place in the page of answers: `answers_at(pair=…, benchmark=…)`, what is "" left out."""
-    return f"{PATHS.answers}#{urlencode({name: value for name, value in where.items() if value})}"
+    given = "&".join(f"{name}={quoted(value)}" for name, value in where.items() if value)
+    return f"{PATHS.answers}#{given}"
+
+
+quoted = cache(quote_plus)  # the same names again and again
 
 
 def table_names(suites: Iterable[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy.sparse import coo_array, csr_array
@@ -13,8 +14,17 @@ from sftflow.reporting.text import MISSING, STALE, label
 from sftflow.scoring import stats
 from sftflow.scoring.consistent import QUESTION, contradiction
 
-# {(suite, subject): {"micro" | "macro": (mean, bootstrap draws of it)}}
-Draws = dict[tuple[str, str], dict[str, tuple[float, np.ndarray]]]
+
+class Mean(NamedTuple):
+    """A mean over a suite, bootstrap draws of it, and their interval."""
+
+    score: float
+    drawn: np.ndarray
+    interval: stats.Interval | None
+
+
+# {(suite, subject): {"micro" | "macro": its mean}}
+Draws = dict[tuple[str, str], dict[str, Mean]]
 
 
 @dataclass(frozen=True)
@@ -180,7 +190,7 @@ def suite_draws(study: dict, cells: dict) -> Draws:
     for every subject that was asked the same set.
     """
     settings = study["statistics"]
-    draws = {}
+    draws: Draws = {}
     for suite in study["evaluate"]["suites"]:
         names = study["suites"][suite]
         same: dict[tuple, list[str]] = {}
@@ -201,11 +211,14 @@ def suite_draws(study: dict, cells: dict) -> Draws:
             micro = averages(layout.question) @ np.concatenate(scores)
             macro = np.mean([part.mean(axis=0) for part in scores], axis=0)
             over_benchmarks = np.mean([drawn[place] for place in range(len(names))], axis=0)
-            for column, subject in enumerate(group):
-                draws[suite, subject] = {
-                    "micro": (micro[:, column].mean(), drawn["micro"][:, column]),
-                    "macro": (macro[column], over_benchmarks[:, column]),
-                }
+            for kind, means, resampled in (
+                ("micro", [of.mean() for of in micro.T], drawn["micro"]),
+                ("macro", macro, over_benchmarks),
+            ):
+                lines = resampled.T.copy()  # a subject's draws side by side, as they are read
+                intervals = stats.percentile_intervals(lines, settings["confidence"])
+                for subject, *mean in zip(group, means, lines, intervals, strict=True):
+                    draws.setdefault((suite, subject), {})[kind] = Mean(*mean)
     return draws
 
 

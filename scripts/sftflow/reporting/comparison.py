@@ -415,15 +415,13 @@ def suite_frame(study: dict, rows: list[dict]) -> pd.DataFrame:
 def macro_difference(study: dict, row: dict, draws: Draws) -> dict:
     if "difference" not in row:
         return {}
-    (before, old), (after, new) = (
-        draws[row["suite"], row[side]]["macro"] for side in ("baseline", "candidate")
-    )
+    before, after = (draws[row["suite"], row[side]]["macro"] for side in ("baseline", "candidate"))
     confidence = study["statistics"]["confidence"]
-    interval = stats.percentile_interval(new - old, confidence)
+    interval = stats.percentile_interval(after.drawn - before.drawn, confidence)
     return {
-        "baseline_macro": before,
-        "candidate_macro": after,
-        "macro_difference": after - before,
+        "baseline_macro": before.score,
+        "candidate_macro": after.score,
+        "macro_difference": after.score - before.score,
         **bounds("macro_ci", interval),
     }
 

@@ -15,7 +15,6 @@ from sftflow.reporting.text import (
     pick,
     with_interval,
 )
-from sftflow.scoring import stats
 
 
 def planned_frame(study: dict, training: dict[str, dict]) -> pd.DataFrame:
@@ -75,7 +74,7 @@ def size(manifest: dict | None) -> int | None:
 
 def subjects_frame(study: dict, results: Results, draws: Draws) -> pd.DataFrame:
     """Every model, run and endpoint of the study in a row: how large, how good, how fast."""
-    suites, confidence = study["evaluate"]["suites"], study["statistics"]["confidence"]
+    suites = study["evaluate"]["suites"]
     names = headings(study, "subjects", study["evaluate"]["subjects"])
     rows = []
     for name, title in names.items():
@@ -87,9 +86,8 @@ def subjects_frame(study: dict, results: Results, draws: Draws) -> pd.DataFrame:
             found = draws.get((suite, name))
             row[f"Suite {suite}"] = NONE
             if found:
-                mean, drawn = found["micro"]
-                interval = stats.percentile_interval(drawn, confidence)
-                row[f"Suite {suite}"] = with_interval(mean, interval)
+                mean = found["micro"]
+                row[f"Suite {suite}"] = with_interval(mean.score, mean.interval)
         row |= {
             "Tokens/s, together": number(pick(ready, "speed.tokens_per_second_concurrent"), 1),
             "Ready": duration(pick(ready, f"seconds.{ready.get('form')}.ready")),

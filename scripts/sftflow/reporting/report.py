@@ -103,14 +103,13 @@ def collect(study: dict, results: Results) -> dict:
 
 def record(evidence: Evidence, dialogue: pd.DataFrame, answers: browser.Answers) -> dict:
     """What the report states, unrounded, for programs: report/report.json."""
-    confidence = evidence.study["statistics"]["confidence"]
     means = [
         {
-            "suite": suite, "subject": subject, "mean": kind, "score": mean,
-            "interval": stats.percentile_interval(drawn, confidence),
+            "suite": suite, "subject": subject, "mean": kind, "score": mean.score,
+            "interval": mean.interval,
         }
         for (suite, subject), found in evidence.draws.items()
-        for kind, (mean, drawn) in found.items()
+        for kind, mean in found.items()
     ]  # fmt: skip
     content = {
         "scores": earlier.scores(evidence.cells.values()),
@@ -129,6 +128,8 @@ def record(evidence: Evidence, dialogue: pd.DataFrame, answers: browser.Answers)
 
 def bare(value: Any) -> Any:
     """As JSON has it: no number that is none, and numbers of no library's own."""
+    if value is None or isinstance(value, str | int):
+        return value
     if isinstance(value, dict):
         return {str(key): bare(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -278,7 +279,7 @@ def history_frame(study: dict, cells: dict) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "Date": day,
-            "Subject": ", ".join(dict.fromkeys(cell.labels[0] for cell in found)),
+            "Subject": first_of(list(dict.fromkeys(cell.labels[0] for cell in found))),
             "Scores": len(found),
             "Commit": ", ".join(
                 sorted({(cell.score["provenance"]["git"] or NONE)[:12] for cell in found})
@@ -286,6 +287,13 @@ def history_frame(study: dict, cells: dict) -> pd.DataFrame:
         }
         for day, found in sorted(days.items())
     )
+
+
+def first_of(names: list[str]) -> str:
+    """Some of many names, and how many there are."""
+    if len(names) <= tables_text.WIDE:
+        return ", ".join(names)
+    return f"{', '.join(names[: tables_text.WIDE])}, … ({len(names):,})"
 
 
 def asked_frame(study: dict) -> pd.DataFrame:

@@ -21,7 +21,6 @@ from sftflow.reporting.text import (
     pick,
     with_interval,
 )
-from sftflow.scoring import stats
 
 BAND = 0.05  # how far outside a measured interval a published figure may lie: prompts differ
 
@@ -30,7 +29,7 @@ def suite_table(study: dict, suite: str, cells: dict, draws: Draws, references: 
     benchmarks = study["suites"][suite]
     subjects = study["evaluate"]["subjects"]
     if len(subjects) > WIDE:  # then each is a row: the best first
-        best = {s: draws[suite, s]["micro"][0] for s in subjects if (suite, s) in draws}
+        best = {s: draws[suite, s]["micro"].score for s in subjects if (suite, s) in draws}
         subjects = sorted(subjects, key=lambda subject: -best.get(subject, -1))
     chosen = [cells[subject, benchmark] for benchmark in benchmarks for subject in subjects]
     rows = [row for cell in chosen for row in score_rows(study, cell, references)]
@@ -280,15 +279,13 @@ def suite_mean_frame(
 ) -> pd.DataFrame:
     """Micro and macro mean, over complete sets of one metric only."""
     rows = []
-    confidence = study["statistics"]["confidence"]
     for subject in subjects:
         row = {"Subject": label(study, "subjects", subject)}
         found = draws.get((suite, subject))
         for name, kind in (("Micro mean", "micro"), ("Macro mean", "macro")):
             row[name] = NONE
             if found:
-                mean, drawn = found[kind]
-                row[name] = with_interval(mean, stats.percentile_interval(drawn, confidence))
+                row[name] = with_interval(found[kind].score, found[kind].interval)
         row["Note"] = incomplete([cells[subject, b] for b in study["suites"][suite]]) or ""
         rows.append(row)
     return pd.DataFrame(rows)

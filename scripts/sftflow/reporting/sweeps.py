@@ -27,7 +27,6 @@ from sftflow.reporting.text import (
     pick,
     with_interval,
 )
-from sftflow.scoring import stats
 
 CHOSEN = "chosen"
 LEFT_OUT = "left out"
@@ -253,15 +252,8 @@ def spread(values: list[float], digits: int) -> str:
 def suite_text(study: dict, suite: str, names: list[str], draws: Draws) -> str:
     found = [draws[suite, name]["micro"] for name in names if (suite, name) in draws]
     if len(names) > 1:
-        return spread([100 * mean for mean, _ in found], 1)
-    return (
-        with_interval(
-            found[0][0],
-            stats.percentile_interval(found[0][1], study["statistics"]["confidence"]),
-        )
-        if found
-        else NONE
-    )
+        return spread([100 * mean.score for mean in found], 1)
+    return with_interval(found[0].score, found[0].interval) if found else NONE
 
 
 def score_text(found: list[Cell | None]) -> str:
@@ -292,7 +284,7 @@ def rows_of(study: dict, point: Point, word: str, cells: dict, draws: Draws) -> 
                 "choice": word or None,
                 **{key: record.get(key) for key in keys},
                 **{
-                    f"suite {s}": drawn["micro"][0] if drawn else None for s, drawn in means.items()
+                    f"suite {s}": mean["micro"].score if mean else None for s, mean in means.items()
                 },
                 **{b: c.score["score"] if c and c.usable else None for b, c in found.items()},
             }

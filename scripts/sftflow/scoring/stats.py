@@ -580,10 +580,19 @@ def bootstrap_means(
 def percentile_interval(draws: NDArray, confidence: float = 0.95) -> Interval | None:
     """None where all draws are equal: resampling one value says nothing about others."""
     draws = draws[~np.isnan(draws)]
-    if not len(draws) or np.ptp(draws) == 0:
-        return None
-    low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
+    return percentile_intervals(draws[None], confidence)[0] if len(draws) else None
+
+
+def percentile_intervals(draws: NDArray, confidence: float = 0.95) -> list[Interval | None]:
+    """The same of several means (means, resamples), at once where none of their draws is NaN."""
+    if np.isnan(draws).any():
+        return [percentile_interval(each, confidence) for each in draws]
+    ends = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2], axis=1)
+    varies = np.ptp(draws, axis=1) > 0
+    return [
+        (float(low), float(high)) if known else None
+        for low, high, known in zip(*ends, varies, strict=True)
+    ]
 
 
 def macro_f1(targets: Sequence[str], answers: Sequence[str | None]) -> float | None:
