@@ -4,6 +4,7 @@ import functools
 import gc
 import inspect
 import itertools
+import os
 import shlex
 import sys
 from collections.abc import Callable
@@ -99,13 +100,14 @@ def stated(function: Callable) -> Callable:
     return function
 
 
-def told(rule: str, content: Callable | None = None) -> dict[str, Callable | str]:
+def told(rule: str, content: Callable | None = None, **known) -> dict[str, Callable | str]:
     """Params of a rule: its settings file, and one for each key whose value decides about its result.
 
-    A key that the rule is not told, or that cannot change what it makes, is no param, so no rerun.
+    A key that the rule is not told, or that cannot change what it makes, is no param, so no rerun. `known` has the values
+    of a wildcard for which there are such jobs, where those are fewer than what a target may name.
     """
     names = jobs.wildcards(rule)
-    values = itertools.product(*[wildcard_values[name] for name in names])
+    values = itertools.product(*[(wildcard_values | known)[name] for name in names])
     every = [made_with(rule, *each) for each in values]
     kinds = {repr(made): made for made in every}.values()  # of 1,000 runs, few
 
@@ -120,15 +122,15 @@ def told(rule: str, content: Callable | None = None) -> dict[str, Callable | str
             )
         )
 
-    params = {"settings": settings_file(rule, "/".join(f"{{{name}}}" for name in names))} | {
+    params = {"settings": settings_file(rule, *[f"{{{name}}}" for name in names])} | {
         key.replace(".", "_"): decides(key) for key in jobs.deciding_keys(rule)
     }
     return params | ({"content": content} if content else {})
 
 
-def settings_file(rule: str, name: str) -> str:
-    """Where scripts/run.py writes what a job is told."""
-    return paths.settings.format(rule=rule, name=name).replace("<results>", RESULTS)
+def settings_file(rule: str, *names: str) -> str:
+    """Where scripts/run.py writes what a job is told. names: of its wildcards, or their values."""
+    return paths.settings.format(rule=rule, name=os.sep.join(names)).replace("<results>", RESULTS)
 
 
 @functools.cache

@@ -57,7 +57,7 @@ rule measure_curve:
         mem_mb=memory("measure_curve", 32000, model_of_run),
         runtime=minutes("measure_curve", 240),
     params:
-        **told("measure_curve", content=neutral_content),
+        **told("measure_curve", content=neutral_content, run=stepwise),
     message:
         "How likely the checkpoints of {wildcards.run} find held-out dialogues, and neutral text"
     shell:

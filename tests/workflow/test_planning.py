@@ -124,7 +124,7 @@ def test_jobs_ask_for_what_their_model_needs_in_one_node_of_the_right_queue(work
 ON_NODES = """
 answer_dialogues evaluate_suite find_contamination judge_crisis judge_pair measure_curve
 measure_likelihood merge_run native_model prepare_dataset restore_merged serve_subject
-tokenize_run train_run
+tokenize_run train_rung train_run
 """.split()
 
 
