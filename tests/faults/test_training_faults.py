@@ -225,14 +225,18 @@ def test_scores_join_the_record(whole):
     assert b"scores/general/gsm8k" in uploaded.read_bytes()
 
 
-def kill_at(step: int, process: subprocess.Popen, output: Path) -> None:
-    """Kill a training that has made this step, and wait until what it started is gone, too."""
+def kill_at(step: int, process: subprocess.Popen, output: Path, all_at_once: bool = False) -> None:
+    """Kill a training that has made this step, and wait until what it started is gone, too;
+    `all_at_once`: kill that at the same time, so that it makes no further step."""
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline and process.poll() is None:
         found = list(output.glob("checkpoints/*/events.jsonl"))
         if found and any(e.get("step") == step for e in Events(found[0]).new()):
             break
         time.sleep(0.02)
+    for pid in descendants(process.pid) if all_at_once else []:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     process.send_signal(signal.SIGKILL)
     process.wait()
     time.sleep(8)  # the guard notices, TERM, then KILL
@@ -282,7 +286,7 @@ def test_a_training_in_rungs_is_the_training_in_one_go(tiny, whole, tmp_path):
     among other trainings than those that it then reports."""
     output = tmp_path / "run"
     process = start(tiny, output, settings(), "--part", "4", "--rung", str(output / "4.json"))
-    kill_at(6, process, output)  # the checkpoint of step 5 is there
+    kill_at(6, process, output, all_at_once=True)  # the checkpoint of step 5 is there
     first = climbed(tiny, output, 4)
     events = Events(folder_of(output) / "events.jsonl").new()
     assert [e["first_step"] for e in events if e["event"] == "start"] == [0, 5]
