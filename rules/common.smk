@@ -100,14 +100,14 @@ def stated(function: Callable) -> Callable:
     return function
 
 
-def told(rule: str, content: Callable | None = None, **known) -> dict[str, Callable | str]:
+def told(rule: str, content: Callable | None = None, **only) -> dict[str, Callable | str]:
     """Params of a rule: its settings file, and one for each key whose value decides about its result.
 
-    A key that the rule is not told, or that cannot change what it makes, is no param, so no rerun. `known` has the values
+    A key that the rule is not told, or that cannot change what it makes, is no param, so no rerun. `only` has the values
     of a wildcard for which there are such jobs, where those are fewer than what a target may name.
     """
     names = jobs.wildcards(rule)
-    values = itertools.product(*[(wildcard_values | known)[name] for name in names])
+    values = itertools.product(*[(wildcard_values | only)[name] for name in names])
     every = [made_with(rule, *each) for each in values]
     kinds = {repr(made): made for made in every}.values()  # of 1,000 runs, few
 
