@@ -410,12 +410,6 @@ def questions_of(wildcards) -> list[str]:
 
 
 @stated
-def evaluation_of(wildcards) -> str:
-    suite = study["benchmarks"][wildcards.benchmark]["suite"]
-    return paths.evaluation.format(subject=wildcards.subject, suite=suite)
-
-
-@stated
 def contamination_of(wildcards) -> list[str]:
     """What a run was trained on may hold questions; a model that was not trained here, nobody can say."""
     run = study["subjects"][wildcards.subject]["run"]

@@ -37,30 +37,35 @@ rule evaluate_suite:
         " --server-log {log.server:q} --output {output:q} 2> {log[0]:q}"
 
 
-rule score_benchmark:
-    input:
-        evaluation=evaluation_of,
-        contamination=contamination_of,
-    output:
-        paths.score,
-    log:
-        "<logs>/score_benchmark/{subject}/{benchmark}.log",
-    localrule: True
-    conda:
-        "../envs/uv.yaml"
-    threads: 1
-    resources:
-        mem_mb=memory("score_benchmark", 1000),
-        runtime=minutes("score_benchmark", 10),
-    params:
-        **told("score_benchmark"),
-        code=f"code: {code.digest('scripts/score.py')[:12]}",
-        contamination=contamination_flag,
-    message:
-        "Scoring {wildcards.subject} on {wildcards.benchmark}"
-    shell:
-        '"$SFTFLOW" workflow score.py --evaluation {input.evaluation:q} --benchmark {wildcards.benchmark}'
-        " --settings {params.settings:q} {params.contamination} 2> {log:q}"
+# A job for each suite, not for each of its benchmarks: of what Snakemake plans of a large study, a third was their scores.
+for suite, benchmarks in study["suites"].items():
+
+    rule:
+        name:
+            f"score_suite_{suite}"
+        input:
+            evaluation=paths.evaluation.format(subject="{subject}", suite=suite),
+            contamination=contamination_of,
+        output:
+            collect(paths.score, subject="{subject}", benchmark=benchmarks),
+        log:
+            f"<logs>/score_suite/{{subject}}/{suite}.log",
+        localrule: True
+        conda:
+            "../envs/uv.yaml"
+        threads: 1
+        resources:
+            mem_mb=memory("score_suite", 1000),
+            runtime=minutes("score_suite", 10),
+        params:
+            **told("score_suite"),
+            code=f"code: {code.digest('scripts/score.py')[:12]}",
+            contamination=contamination_flag,
+        message:
+            f"Scoring {{wildcards.subject}} on the suite {suite}"
+        shell:
+            '"$SFTFLOW" workflow score.py --evaluation {input.evaluation:q} --settings {params.settings:q}'
+            " {params.contamination} 2> {log:q}"
 
 
 rule track_scores:

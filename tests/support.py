@@ -130,6 +130,9 @@ def run_check(folder: Path, *arguments: str) -> tuple[int, str]:
 
 
 def jobs(output: str) -> dict[str, int]:
-    """The rules and counts of the job table that snakemake prints."""
-    table = output.partition("Job stats:")[2]
-    return {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", table, re.M)}
+    """The rules and counts of the job table that snakemake prints; scoring has a rule a suite."""
+    table = output.partition("Job stats:")[2].partition("\n\n")[0]
+    counts: dict[str, int] = {}
+    for rule, count in re.findall(r"^(score_suite|\w+)\S* +(\d+)$", table, re.M):
+        counts[rule] = counts.get(rule, 0) + int(count)
+    return counts

@@ -101,7 +101,7 @@ STAGES = {
     "evaluate_suite": Stage(
         "evaluations/tiny-sft/general.json", "evaluate.py", ASKED[1:], tool=True
     ),
-    "score_benchmark": Stage("scores/tiny/mmlu.json", "score.py"),
+    "score_suite": Stage("scores/tiny/mmlu.json", "score.py"),
     "track_scores": Stage("runs/tiny-sft/swanlab.json", "track.py"),
     "measure_likelihood": Stage(
         "dialogue/tiny-sft/likelihood.json", "likelihood.py", ("dialogue/tiny-sft/likelihood",)

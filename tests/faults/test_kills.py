@@ -42,7 +42,7 @@ def on_small_disk(demo) -> Iterator[tuple[Demo, Disk]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["tokenize_run", "score_benchmark"])
+@pytest.mark.parametrize("name", ["tokenize_run", "score_suite"])
 def test_a_full_disk_is_one_sentence_and_the_next_run_makes_the_rest(on_small_disk, name):
     """Stages that write little; test_full_disk.py has the others."""
     (copy, disk), stage = on_small_disk, STAGES[name]
@@ -59,6 +59,7 @@ def test_a_full_disk_is_one_sentence_and_the_next_run_makes_the_rest(on_small_di
 def test_every_rule_is_killed_or_stands_apart():
     smk = [path.read_text(encoding="utf-8") for path in (ROOT / "rules").glob("*.smk")]
     rules = re.findall(r"^rule (\w+):", "\n".join([*smk, "rule all:"]), re.M)
+    rules += re.findall(r'^ +name:\n +f"(\w+)_\{', "\n".join(smk), re.M)  # one for each suite
     assert {name.partition(",")[0] for name in STAGES} | APART.keys() == set(rules)
 
 

@@ -169,7 +169,7 @@ def test_a_sweep_is_an_array_and_comes_to_its_tables(clone):
     assert done.returncode == 0, said[-4000:]
     assert re.search(r"array", said, re.IGNORECASE)
     assert all((clone / score).exists() for score in scores)
-    assert "rule_score_benchmark" not in said, "what takes a second is no job of the cluster"
+    assert "rule_score_suite" not in said, "what takes a second is no job of the cluster"
 
 
 def test_two_subjects_are_asked_at_once_each_on_a_card_of_its_own(clone):

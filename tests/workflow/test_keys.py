@@ -28,7 +28,7 @@ SHOWING = {"plan", "data", "train", "tables", "report", "cards", "all", "total",
 # Jobs whose records stand behind a score.
 BEHIND_SCORES = {
     "fetch_dataset", "prepare_dataset", "fetch_model", "native_model", "fetch_benchmark",
-    "tokenize_run", "train_run", "merge_run", "evaluate_suite", "score_benchmark",
+    "tokenize_run", "train_run", "merge_run", "evaluate_suite", "score_suite",
     "find_contamination",
 }  # fmt: skip
 AFFECTS = {"weights", "answers", "scores", "record", "cost"}

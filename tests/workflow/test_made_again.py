@@ -114,7 +114,7 @@ RECORDS = {
     "subjects/tiny/readiness.json": "serve_subject",
     "subjects/tiny-sft/chat.json": "serve_subject",
     "evaluations/tiny/general.json": "evaluate_suite",
-    "scores/tiny-sft/mmlu.json": "score_benchmark",
+    "scores/tiny-sft/mmlu.json": "score_suite",
     "tables/comparison.md": "tables",
     "tables/plan.csv": "plan",
     "figures/loss.zh.svg": "report",

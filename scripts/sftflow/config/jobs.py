@@ -262,8 +262,8 @@ def evaluate_suite(study: dict, subject: str, suite: str) -> EvaluateSuite:
     }
 
 
-def score_benchmark(study: dict, subject: str, benchmark: str) -> Told:
-    return _flat("score_benchmark", "statistics", study["statistics"])
+def score_suite(study: dict, subject: str) -> Told:
+    return _flat("score_suite", "statistics", study["statistics"])
 
 
 def measure_likelihood(study: dict, subject: str) -> OfDialogue:
@@ -304,7 +304,7 @@ JOBS: dict[str, Callable[..., Told]] = {
     for made in (
         fetch_dataset, prepare_dataset, fetch_model, native_model, fetch_benchmark,
         find_contamination, tokenize_run, train_run, halve_sweep, keep_checkpoints, merge_run,
-        serve_subject, evaluate_suite, score_benchmark, measure_likelihood, measure_curve,
+        serve_subject, evaluate_suite, score_suite, measure_likelihood, measure_curve,
         answer_dialogues, judge_pair, judge_crisis, track_scores, sync_environment,
     )
 }  # fmt: skip

@@ -31,7 +31,7 @@ def checker(study: dict, read: Read) -> Callable[[str, str, dict], list[str]]:
         weights, training = of_subject(subject)
         now = {"weights": weights, **asking(study, read, subject, benchmark)}
         found = training + since(study, read, "fetch_benchmark", PATHS.benchmark, benchmark)
-        found += otherwise(score, scoring(study, subject, benchmark))
+        found += otherwise(score, scoring(study, subject))
         if "evalscope" not in now["settings"]:  # its version is not known here
             now["settings"] = {"evalscope": was["settings"].get("evalscope"), **now["settings"]}
         if now["backend"] is None:  # nor that of its software
@@ -106,9 +106,9 @@ def otherwise(record: dict, now: dict) -> list[str]:
     ]
 
 
-def scoring(study: dict, subject: str, benchmark: str) -> dict:
+def scoring(study: dict, subject: str) -> dict:
     """What decides about a score beside its answers: as score.py writes it down."""
-    made_with = jobs.score_benchmark(study, subject, benchmark)["made_with"]
+    made_with = jobs.score_suite(study, subject)["made_with"]
     run = study["subjects"][subject]["run"]
     if run is None:
         return made_with
