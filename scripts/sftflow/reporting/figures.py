@@ -10,7 +10,8 @@ import logging
 import re
 import unicodedata
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate, cycle, groupby
@@ -22,11 +23,9 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-
-matplotlib.use("svg")
-import matplotlib.pyplot as plt
 from matplotlib import font_manager
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
 from matplotlib.patches import Rectangle
@@ -53,7 +52,6 @@ STYLE: dict[RcKeyType, Any] = {
     "axes.titlesize": 11,
     "axes.titlelocation": "left",
     "legend.frameon": False,
-    "figure.constrained_layout.use": True,
 }
 LATIN = "DejaVu Sans"  # comes with matplotlib
 # What a reader's machine may have, for the text of an SVG.
@@ -92,22 +90,34 @@ class Picture:
         return self._saved("png", note, dpi=DPI, metadata={"Software": None})
 
     def _saved(self, form: str, note: str = "", **how: Any) -> bytes:
-        families = [LATIN, *filter(None, [chinese_font()])]
-        with plt.rc_context(STYLE | {"font.family": families}), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph .* missing")  # of the font that measures
-            figure, panels = plt.subplots(
-                ncols=len(self.panels), figsize=(self.width, self.height), squeeze=False
-            )
-            for axes, panel in zip(panels[0], self.panels, strict=True):
-                panel(axes)
-            if note:
-                figure.supxlabel(note, fontsize=7, color="#6b7280", ha="left", x=0.01)
-            if not chinese_font():
-                _leave_room(figure)
-            buffer = io.BytesIO()
+        with _style():
+            figure, buffer = _laid_out(self, note), io.BytesIO()
             figure.savefig(buffer, format=form, **how)
-            plt.close(figure)
         return buffer.getvalue()
+
+
+@cache  # a picture is asked for twice, and finding the room for its text is most of the work
+def _laid_out(picture: Picture, note: str) -> Figure:
+    figure = Figure(figsize=(picture.width, picture.height), layout="constrained")
+    panels = FigureCanvasSVG(figure).figure.subplots(ncols=len(picture.panels), squeeze=False)
+    for axes, panel in zip(panels[0], picture.panels, strict=True):
+        panel(axes)
+    if note:
+        figure.supxlabel(note, fontsize=7, color="#6b7280", ha="left", x=0.01)
+    if not chinese_font():
+        _leave_room(figure)
+    if engine := figure.get_layout_engine():
+        engine.execute(figure)
+    figure.set_layout_engine(None)
+    return figure
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    families = [LATIN, *filter(None, [chinese_font()])]
+    with matplotlib.rc_context(STYLE | {"font.family": families}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # of the font that measures
+        yield
 
 
 @cache
@@ -355,6 +365,8 @@ def differences(rows: list[dict], margin: float | None = None, say: Say = englis
     if len(lines) > LINES:
         changed = sorted(rows, key=lambda row: row["verdict"] == stats.UNDECIDED)
         lines = _under_pairs([row for row in changed if row["suite"]])[:LINES]
+    if lines and isinstance(lines[-1], str):  # its row was cut off
+        lines.pop()
     shown = [row for row in lines if not isinstance(row, str)]
 
     def draw(axes: Axes) -> None:
