@@ -49,6 +49,18 @@ def copy_workflow(target: Path) -> Path:
     return target
 
 
+def copy_finished(base: Path, folder: Path, without: str | None = None) -> Path:
+    """Copy a folder in which the workflow has run; the tools' environments, 5 GB, but one, are
+    those of `base`."""
+    shutil.copytree(
+        base, folder, symlinks=True, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".venv")
+    )
+    for project in (base / "envs").iterdir():
+        if (project / ".venv").exists() and project.name != without:
+            (folder / "envs" / project.name / ".venv").symlink_to(project / ".venv")
+    return folder
+
+
 PARTS = ("config", "docs", "envs", "profiles", "rules", "scripts", "tests")
 
 

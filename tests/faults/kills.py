@@ -46,7 +46,7 @@ sys.path[:0] = [str(HERE.parents[1] / "scripts"), str(HERE.parent)]
 from sftflow.core import process
 from sftflow.core.cli import UserError
 from sftflow.core.jsonio import read_json, read_jsonl, read_record, tree_files
-from support import copy_workflow, given_interpreters
+from support import copy_finished, copy_workflow, given_interpreters
 
 PATIENCE = 15.0  # seconds after which nothing may be left
 KILL, TERM, HUP, INT = signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT
@@ -313,13 +313,7 @@ def small_demo(folder: Path, cores: int) -> None:
 def copy_of(base: Path, without: str | None = None) -> Demo:
     """A folder for trials; the tools' environments, but one, are those of `base`."""
     folder = Path(tempfile.mkdtemp(prefix="trial-", dir=base.parent))
-    shutil.copytree(
-        base, folder, symlinks=True, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".venv")
-    )
-    for project in (base / "envs").iterdir():
-        if (project / ".venv").exists() and project.name != without:
-            (folder / "envs" / project.name / ".venv").symlink_to(project / ".venv")
-    return Demo(folder)
+    return Demo(copy_finished(base, folder, without))
 
 
 def copy_for(base: Path, name: str) -> Demo:

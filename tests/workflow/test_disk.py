@@ -1,10 +1,9 @@
 """Merged weights that were deleted, or dropped with `keep: adapter`, come back alone."""
 
-import shutil
 from pathlib import Path
 
 import pytest
-from support import gone, jobs, run_snakemake
+from support import copy_finished, gone, jobs, run_snakemake
 
 pytestmark = pytest.mark.slow
 
@@ -14,8 +13,7 @@ MERGED = "runs/tiny-sft/merged"
 @pytest.fixture(scope="module")
 def sparing(demo, tmp_path_factory) -> Path:
     """A copy of the demo, run once more with `keep: adapter`."""
-    folder = tmp_path_factory.mktemp("sparing") / "demo"
-    shutil.copytree(demo.folder, folder, symlinks=True)
+    folder = copy_finished(demo.folder, tmp_path_factory.mktemp("sparing"))
     done = run_snakemake(folder, "--config", "keep=adapter")
     assert done.returncode == 0, done.stdout[-3000:]
     assert set(jobs(done.stdout)) == {"drop_weights", "all", "total"}

@@ -1,13 +1,12 @@
 """A sweep with halving, through `snakemake`: what the first command decides, the second makes."""
 
-import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 from sftflow.core.jsonio import read_record
 from sftflow.training.record import Events
-from support import jobs, run_snakemake
+from support import copy_finished, jobs, run_snakemake
 
 pytestmark = pytest.mark.slow
 RATES = ["1e-05", "0.003", "0.001"]
@@ -16,8 +15,7 @@ RATES = ["1e-05", "0.003", "0.001"]
 @pytest.fixture
 def halved(demo, tmp_path) -> Path:
     """The finished demo with three more points, one of which learns next to nothing."""
-    folder = tmp_path / "study"
-    shutil.copytree(demo.folder, folder, symlinks=True)
+    folder = copy_finished(demo.folder, tmp_path / "study")
     path = folder / "config/config.yaml"
     raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     raw["training"] |= {"num_train_epochs": 0.05, "save_steps": 5, "eval_steps": 10}

@@ -21,7 +21,7 @@ from sftflow.core import identity
 from sftflow.core.layout import Results
 from sftflow.reporting import cells
 from sftflow.training import settings as training
-from support import ROOT, jobs, run_snakemake
+from support import ROOT, copy_finished, jobs, run_snakemake
 
 # Rules that only show: they follow every key, and cost seconds.
 SHOWING = {"plan", "data", "train", "tables", "report", "cards", "all", "total", "verify", "usage"}
@@ -137,8 +137,7 @@ def changed(raw: dict, path: str) -> dict:
 @pytest.fixture(scope="session")
 def study(demo, tmp_path_factory) -> Path:
     """The finished demo, with an endpoint that nobody asks and copies of its sources beside."""
-    folder = tmp_path_factory.mktemp("keys") / "study"
-    shutil.copytree(demo.folder, folder, symlinks=True)
+    folder = copy_finished(demo.folder, tmp_path_factory.mktemp("keys"))
     for source in ("model", "dialogues.jsonl", "benchmarks/mmlu"):
         path = folder / "config/demo" / source
         twin = path.with_name("copy" + path.suffix)

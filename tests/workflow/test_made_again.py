@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from support import copy_workflow, gone, jobs, run_snakemake
+from support import copy_finished, copy_workflow, gone, jobs, run_snakemake
 
 pytestmark = pytest.mark.slow
 
@@ -61,8 +61,7 @@ def test_results_copied_into_a_fresh_clone_are_not_made_again(copied):
 
 
 def test_a_moved_clone_has_nothing_to_do(demo, tmp_path):
-    moved = tmp_path / "moved"
-    shutil.copytree(demo.folder, moved, symlinks=True)
+    moved = copy_finished(demo.folder, tmp_path / "moved")
     assert NOTHING in run_snakemake(moved).stdout
 
 
@@ -81,8 +80,7 @@ def test_a_copy_follows_the_config_of_today(copied):
 
 def test_a_finished_training_is_never_done_again(demo, tmp_path):
     """Also without checkpoints, and when Snakemake has deleted what it had put in its place."""
-    folder = tmp_path / "again"
-    shutil.copytree(demo.folder, folder, symlinks=True)
+    folder = copy_finished(demo.folder, tmp_path / "again")
     run = folder / "results/runs/tiny-sft"
     before = (run / "training.json").read_bytes()
     shutil.rmtree(run / "checkpoints")
