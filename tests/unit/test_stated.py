@@ -54,10 +54,11 @@ def test_what_is_stated_is_recognised_and_nothing_else():
     "form", [Form("choice", ("a store", "A or B") * 5), NUMBER], ids=["choice", "number"]
 )
 def test_no_loop_takes_long(text, form):
-    """A million characters, which no model writes in one answer; quadratic time would be hours."""
+    """A million characters, which no model writes in one answer: seconds, where quadratic time
+    would be hours."""
     begun = time.process_time()
     stated(text * (1_000_000 // len(text)), form)
-    assert time.process_time() - begun < 2
+    assert time.process_time() - begun < 30
 
 
 @pytest.mark.parametrize(
