@@ -228,7 +228,7 @@ def victims(top: int, stage: Stage) -> dict[str, int]:
     found: dict[str, int] = {}
     for pid in process.descendants(top):
         names = [os.path.basename(word) for word in words(pid)]
-        if stage.program in names[:4]:
+        if stage.program in names[:4] and not found:  # not a subshell of the shell that starts it
             found |= {"program": pid, "snakemake": top}
         elif "process.py" in names[:4] and "program" in found:  # the guard; below it the tool
             if RECORDER in names:

@@ -1,11 +1,14 @@
 """The kill matrix (kills.py): a bounded part of it, kills that take seconds; what it covers."""
 
+import os
 import re
 import shutil
+import subprocess
 from collections.abc import Iterator
 
 import pytest
-from kills import APART, HUP, KILL, STAGES, TERM, Demo, copy_of, table, trial
+from kills import APART, HUP, KILL, STAGES, TERM, Demo, copy_of, table, trial, victims
+from sftflow.core import process
 from support import ROOT
 from test_full_disk import Disk, mounted
 
@@ -54,6 +57,18 @@ def test_a_full_disk_is_one_sentence_and_the_next_run_makes_the_rest(on_small_di
     assert "make room (`snakemake usage` says" in told[-1] and not copy.broken()
     copy.made(copy.start(stage))
     assert copy.outcome(stage) == before
+
+
+def test_the_program_is_not_a_subshell_of_what_starts_it(tmp_path):
+    """It has the same command line, and is gone when the kill comes: then it is "too late"."""
+    run = tmp_path / "run"
+    run.write_text("got=$(sleep 9; true)\n", encoding="utf-8")
+    with subprocess.Popen(["sh", "-c", f"sh {run} workflow score.py; true"]) as top:
+        while len(below := process.descendants(top.pid)) < 3:
+            assert top.poll() is None
+        assert victims(top.pid, STAGES["score_suite"])["program"] == below[0]
+        for pid in [top.pid, *below]:
+            os.kill(pid, KILL)
 
 
 def test_every_rule_is_killed_or_stands_apart():
