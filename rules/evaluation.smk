@@ -37,7 +37,7 @@ rule evaluate_suite:
         " --server-log {log.server:q} --output {output:q} 2> {log[0]:q}"
 
 
-# A job for each suite, not for each of its benchmarks: of what Snakemake plans of a large study, a third was their scores.
+# A job for each suite, not for each of its benchmarks: of a run's 21 jobs, with nine benchmarks, their scores were nine.
 for suite, benchmarks in study["suites"].items():
 
     rule:
