@@ -243,8 +243,9 @@ def lives(demo: Demo, stage: Stage) -> dict[str, float]:
     demo.forget(stage)
     top, seen = demo.start(stage), {}
     while top.poll() is None:
+        now = time.monotonic()
         for kind in victims(top.pid, stage):
-            seen.setdefault(kind, [time.monotonic()] * 2)[1] = time.monotonic()
+            seen.setdefault(kind, [now, now])[1] = now
         time.sleep(0.1)
     demo.made(top)
     return {kind: last - first for kind, (first, last) in seen.items()}
@@ -272,7 +273,7 @@ def trial(
     end = time.monotonic() + PATIENCE
     while time.monotonic() < end and (top.poll() is None or demo.processes()):
         time.sleep(0.1)
-    wrong = []
+    wrong, said = [], ""
     if left := demo.processes():
         wrong.append(f"left after {PATIENCE:g} s: {[' '.join(words(pid))[:200] for pid in left]}")
         for pid in left:
@@ -282,6 +283,7 @@ def trial(
     lines = demo.said().count("\n")
     if kind == "snakemake" and lines > 60:
         wrong.append(f"{lines} lines were printed")
+        said = f"\n{demo.said()[-6000:]}"
     wrong += demo.broken()
     try:
         demo.made(demo.start(stage))
@@ -289,7 +291,8 @@ def trial(
             wrong.append(f"another result: {after}, before {before}")
     except Exception as error:
         wrong.append(str(error))
-    return "; ".join([f"{[number.name for number in manner]}", *wrong]) if wrong else "passed"
+    names = f"{[number.name for number in manner]}"
+    return "; ".join([names, *wrong]) + said if wrong else "passed"
 
 
 # --- the matrix -----------------------------------------------------------------------------------
