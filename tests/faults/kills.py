@@ -223,6 +223,11 @@ def words(pid: int) -> list[str]:
     return []
 
 
+def command(pid: int) -> str:
+    """What a process is, for a table: no folder of this machine."""
+    return " ".join(map(os.path.basename, words(pid)))[:200]
+
+
 def victims(top: int, stage: Stage) -> dict[str, int]:
     """The processes that can be killed, as soon as they are there."""
     found: dict[str, int] = {}
@@ -273,17 +278,17 @@ def trial(
     end = time.monotonic() + PATIENCE
     while time.monotonic() < end and (top.poll() is None or demo.processes()):
         time.sleep(0.1)
-    wrong, said = [], ""
+    wrong = []
     if left := demo.processes():
-        wrong.append(f"left after {PATIENCE:g} s: {[' '.join(words(pid))[:200] for pid in left]}")
+        wrong.append(f"left after {PATIENCE:g} s: {[command(pid) for pid in left]}")
         for pid in left:
             with suppress(ProcessLookupError):
                 os.kill(pid, KILL)
     top.wait()
-    lines = demo.said().count("\n")
+    said = demo.said()
+    lines = said.count("\n")
     if kind == "snakemake" and lines > 60:
         wrong.append(f"{lines} lines were printed")
-        said = f"\n{demo.said()[-6000:]}"
     wrong += demo.broken()
     try:
         demo.made(demo.start(stage))
@@ -291,8 +296,8 @@ def trial(
             wrong.append(f"another result: {after}, before {before}")
     except Exception as error:
         wrong.append(str(error))
-    names = f"{[number.name for number in manner]}"
-    return "; ".join([names, *wrong]) + said if wrong else "passed"
+    told = f"{[number.name for number in manner]}"
+    return f"{'; '.join([told, *wrong])}\n{said[-6000:]}" if wrong else "passed"
 
 
 # --- the matrix -----------------------------------------------------------------------------------
@@ -345,7 +350,7 @@ def tried(base: Path, name: str, kind: str, seed: str, seconds: float) -> str:
     if outcome in ("passed", "too late"):
         shutil.rmtree(demo.folder)
         return outcome
-    return f"{outcome} (in {demo.folder})"
+    return f"{outcome}\n(in {demo.folder})"
 
 
 README = HERE / "README.md"
