@@ -228,6 +228,23 @@ def command(pid: int) -> str:
     return " ".join(map(os.path.basename, words(pid)))[:200]
 
 
+def threads(pid: int) -> list[str]:
+    """name, state and kernel function of all threads of a process and of its children.
+
+    A process whose first thread has ended is a zombie to whoever asks for its state, and is there
+    until the last one has.
+    """
+    found = []
+    children = f"/proc/{pid}/task/{pid}/children"
+    with suppress(OSError):
+        for one in [pid, *map(int, Path(children).read_text("utf-8").split())]:
+            for thread in Path(f"/proc/{one}/task").iterdir():
+                name, _, rest = (thread / "stat").read_text("utf-8", "replace").rpartition(")")
+                at = (thread / "wchan").read_text("utf-8")
+                found.append(f"{name.partition('(')[2]} {rest.split()[0]} {at}")
+    return found
+
+
 def victims(top: int, stage: Stage) -> dict[str, int]:
     """The processes that can be killed, as soon as they are there."""
     found: dict[str, int] = {}
@@ -279,9 +296,11 @@ def trial(
     while time.monotonic() < end and (top.poll() is None or demo.processes()):
         time.sleep(0.1)
     wrong = []
+    doing = []
     if left := demo.processes():
         wrong.append(f"left after {PATIENCE:g} s: {[command(pid) for pid in left]}")
         for pid in left:
+            doing += threads(pid)
             with suppress(ProcessLookupError):
                 os.kill(pid, KILL)
     top.wait()
@@ -297,7 +316,7 @@ def trial(
     except Exception as error:
         wrong.append(str(error))
     told = f"{[number.name for number in manner]}"
-    return f"{'; '.join([told, *wrong])}\n{said[-6000:]}" if wrong else "passed"
+    return "\n".join(["; ".join([told, *wrong]), *doing, said[-6000:]]) if wrong else "passed"
 
 
 # --- the matrix -----------------------------------------------------------------------------------
@@ -342,7 +361,7 @@ def tried(base: Path, name: str, kind: str, seed: str, seconds: float) -> str:
     demo = copy_for(base, name)
     try:
         for again in range(5):
-            outcome = trial(demo, STAGES[name], kind, f"{seed}-{again}", seconds * 0.7**again)
+            outcome = trial(demo, STAGES[name], kind, f"{seed}-{again}", seconds * 0.5**again)
             if outcome != "too late":
                 break
     except Exception:

@@ -506,7 +506,7 @@ def detectable(n: int, discordance: float, alpha: float = 0.05) -> float | None:
 
     `discordance` is the share of items on which the two subjects differ; where that is too small
     to be significant at this n, the difference itself is all of it. None: even a difference of 1
-    would not be found.
+    would not be found. To four digits, which is what is solved for.
     """
 
     def shortfall(difference: float) -> float:
@@ -514,7 +514,7 @@ def detectable(n: int, discordance: float, alpha: float = 0.05) -> float | None:
 
     if n < 1 or shortfall(1.0) < 0:
         return None
-    return float(optimize.brentq(shortfall, 1e-9, 1.0, xtol=1e-4))
+    return round(optimize.brentq(shortfall, 1e-9, 1.0, xtol=1e-5), 4)
 
 
 def questions_needed(difference: float, discordance: float, alpha: float = 0.05) -> int:
