@@ -127,7 +127,7 @@ rule report:
     localrule: True
     conda:
         "../envs/uv.yaml"
-    threads: ask("report", "threads", 1)
+    threads: ask("report", "threads", 2)
     resources:
         mem_mb=memory("report", 1000),
         runtime=minutes("report", 10),
@@ -137,7 +137,7 @@ rule report:
     message:
         "The report, in every language of the config, with figures"
     shell:
-        '"$SFTFLOW" workflow report.py --settings {params.settings:q} 2> {log:q}'
+        '"$SFTFLOW" workflow report.py --settings {params.settings:q} --workers {threads} 2> {log:q}'
 
 
 rule cards:

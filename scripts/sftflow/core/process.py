@@ -207,8 +207,11 @@ def die_with_parent() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
-def forked(work: Callable, items: Iterable, workers: int) -> Iterator:
-    """`map(work, items)` in forked processes, which share what was imported here."""
+def forked(work: Callable, items: Iterable, workers: int, chunk: int = 64) -> Iterator:
+    """`map(work, items)` in forked processes, which share what was imported here.
+
+    They are given `chunk` items at a time.
+    """
     import multiprocessing  # not for the guard, which is a process at each start of a tool
 
     if workers < 2:
@@ -217,7 +220,7 @@ def forked(work: Callable, items: Iterable, workers: int) -> Iterator:
     global _WORK
     _WORK = work
     with multiprocessing.get_context("fork").Pool(workers, die_with_parent) as pool:
-        yield from pool.imap(_worked, items, chunksize=64)
+        yield from pool.imap(_worked, items, chunksize=chunk)
 
 
 def apart(work: Callable, *arguments: Any) -> Any:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 from math import exp, inf
+from operator import itemgetter
 
 import numpy as np
 import pandas as pd
@@ -134,9 +135,10 @@ class Records:
     def _answers(self, subject: str) -> dict[tuple[str, str], Answers]:
         """By (group, turn)."""
         found: dict[tuple[str, str], dict[str, list]] = {}
+        wrong, measured = itemgetter(*FAULTS), itemgetter(*MEASURES[1:])
         if record := self.behaviour(subject):
             for line in self.results.lines(record):
-                values = [any(line[name] for name in FAULTS), *(line[key] for key in MEASURES[1:])]
+                values = [any(wrong(line)), *measured(line)]
                 found.setdefault((line["group"], line["turn"]), {})[line["id"]] = values
         return {
             group: Answers(list(lines), np.array(list(lines.values()), float).T.copy())

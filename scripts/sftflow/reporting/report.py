@@ -333,13 +333,14 @@ def leading(details: pd.DataFrame) -> pd.DataFrame:
     """Each accuracy is a link to its score, and names the subset: a page that holds the answers
     leads to those."""
 
-    def linked(row: pd.Series) -> str:
-        if row["Score"] == NONE or row["Accuracy"].startswith("~~"):
-            return row["Accuracy"]
-        subset = "" if row["Subset"] == "all" else "#" + urlencode({"subset": row["Subset"]})
-        return row["Score"].replace("[json]", f"[{row['Accuracy']}]").replace(")", f"{subset})")
+    def linked(score: str, accuracy: str, subset: str) -> str:
+        if score == NONE or accuracy.startswith("~~"):
+            return accuracy
+        part = "" if subset == "all" else "#" + urlencode({"subset": subset})
+        return score.replace("[json]", f"[{accuracy}]").replace(")", f"{part})")
 
-    return details.assign(Accuracy=details.apply(linked, axis=1))
+    columns = (details[name] for name in ("Score", "Accuracy", "Subset"))
+    return details.assign(Accuracy=[linked(*row) for row in zip(*columns, strict=True)])
 
 
 def reach(study: dict, rows: pd.DataFrame) -> list[dict]:

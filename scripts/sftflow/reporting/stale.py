@@ -26,11 +26,16 @@ def checker(study: dict, read: Read) -> Callable[[str, str, dict], list[str]]:
         """(weights that stand for the subject now, what of its training has changed)."""
         return current_weights(study, read, subject), training_changes(study, read, subject)
 
+    @cache
+    def of_benchmark(benchmark: str) -> list[str]:
+        """What of its questions has changed."""
+        return since(study, read, "fetch_benchmark", PATHS.benchmark, benchmark)
+
     def changes(subject: str, benchmark: str, score: dict) -> list[str]:
         was = score["provenance"]
         weights, training = of_subject(subject)
         now = {"weights": weights, **asking(study, read, subject, benchmark)}
-        found = training + since(study, read, "fetch_benchmark", PATHS.benchmark, benchmark)
+        found = training + of_benchmark(benchmark)
         found += otherwise(score, scoring(study, subject))
         if "evalscope" not in now["settings"]:  # its version is not known here
             now["settings"] = {"evalscope": was["settings"].get("evalscope"), **now["settings"]}
@@ -162,13 +167,15 @@ def current_way(study: dict, read: Read, subject: str) -> str | None:
 
 def differences(name: str, was: object, now: object) -> list[str]:
     """`name.key: old → new` for every leaf that was something else; what is absent is None."""
+    if was == now:
+        return []
     if isinstance(was, dict) and isinstance(now, dict):
         return [
             found
             for key in dict.fromkeys([*now, *was])
             for found in differences(f"{name}.{key}", was.get(key), now.get(key))
         ]
-    return [] if was == now else [f"{name}: {_brief(was)} → {_brief(now)}"]
+    return [f"{name}: {_brief(was)} → {_brief(now)}"]
 
 
 def _brief(value: object) -> str:

@@ -13,8 +13,6 @@ import numpy as np
 from scipy.special import expit
 from scipy.stats import norm
 from sftflow.scoring import stats
-from statsmodels.genmod.families import Binomial
-from statsmodels.genmod.generalized_linear_model import GLM  # of the api, half a second of imports
 from statsmodels.stats.inter_rater import cohens_kappa
 
 FEWEST = 10  # units: of fewer, no length effect is estimated
@@ -63,6 +61,9 @@ def length_controlled(
     the answer at equal length; errors robust to clusters. None where it can't be estimated: few
     units, one length, or lengths that tell winners from losers without error.
     """
+    from statsmodels.genmod.families import Binomial  # an eighth of a second, where nobody judges
+    from statsmodels.genmod.generalized_linear_model import GLM
+
     difference, y = np.asarray(lengths, float), np.asarray(scores, float)
     nothing = Rate(len(y), None, None)
     if len(set(clusters)) < FEWEST or not difference.std() or y.min() == y.max():
