@@ -259,6 +259,17 @@ def run_gpus(rule: str) -> Callable:
     return lambda wildcards: gpus(rule, trainings[wildcards.run]["training"])
 
 
+def training_first(wildcards) -> int:
+    """Priority of a training: the first for a card to spare, since most waits for it.
+
+    On a single card base models are asked before it, and what is wrong with asking is seen before the hours that training
+    takes; of a sweep one subject is done before the next one's weights are made.
+    """
+    there = workflow.global_resources
+    spare = "gpu" in there and there["gpu"].value > 1
+    return 2 if spare and trainings[wildcards.run]["sweep"] is None else 0
+
+
 def curve_gpus(rule: str) -> Callable:
     return lambda wildcards: gpus(rule, study["subjects"][wildcards.run]["serving"])
 
@@ -288,6 +299,17 @@ def of_run(wildcards) -> dict[str, str]:
     return {"dataset": paths.dataset_receipt.format(dataset=run["dataset"])} | base_model(
         run["model"]
     )
+
+
+@stated
+def words_of_run(wildcards) -> dict[str, str]:
+    """A run's dataset, and the tokenizer of its base model."""
+    run = trainings[wildcards.run]
+    return {
+        "dataset": paths.dataset_receipt.format(dataset=run["dataset"]),
+        "tokenizer": paths.model_tokenizer.format(model=run["model"]),
+        "tokenizer_files": ancient(paths.tokenizer.format(model=run["model"])),
+    }
 
 
 def decision(sweep: str, part: int) -> str:
@@ -607,6 +629,7 @@ def records() -> list[str]:
         *collect(paths.dataset_receipt, dataset=used_datasets),
         *collect(paths.contamination, dataset=used_datasets),
         *collect(paths.model_source, model=base_models),
+        *collect(paths.model_tokenizer, model=base_models),
         *collect(paths.model, model=base_models),
         *collect(paths.benchmark, benchmark=asked),
         *collect(paths.run_receipt, run=trained),

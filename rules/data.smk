@@ -5,8 +5,8 @@
 #       <results>/datasets/<dataset>/contamination.json: benchmark questions that the dialogues hold
 #
 # Rows are large: a receipt, with their digests, stands for them wherever they are an input.
-# What subjects are asked from goes first (priority): it should be there when the first one is served. Then whatever uses
-# weights, so that one subject is done before the next one's are made.
+# What subjects are asked from goes first (priority): it should be there when the first one is served. Then, with a card to
+# spare, trainings (training_first). Then whatever uses weights, so that one subject is done before the next one's are made.
 
 
 rule fetch_dataset:
@@ -16,7 +16,7 @@ rule fetch_dataset:
         paths.dataset_source,
     log:
         "<logs>/fetch_dataset/{dataset}.log",
-    priority: 2
+    priority: 3
     localrule: True
     conda:
         "../envs/uv.yaml"
@@ -43,7 +43,7 @@ rule prepare_dataset:
         "<logs>/prepare_dataset/{dataset}.log",
     benchmark:
         "<logs>/prepare_dataset/{dataset}.tsv"
-    priority: 2
+    priority: 3
     conda:
         "../envs/uv.yaml"
     threads: ask("prepare_dataset", "threads", 1)
@@ -68,7 +68,7 @@ rule fetch_benchmark:
         questions=directory(paths.questions),
     log:
         "<logs>/fetch_benchmark/{benchmark}.log",
-    priority: 2
+    priority: 3
     localrule: True
     conda:
         "../envs/uv.yaml"
@@ -86,7 +86,7 @@ rule fetch_benchmark:
 
 rule tokenize_run:
     input:
-        unpack(of_run),
+        unpack(words_of_run),
         environment=paths.environment.format(env="swift"),
     output:
         train=paths.run_rows.format(run="{run}", side="train"),
@@ -96,7 +96,7 @@ rule tokenize_run:
         "<logs>/tokenize_run/{run}.log",
     conda:
         "../envs/uv.yaml"
-    threads: ask("tokenize_run", "threads", 1)
+    threads: ask("tokenize_run", "threads", 4)
     resources:
         mem_mb=memory("tokenize_run", 2000),
         runtime=minutes("tokenize_run", 30),
@@ -106,7 +106,7 @@ rule tokenize_run:
         "Counting tokens for {wildcards.run} with its own tokenizer"
     shell:
         '"$SFTFLOW" swift tokenize_run.py --settings {params.settings:q} --dataset-receipt {input.dataset:q}'
-        " --manifest {input.model:q} --receipt {output.receipt:q} --workers {threads} 2> {log:q}"
+        " --tokenizer {input.tokenizer:q} --receipt {output.receipt:q} --workers {threads} 2> {log:q}"
 
 
 rule find_contamination:

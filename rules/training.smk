@@ -23,6 +23,7 @@ rule train_run:
         "<logs>/train_run/{run}.log",
     benchmark:
         "<logs>/train_run/{run}.tsv"
+    priority: training_first
     conda:
         "../envs/uv.yaml"
     threads: ask("train_run", "threads", 8)
@@ -157,6 +158,7 @@ rule merge_run:
         "<logs>/merge_run/{run}.log",
     benchmark:
         "<logs>/merge_run/{run}.tsv"
+    priority: 1
     conda:
         "../envs/uv.yaml"
     threads: ask("merge_run", "threads", 4)
@@ -208,7 +210,7 @@ rule drop_weights:
         paths.dropped,
     log:
         "<logs>/drop_weights/{run}.log",
-    priority: 3
+    priority: 4
     localrule: True
     conda:
         "../envs/uv.yaml"

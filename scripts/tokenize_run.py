@@ -1,8 +1,7 @@
 """Fit a dataset's dialogues to one run: count tokens, and deal with what exceeds max_length.
 
 in:   --dataset-receipt  <results>/datasets/<dataset>/receipt.json, its rows beside it
-      --manifest  <results>/models/<model>/manifest.json (of the weights beside it, tokenizer and
-                  config.json are read)
+      --tokenizer  <results>/models/<model>/tokenizer.json, the files in tokenizer/ beside it
       settings    {"run", "training": {"max_length", "too_long": drop|truncate|split, "seed",
                    "per_device_train_batch_size", "gradient_accumulation_steps"},
                    "model": {"name", "model_type", "template", "agent_template"?, "system",
@@ -44,10 +43,10 @@ REFUSED = "refused by the template"
 SAID = 200  # characters kept of what a template says
 
 
-def swift_encoder(weights: Path, model: dict) -> tuple[lengths.Encode, bool]:
+def swift_encoder(tokenizer: Path, model: dict) -> tuple[lengths.Encode, bool]:
     """(what counts as ms-swift counts when it trains, whether it has a form for tools)"""
     alarm.silence()
-    template = training_template(weights, model)
+    template = training_template(tokenizer, model)
 
     def encode(messages: list[dict], tools: str | None) -> bytes:
         encoded = template.encode({"messages": messages} | ({"tools": tools} if tools else {}))
@@ -97,15 +96,15 @@ def main() -> None:
     parser.add_argument(
         "--dataset-receipt", type=Path, required=True, help="receipt.json; its rows lie beside it"
     )
-    parser.add_argument("--manifest", type=Path, required=True, help="of the base model")
+    parser.add_argument("--tokenizer", type=Path, required=True, help="of the base model")
     parser.add_argument("--settings", type=cli.settings, required=True, help="file with JSON")
     parser.add_argument("--receipt", type=Path, required=True, help="output; the rows go beside it")
     parser.add_argument("--workers", type=int, default=1, help="processes that tokenize")
     args = parser.parse_args()
     run, training, model = (args.settings[key] for key in ("run", "training", "model"))
-    dataset, base = manifests.verified(args.dataset_receipt), manifests.verified(args.manifest)
+    dataset, words = manifests.verified(args.dataset_receipt), manifests.verified(args.tokenizer)
     total = dataset["train_rows"] + dataset["validation_rows"]
-    encode, tools = swift_encoder(manifests.folder_of(args.manifest, base), model)
+    encode, tools = swift_encoder(manifests.folder_of(args.tokenizer, words), model)
     fitter = Fitter(encode, tools, training["max_length"], training["too_long"])
     workers = args.workers if total > 2000 else 1  # a pool costs more than it saves on few rows
     progress = Progress(f"tokenize {run}", total, "dialogues")

@@ -23,8 +23,9 @@ from sftflow.core.layout import PATHS, every
 from sftflow.scoring.consistent import contradiction
 
 MANIFESTS = (
-    PATHS.model_source, PATHS.model, PATHS.dataset_source, PATHS.dataset_receipt, PATHS.benchmark,
-    PATHS.run_receipt, PATHS.adapter, PATHS.checkpoint, PATHS.merged,
+    PATHS.model_source, PATHS.model_tokenizer, PATHS.model, PATHS.dataset_source,
+    PATHS.dataset_receipt, PATHS.benchmark, PATHS.run_receipt, PATHS.adapter, PATHS.checkpoint,
+    PATHS.merged,
     "runs/*/trainings/*/adapter.json", "runs/*/trainings/*/steps/*/adapter.json",
 )  # fmt: skip
 # Records of one folder share a row where it may hold many.

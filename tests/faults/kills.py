@@ -82,6 +82,7 @@ STAGES = {
     "find_contamination": Stage("datasets/psychology/contamination.json", "contamination.py"),
     "fetch_benchmark": Stage("benchmarks/mmlu/manifest.json", "fetch_benchmark.py"),
     "fetch_model": Stage("models/tiny/source.json", "fetch_model.py"),
+    "native_tokenizer": Stage("models/tiny/tokenizer.json", "native_tokenizer.py"),
     "native_model": Stage("models/tiny/manifest.json", "native_model.py"),
     "train_run": Stage(
         "runs/tiny-sft/adapter.json", "train.py",

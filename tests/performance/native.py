@@ -61,8 +61,11 @@ def main() -> int:
         origin = {"source": "made up", "hub": "local", "revision": None}
         origin |= {"files": files, "digest": tree_digest(files)}
         write_record(folder / "source.json", origin)
-        command = [sys.executable, ROOT / "scripts/native_model.py", "--model", "made-up"]
-        command += ["--source", folder / "source.json", "--settings", "{}"]
+        common = ["--model", "made-up", "--source", folder / "source.json", "--settings", "{}"]
+        words = folder / "tokenizer.json"
+        program = [sys.executable, ROOT / "scripts/native_tokenizer.py"]
+        subprocess.run([*program, *common, "--output", words], check=True)
+        command = [sys.executable, ROOT / "scripts/native_model.py", *common, "--tokenizer", words]
         command += ["--weights", folder / "weights", "--manifest", folder / "manifest.json"]
         begun = time.monotonic()
         process = subprocess.Popen(command)

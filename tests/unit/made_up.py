@@ -286,6 +286,7 @@ def write_with_records(results: Path, home: str, record: dict, lines: list[dict]
 def say_with_what(results: Path, study: dict) -> None:
     """Records say with what they were made, as the programs write it down."""
     for rule, path, kind in (
+        ("native_tokenizer", PATHS.model_tokenizer, "models"),
         ("native_model", PATHS.model, "models"),
         ("prepare_dataset", PATHS.dataset_receipt, "datasets"),
         ("tokenize_run", PATHS.run_receipt, "runs"),
@@ -302,6 +303,8 @@ def say_with_what(results: Path, study: dict) -> None:
 def write_records(results: Path, study: dict) -> None:
     """What lies beside the scores: receipts, training, readiness, chats, manifests."""
     for name in study["models"]:
+        words = {"schema": 1, "model": name, "native_form": None, "files": [], "digest": digest([])}
+        write_record(results / PATHS.model_tokenizer.format(model=name), words)
         write_record(
             results / f"models/{name}/manifest.json",
             {

@@ -14,6 +14,7 @@ from unittest import mock
 import fetch_model
 import model_folders
 import native_model
+import native_tokenizer
 import pytest
 from model_folders import CASES, FAMILIES
 from sftflow.core import jsonio
@@ -35,9 +36,12 @@ def take(folder: Path, results: Path, **settings) -> dict:
     """Fetch a local model and bring it into native form; gives the manifest. Or UserError."""
     stated = json.dumps({"source": str(folder), "hub": "local"} | settings)
     program(fetch_model, "--model", "m", "--settings", stated, "--output", results / "source.json")
-    places = ["--source", results / "source.json", "--weights", results / "weights"]
-    places += ["--manifest", results / "manifest.json"]
-    program(native_model, "--model", "m", "--settings", json.dumps(settings), *places)
+    common = ["--model", "m", "--source", results / "source.json"]
+    common += ["--settings", json.dumps(settings)]
+    words = results / "tokenizer.json"
+    program(native_tokenizer, *common, "--output", words)
+    places = ["--weights", results / "weights", "--manifest", results / "manifest.json"]
+    program(native_model, *common, "--tokenizer", words, *places)
     return jsonio.read_json(results / "manifest.json")
 
 
@@ -304,7 +308,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from sftflow.core import cli
 from sftflow.models import completeness
-sys.exit(cli.run(lambda: completeness.check(Path(sys.argv[2]), False)))
+sys.exit(cli.run(lambda: completeness.check_tokenizer(Path(sys.argv[2]), {})))
 """
     command = [SWIFT, "-c", code, ROOT / "scripts", folder]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -6,15 +6,17 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import internlm2_checkpoint as checkpoint
 import model_folders
 import native_model
+import native_tokenizer
 import numpy as np
 import pytest
 from sftflow.core import jsonio
 from sftflow.core.cli import UserError
-from sftflow.models import completeness, internlm2, safetensors_files
+from sftflow.models import completeness, internlm2, native, safetensors_files
 from support import ROOT, SWIFT
 
 ORIGINAL = ROOT.parent / "shared/internlm2_tokenizer.model"  # not part of this repository
@@ -38,19 +40,16 @@ def convert(results: Path, source: Path, **settings) -> dict:
     places = ["--output", results / "source.json"]
     wanted = {"source": str(source), "allow_remote_code": settings.get("allow_remote_code", False)}
     subprocess.run([*run, "--settings", json.dumps(wanted), *places], check=True)
-    arguments = ["--model", "m", "--source", str(results / "source.json")]
-    arguments += ["--settings", json.dumps(DEFAULTS | settings)]
-    arguments += [
-        "--weights",
-        str(results / "weights"),
-        "--manifest",
-        str(results / "manifest.json"),
-    ]
-    before, sys.argv = sys.argv, ["native_model.py", *arguments]
-    try:
-        native_model.main()
-    finally:
-        sys.argv = before
+    common = ["--model", "m", "--source", str(results / "source.json")]
+    common += ["--settings", json.dumps(DEFAULTS | settings)]
+    tokenizer = str(results / "tokenizer.json")
+    weights = ["--weights", str(results / "weights"), "--manifest", str(results / "manifest.json")]
+    for program, own in (
+        (native_tokenizer, ["--output", tokenizer]),
+        (native_model, ["--tokenizer", tokenizer, *weights]),
+    ):
+        with mock.patch.object(sys, "argv", [program.__name__, *common, *own]):
+            program.main()
     return jsonio.read_json(results / "manifest.json")
 
 
@@ -257,7 +256,7 @@ def test_a_shard_that_is_missing_or_cut_short_is_refused(source, tmp_path):
 # --- no foreign code -----------------------------------------------------------------------------
 
 
-def native(folder: Path, **config) -> Path:
+def llama(folder: Path, **config) -> Path:
     """A model in Llama's layout."""
     model_folders.write(folder)
     model_folders.edit("config.json", **config)(folder)
@@ -265,8 +264,8 @@ def native(folder: Path, **config) -> Path:
 
 
 def test_a_native_models_weights_are_linked_and_its_configs_copied(tmp_path, monkeypatch):
-    source = native(tmp_path / "llama")
-    monkeypatch.setattr(native_model, "LINKED", 2000)
+    source = llama(tmp_path / "llama")
+    monkeypatch.setattr(native, "LINKED", 2000)
     manifest = convert(tmp_path / "out", source)
     assert manifest["native_form"] is None
     shapes = dict(completeness.needed(model_folders.config_of("llama")))
@@ -278,7 +277,7 @@ def test_a_native_models_weights_are_linked_and_its_configs_copied(tmp_path, mon
 
 
 def test_pickle_weights_are_refused_unless_allowed(tmp_path):
-    source = native(tmp_path / "old")
+    source = llama(tmp_path / "old")
     (source / "model.safetensors").rename(source / "pytorch_model.bin")
     with pytest.raises(UserError, match="Pickle weights run code"):
         convert(tmp_path / "out", source)
@@ -288,7 +287,7 @@ def test_pickle_weights_are_refused_unless_allowed(tmp_path):
 
 
 def test_pickle_weights_beside_safetensors_are_left_alone(tmp_path):
-    source = native(tmp_path / "both")
+    source = llama(tmp_path / "both")
     (source / "pytorch_model.bin").write_bytes(b"pickle")
     manifest = convert(tmp_path / "out", source)
     assert "pytorch_model.bin" not in [file["path"] for file in manifest["files"]]
@@ -296,7 +295,7 @@ def test_pickle_weights_beside_safetensors_are_left_alone(tmp_path):
 
 def test_classes_of_the_models_own_are_refused_unless_allowed(tmp_path):
     own = {"AutoModelForCausalLM": "modeling_own.Own"}
-    source = native(tmp_path / "own", model_type="own_model", auto_map=own)
+    source = llama(tmp_path / "own", model_type="own_model", auto_map=own)
     (source / "modeling_own.py").write_text("raise SystemExit('foreign code has run')")
     with pytest.raises(UserError, match=r"auto_map.*'own_model'(.|\n)*allow_remote_code: true"):
         convert(tmp_path / "out", source)
@@ -306,7 +305,7 @@ def test_classes_of_the_models_own_are_refused_unless_allowed(tmp_path):
 
 
 def test_no_config_that_is_kept_names_code(tmp_path):
-    source = native(tmp_path / "processor")
+    source = llama(tmp_path / "processor")
     own = {"size": 1, "auto_map": {"AutoProcessor": "somebody/else--processing.Own"}}
     (source / "preprocessor_config.json").write_text(json.dumps(own))
     convert(tmp_path / "out", source)
@@ -324,7 +323,7 @@ def test_internlm2_as_it_is_needs_leave_to_run_its_code(source, tmp_path):
 
 def test_only_internlm2_can_be_rewritten(tmp_path):
     with pytest.raises(UserError, match="InternLM2 only"):
-        convert(tmp_path / "out", native(tmp_path / "llama"), native_form="llama")
+        convert(tmp_path / "out", llama(tmp_path / "llama"), native_form="llama")
 
 
 # --- tokenizer -----------------------------------------------------------------------------------
@@ -389,10 +388,14 @@ def test_a_small_checkpoint_of_the_same_kind_converts(tmp_path):
     settings = json.dumps({"source": str(tmp_path / "source")})
     places = ["--output", tmp_path / "out/source.json"]
     subprocess.run([*run, "--settings", settings, *places], check=True)
-    run = [SWIFT, ROOT / "scripts/native_model.py", "--model", "m", "--settings", "{}"]
-    places = ["--source", tmp_path / "out/source.json", "--weights", tmp_path / "out/weights"]
-    places += ["--manifest", tmp_path / "out/manifest.json"]
-    subprocess.run([*run, *places], check=True)
+    common = ["--model", "m", "--settings", "{}", "--source", tmp_path / "out/source.json"]
+    words = tmp_path / "out/tokenizer.json"
+    for program, own in (
+        ("native_tokenizer.py", ["--output", words]),
+        ("native_model.py", ["--tokenizer", words, "--weights", tmp_path / "out/weights",
+                             "--manifest", tmp_path / "out/manifest.json"]),
+    ):  # fmt: skip
+        subprocess.run([SWIFT, ROOT / "scripts" / program, *common, *own], check=True)
     folder = tmp_path / "out/weights"
     tokenizer = jsonio.read_json(folder / "tokenizer.json")
     assert tokenizer["model"]["vocab"]["<|im_start|>"] == 2399

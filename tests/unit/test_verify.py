@@ -54,6 +54,8 @@ def whole(tmp_path_factory) -> Path:
     base, run = results / "models/base", results / "runs/tuned"
     weights = {"model.safetensors": "base", "config.json": "{}"}
     manifest(base / "source.json", "source", weights, model="base", source="x", hub="local")
+    words = {"config.json": "{}"}
+    manifest(base / "tokenizer.json", "tokenizer", words, model="base", native_form=None)
     manifest(base / "manifest.json", "weights", weights, model="base", parameters=1)
     adapter = {"adapter_model.safetensors": "a", "adapter_config.json": '{"r": 8}'}
     of_base = {"model": "base", "digest": read_json(base / "manifest.json")["digest"]}
@@ -206,7 +208,7 @@ def tokenize(results: Path) -> Done:
     settings = {"run": "tuned", "training": {}, "model": {"model_type": "llama", "template": "x"}}
     return program(
         "tokenize_run", "--dataset-receipt", data / "receipt.json",
-        "--manifest", results / "models/base/manifest.json",
+        "--tokenizer", results / "models/base/tokenizer.json",
         "--settings", json.dumps(settings), "--receipt", results / "runs/tuned/receipt.json",
     )  # fmt: skip
 
@@ -215,6 +217,7 @@ def native(results: Path) -> Done:
     base = results / "models/base"
     return program(
         "native_model", "--model", "base", "--source", base / "source.json", "--settings", "{}",
+        "--tokenizer", base / "tokenizer.json",
         "--weights", base / "weights", "--manifest", base / "manifest.json",
     )  # fmt: skip
 
@@ -228,8 +231,9 @@ def native(results: Path) -> Done:
         (merge, "runs/tuned/adapter/adapter_model.safetensors"),
         (merge, "models/base/weights/config.json"),
         (tokenize, "datasets/talks/train.jsonl"),
-        (tokenize, "models/base/weights/model.safetensors"),
+        (tokenize, "models/base/tokenizer/config.json"),
         (native, "models/base/source/model.safetensors"),
+        (native, "models/base/tokenizer/config.json"),
     ],
 )
 @pytest.mark.parametrize("how", ["edited", "deleted"])

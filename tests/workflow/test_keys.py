@@ -27,8 +27,8 @@ from support import ROOT, copy_finished, jobs, run_snakemake
 SHOWING = {"plan", "data", "train", "tables", "report", "cards", "all", "total", "verify", "usage"}
 # Jobs whose records stand behind a score.
 BEHIND_SCORES = {
-    "fetch_dataset", "prepare_dataset", "fetch_model", "native_model", "fetch_benchmark",
-    "tokenize_run", "train_run", "merge_run", "evaluate_suite", "score_suite",
+    "fetch_dataset", "prepare_dataset", "fetch_model", "native_tokenizer", "native_model",
+    "fetch_benchmark", "tokenize_run", "train_run", "merge_run", "evaluate_suite", "score_suite",
     "find_contamination",
 }  # fmt: skip
 AFFECTS = {"weights", "answers", "scores", "record", "cost"}

@@ -100,6 +100,7 @@ RECORDS = {
     "datasets/psychology/receipt.json": "prepare_dataset",
     "datasets/psychology/contamination.json": "find_contamination",
     "models/tiny/source.json": "fetch_model",
+    "models/tiny/tokenizer.json": "native_tokenizer",
     "models/tiny/manifest.json": "native_model",
     "benchmarks/mmlu/manifest.json": "fetch_benchmark",
     "runs/tiny-sft/receipt.json": "tokenize_run",
@@ -132,6 +133,7 @@ def test_a_deleted_record_is_noticed(demo, path):
 @pytest.mark.parametrize(
     ("folder", "rule"),
     [
+        ("models/tiny/tokenizer", "native_tokenizer"),
         ("models/tiny/weights", "native_model"),
         ("runs/tiny-sft/adapter", "train_run"),
         ("benchmarks/mmlu/data", "fetch_benchmark"),
@@ -147,6 +149,7 @@ def test_a_deleted_folder_is_made_again_when_something_needs_it(demo, folder, ru
 
 
 USERS = {
+    "tokenize_run": ["models/tiny/tokenizer"],
     "train_run": ["models/tiny/weights"],
     "merge_run": ["runs/tiny-sft/adapter"],
     "evaluate_suite": ["benchmarks/mmlu/data"],

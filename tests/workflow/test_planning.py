@@ -140,6 +140,27 @@ def test_what_takes_seconds_is_no_job_of_a_cluster(workflow):
     assert sent == set(ON_NODES)
 
 
+def test_rows_are_tokenized_while_weights_are_brought_into_form(workflow, snakemake):
+    """15 GB are rewritten in half a minute, in which a card would stand still."""
+    count = jobs(snakemake(workflow, "-n", "results/runs/tiny-sft/receipt.json").stdout)
+    assert "native_tokenizer" in count and "native_model" not in count
+
+
+@pytest.mark.parametrize(("cards", "first"), [(1, "serve_subject"), (2, "train_run")])
+def test_what_a_free_card_is_given_to(workflow, snakemake, cards, first):
+    """With a card to spare the training begins at once; with one, what is wrong with asking is seen
+    before the hours that training takes."""
+    for path in workflow.glob("rules/*.smk"):  # of jobs with a message no priority is shown
+        text = path.read_text(encoding="utf-8")
+        path.write_text(re.sub(r"^    message:\n.+\n", "", text, flags=re.M), encoding="utf-8")
+    planned = snakemake(workflow, "-n", "--resources", f"gpu={cards}")
+    assert planned.returncode == 0, planned.stdout
+    told = re.findall(r"^rule (\w+):\n((?:    .+\n)+)", planned.stdout, re.M)
+    urgency = {rule: int((re.findall(r"priority: (\d+)", text) or [0])[0]) for rule, text in told}
+    assert max(("serve_subject", "train_run"), key=urgency.__getitem__) == first
+    assert urgency["merge_run"] > urgency["measure_curve"]
+
+
 @pytest.mark.parametrize("targets", ["plan data", "train", "tables report"])
 def test_named_targets(workflow, snakemake, targets):
     """The targets of the README exist, and each asks for no more than it needs."""

@@ -179,6 +179,10 @@ def fetch_model(study: dict, model: str) -> Told:
     return _flat("fetch_model", "models", study["models"][model])
 
 
+def native_tokenizer(study: dict, model: str) -> Told:
+    return _flat("native_tokenizer", "models", study["models"][model])
+
+
 def native_model(study: dict, model: str) -> Told:
     return _flat("native_model", "models", study["models"][model])
 
@@ -302,10 +306,11 @@ def sync_environment(study: dict, env: str) -> Told:
 JOBS: dict[str, Callable[..., Told]] = {
     made.__name__: made
     for made in (
-        fetch_dataset, prepare_dataset, fetch_model, native_model, fetch_benchmark,
-        find_contamination, tokenize_run, train_run, halve_sweep, keep_checkpoints, merge_run,
-        serve_subject, evaluate_suite, score_suite, measure_likelihood, measure_curve,
-        answer_dialogues, judge_pair, judge_crisis, track_scores, sync_environment,
+        fetch_dataset, prepare_dataset, fetch_model, native_tokenizer, native_model,
+        fetch_benchmark, find_contamination, tokenize_run, train_run, halve_sweep,
+        keep_checkpoints, merge_run, serve_subject, evaluate_suite, score_suite,
+        measure_likelihood, measure_curve, answer_dialogues, judge_pair, judge_crisis,
+        track_scores, sync_environment,
     )
 }  # fmt: skip
 

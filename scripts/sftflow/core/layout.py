@@ -23,6 +23,8 @@ class Paths:
     dataset_receipt: str = "datasets/{dataset}/receipt.json"
     contamination: str = "datasets/{dataset}/contamination.json"
     model_source: str = "models/{model}/source.json"
+    model_tokenizer: str = "models/{model}/tokenizer.json"
+    tokenizer: str = "models/{model}/tokenizer"  # of its native form, all but the weights
     model: str = "models/{model}/manifest.json"
     weights: str = "models/{model}/weights"
     benchmark: str = "benchmarks/{benchmark}/manifest.json"

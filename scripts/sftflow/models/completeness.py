@@ -520,17 +520,22 @@ def check_ends(folder: Path, config: dict, rows: object) -> None:
 
 
 def check(folder: Path, allow_remote_code: bool) -> dict[str, Tensor]:
-    """Every tensor of a whole model. Raises UserError for what lacks or does not fit.
+    """Every tensor of a whole model. Raises UserError for what lacks or does not fit; its tokenizer
+    has `check_tokenizer`.
 
     With code of its own, or pickle weights, only what can be known without running it is checked.
     """
     config = read_object(folder / "config.json")
     files = shards(folder)
     tensors = weights(folder, files)
-    own = allow_remote_code and (not files or "auto_map" in config)
     if files:
         check_loadable(folder, files)
-    if not own:
+    if not unknown(folder, allow_remote_code):
         check_tensors(folder, config, tensors)
-        check_tokenizer(folder, config)
     return tensors
+
+
+def unknown(folder: Path, allow_remote_code: bool) -> bool:
+    """Only running code of the model's own would tell more: it has some, or pickle weights."""
+    own = "auto_map" in read_object(folder / "config.json")
+    return allow_remote_code and (own or not shards(folder))

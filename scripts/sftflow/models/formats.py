@@ -55,3 +55,8 @@ def of_one_model(names: list[str], code: bool) -> list[str]:
         taken = set(weights)
     pickled = [name for name in kept if weights and matches(name, PICKLES)]
     return [name for name in kept if name in taken or name not in {*weights, *pickled}]
+
+
+def holds_weights(name: str) -> bool:
+    """Whether a file of a model holds weights, or says where they lie."""
+    return matches(name, ["*.safetensors", "*.index.json", *PICKLES])

@@ -76,6 +76,7 @@ def training_changes(study: dict, read: Read, subject: str, merging: bool = True
     found: list[str] = []
     if entry["model"]:
         found += since(study, read, "fetch_model", PATHS.model_source, entry["model"])
+        found += since(study, read, "native_tokenizer", PATHS.model_tokenizer, entry["model"])
         found += since(study, read, "native_model", PATHS.model, entry["model"])
     if (name := entry["run"]) is None:
         return found

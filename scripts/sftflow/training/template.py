@@ -11,10 +11,11 @@ from sftflow.core.cli import UserError
 UNLIMITED = 1 << 40  # the template only encodes; what is too long is decided elsewhere
 
 
-def training_template(weights: Path, model: dict) -> Any:
+def training_template(tokenizer: Path, model: dict) -> Any:
     """The template that ms-swift trains with: `encode({"messages", "tools"?})` gives input_ids and
     labels, -100 where a token carries no loss.
 
+    tokenizer: a folder with the files of a model, or with all of these but its weights.
     model: {"name", "model_type", "template", "system", "agent_template"?, "thinking"?}. UserError
     for a template that ms-swift lacks.
     """
@@ -32,7 +33,7 @@ def training_template(weights: Path, model: dict) -> Any:
                 f"models.{model['name']}.agent_template: ms-swift has no {agent!r}; it has "
                 f"{', '.join(agent_template_map)}"
             )
-        processor = get_processor(str(weights.resolve()), model_type=model["model_type"])
+        processor = get_processor(str(tokenizer.resolve()), model_type=model["model_type"])
         template = get_template(
             processor,
             default_system=model.get("system"),
