@@ -19,7 +19,7 @@ LAYERS = 14  # of LoRA, in two decoder layers
 def build(family: str = "Llama", shape: dict | None = None, **lora) -> torch.nn.Module:
     """A random model of two layers with random adapters; its configuration names a window of 5."""
     config = getattr(transformers, f"{family}Config")(
-        **SHAPE | {"num_hidden_layers": 2} | (shape or {}), num_key_value_heads=1, vocab_size=64,
+        **SHAPE | (shape or {}), num_hidden_layers=2, num_key_value_heads=1, vocab_size=64,
         sliding_window=5,
     )  # fmt: skip
     plain = getattr(transformers, f"{family}ForCausalLM")(config)
@@ -139,22 +139,6 @@ def fp8_nearly_as_stock(by, family):
         handle.undo()
         assert {layer.weight.dtype for layer in layers} == {torch.float32}
         fuse(model)
-        assert 0 < error(learn(model)[0], wanted[0]) < 0.2
-
-
-@each(by=ENGINES)
-def fp8_leaves_the_ends(by):
-    """The first and last decoder layers, where rounding costs most, are as they are without."""
-    model = build(shape={"num_hidden_layers": 7})
-    decoders = model.base_model.model.model.layers
-    with engine(by):
-        handle = fuse(model)
-        wanted = learn(model)
-        handle.undo()
-        handle = fuse(model, fp8=True)
-        weights = [layer.mlp.up_proj.base_layer.weight.dtype for layer in decoders]
-        assert weights == [torch.float32] * 2 + [torch.float8_e4m3fn] * 4 + [torch.float32]
-        assert len(handle.rounded) == handle.layers - 3 * LAYERS // 2
         assert 0 < error(learn(model)[0], wanted[0]) < 0.2
 
 

@@ -11,7 +11,7 @@ there is a model why its LoRA layers would be left alone.
 import contextlib
 import functools
 import itertools
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
@@ -23,21 +23,18 @@ from .limits import FUSED_RANK, PACKED_TYPES
 # in Llama's layout: which layers of a module read the same, and which are a gated layer
 QKV = "q_proj", "k_proj", "v_proj"
 GATED = "gate_proj", "up_proj", "down_proj"
-# Decoder layers at either end that fp8 leaves: of 30, three bring four fifths of its error.
-FIRST, LAST = 2, 1
 
 
 class Handle:
     """What `fuse` changed in a model.
 
     layers: LoRA layers that are fused; decoders: decoder layers, which hold most of them.
-    fp8: whether their W are to be rounded to 8 bits, but those of `whole`; rounded: the layers
-    where they are.
+    fp8: whether their W are to be rounded to 8 bits; rounded: the layers where they are.
     """
 
-    def __init__(self, fp8: bool = False, whole: Collection[torch.nn.Module] = ()):
+    def __init__(self, fp8: bool = False):
         self.layers = self.decoders = 0
-        self.fp8, self.whole = fp8, whole
+        self.fp8 = fp8
         self.rounded: dict[torch.nn.Module, Fp8Matrix] = {}
         self.back = contextlib.ExitStack()
 
@@ -61,7 +58,7 @@ def fuse(model: torch.nn.Module, fp8: bool = False) -> Handle:
     Meanwhile the model is for training, and for saving its adapter: W lies in wider matrices, or
     with `fp8` in 8 bits, so nobody may merge it away, move it, convert it or load it anew.
     """
-    handle = Handle(fp8, ends(model))
+    handle = Handle(fp8)
     try:
         decoders = [module for module in model.modules() if is_decoder(module)]
         for module in decoders:
@@ -141,19 +138,6 @@ def is_joint(attention: torch.nn.Module) -> bool:
     )
 
 
-def ends(model: torch.nn.Module) -> set[torch.nn.Module]:
-    """All modules of the FIRST and LAST decoder layers, where there are so many that most are
-    others."""
-    stacks = [getattr(module, "layers", None) for module in model.modules()]
-    return {
-        module
-        for stack in stacks
-        if isinstance(stack, torch.nn.ModuleList) and len(stack) > 2 * (FIRST + LAST)
-        for layer in (*stack[:FIRST], *stack[-LAST:])
-        for module in layer.modules()
-    }
-
-
 def setting(layer: torch.nn.Module) -> tuple[float, float, int]:
     """A layer's scale, dropout and rank: layers are computed together if these are the same."""
     (name,), dropouts = layer.lora_A, layer.lora_dropout
@@ -214,9 +198,7 @@ def narrow(layers: Sequence[torch.nn.Module]) -> None:
 
 def can_round(layers: Sequence[torch.nn.Module], handle: Handle) -> bool:
     """Products in 8 bits want widths that are multiples of 16; those of inputs are anyway."""
-    return handle.fp8 and all(
-        layer.out_features % 16 == 0 and layer not in handle.whole for layer in layers
-    )
+    return handle.fp8 and all(layer.out_features % 16 == 0 for layer in layers)
 
 
 def round_off(layers: Sequence[torch.nn.Module], handle: Handle, ranks: int = 0) -> Fp8Matrix:
