@@ -11,22 +11,24 @@ import gc
 import sys
 from functools import partial
 
+from sftflow.config import schema
 from sftflow.core import cli, process
 from sftflow.core.jsonio import write_bytes, write_record, write_text
 from sftflow.core.layout import PATHS, Results
 from sftflow.reporting import figures
-from sftflow.reporting.report import collect, draw, page
+from sftflow.reporting.evidence import Evidence
+from sftflow.reporting.report import draw, page, pictured, written
 from sftflow.reporting.webpage import html
 
 NO_FONT = "Labels in English: the machine that drew this has no Chinese font. The SVG has Chinese."
 
 
-def write_figures(study: dict, found: dict, results: Results, language: str) -> dict[str, str]:
-    """{path below results: SVG}. A PNG holds its glyphs: with no font for them its labels are
-    English, and it says so."""
-    drawn = draw(study, found, language)
+def write_figures(study: dict, shown: dict, results: Results, language: str) -> dict[str, str]:
+    """{path below results: SVG} of what `pictured` gives. A PNG holds its glyphs: with no font for
+    them its labels are English, and it says so."""
+    drawn = draw(study, shown, language)
     legible = language == "en" or figures.chinese_font()
-    as_image = drawn if legible else draw(study, found, "en")
+    as_image = drawn if legible else draw(study, shown, "en")
     svgs = {}
     for name, picture in drawn.items():
         path = PATHS.figure.format(figure=name, language=language, form="svg")
@@ -37,26 +39,21 @@ def write_figures(study: dict, found: dict, results: Results, language: str) -> 
     return svgs
 
 
-def in_language(
-    study: dict, found: dict, results: Results, language: str
-) -> tuple[str, dict[str, str]]:
-    """(its page; its figures, as write_figures gives them)"""
-    return page(language, found), write_figures(study, found, results, language)
-
-
 def main() -> None:
     gc.disable()  # of 1,000 subjects, looking for cycles was a quarter of the time
     parser = cli.study_parser(__doc__)
-    parser.add_argument("--workers", type=int, default=1, help="processes; each has a language")
+    parser.add_argument("--workers", type=int, default=0, help="processes that draw")
     args = parser.parse_args()
     study, folder = cli.study(args)
     results = Results(folder)
-    found = collect(study, results)
+    languages, evidence = study["languages"], Evidence(study, results, schema.references())
+    shown = pictured(evidence)
     figures.chinese_font()  # looked for once
-    languages, told = study["languages"], partial(in_language, study, found, results)
-    sides = [*process.forked(told, languages, args.workers, chunk=1)]
-    pages = {language: text for language, (text, _) in zip(languages, sides, strict=True)}
-    pictures = {language: drawn for language, (_, drawn) in zip(languages, sides, strict=True)}
+    drawing = partial(write_figures, study, shown, results)
+    with process.beside(drawing, languages, args.workers) as drawn:
+        found = shown | written(evidence)
+        pages = {language: page(language, found) for language in languages}
+        pictures = dict(zip(languages, drawn(), strict=True))
     write_text(results.path(PATHS.answers), found["answers"].page)
     write_text(results.path(PATHS.summary), found["summary"])
     write_record(results.path(PATHS.record), found["record"], indent=None)

@@ -132,6 +132,16 @@ time.sleep(300)
 """
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_is_done_beside_comes_in_order_and_fails_where_it_is_waited_for(workers):
+    """A report whose figures fail must fail, and none shows another language's."""
+    with process.beside(lambda number: 6 // number, [1, 2, 3], workers) as done:
+        assert done() == [6, 3, 2]
+    with process.beside(lambda number: 6 // number, [0], workers) as done:
+        with pytest.raises(ZeroDivisionError):
+            done()
+
+
 def test_workers_of_a_pool_die_with_their_parent(scripts):
     parent = subprocess.Popen(
         [sys.executable, "-c", POOL.format(scripts=scripts)], stdout=subprocess.PIPE, text=True

@@ -207,11 +207,8 @@ def die_with_parent() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
-def forked(work: Callable, items: Iterable, workers: int, chunk: int = 64) -> Iterator:
-    """`map(work, items)` in forked processes, which share what was imported here.
-
-    They are given `chunk` items at a time.
-    """
+def forked(work: Callable, items: Iterable, workers: int) -> Iterator:
+    """`map(work, items)` in forked processes, which share what was imported here."""
     import multiprocessing  # not for the guard, which is a process at each start of a tool
 
     if workers < 2:
@@ -220,7 +217,22 @@ def forked(work: Callable, items: Iterable, workers: int, chunk: int = 64) -> It
     global _WORK
     _WORK = work
     with multiprocessing.get_context("fork").Pool(workers, die_with_parent) as pool:
-        yield from pool.imap(_worked, items, chunksize=chunk)
+        yield from pool.imap(_worked, items, chunksize=64)
+
+
+@contextlib.contextmanager
+def beside(work: Callable, items: Iterable, workers: int) -> Iterator[Callable[[], list]]:
+    """The same, begun at once: what it yields waits for the results. Without workers they are made
+    when they are asked for."""
+    import multiprocessing
+
+    if workers < 1:
+        yield lambda: list(map(work, items))
+        return
+    global _WORK
+    _WORK = work
+    with multiprocessing.get_context("fork").Pool(workers, die_with_parent) as pool:
+        yield pool.map_async(_worked, items, chunksize=1).get
 
 
 def apart(work: Callable, *arguments: Any) -> Any:

@@ -35,8 +35,36 @@ from sftflow.scoring import stats
 
 
 def collect(study: dict, results: Results) -> dict:
-    """Everything that the templates show; tables in English, translated when they are shown."""
+    """Everything that a report shows."""
     evidence = Evidence(study, results, schema.references())
+    return pictured(evidence) | written(evidence)
+
+
+def pictured(evidence: Evidence) -> dict:
+    """What the figures show."""
+    study, results = evidence.study, evidence.results
+    return {
+        "cells": evidence.cells,
+        "differences": named_differences(study, evidence.rows),
+        "curve_rows": evidence.curves.rows,
+        "sweeps": tables_sweeps.points(study, results),
+        "training_records": evidence.training,
+        "fits": {
+            name: receipt["tokens"]
+            for name in study["runs"]
+            if (receipt := results.read(f"runs/{name}/receipt.json"))
+        },
+        "turns": {
+            name: receipt["turns"]
+            for name in study["datasets"]
+            if (receipt := results.read(f"datasets/{name}/receipt.json"))
+        },
+    }
+
+
+def written(evidence: Evidence) -> dict:
+    """All else that the templates show; tables in English, translated when they are shown."""
+    study, results = evidence.study, evidence.results
     cells, draws, talk, curves = evidence.cells, evidence.draws, evidence.talk, evidence.curves
     comparison = tables_comparison.comparison_table(study, cells, draws, evidence.rows)
     suites = {
@@ -48,9 +76,7 @@ def collect(study: dict, results: Results) -> dict:
     answers = browser.answers(study, results, cells)
     return {
         "study": study,
-        "cells": cells,
         "answers": answers,
-        "sweeps": sweeps,
         "sweep": dict(tables_sweeps.sweep_table(study, sweeps, cells, draws, decided).sections),
         "halving": {sweep: halving.passed(made) for sweep, made in decided.items()},
         "chosen": tables_sweeps.chosen(sweeps),
@@ -69,17 +95,6 @@ def collect(study: dict, results: Results) -> dict:
         "data": dict(tables_records.data_table(study, results).sections),
         "settings": settings_frame(study),
         "varied": varied_frame(study),
-        "training_records": evidence.training,
-        "fits": {
-            name: receipt["tokens"]
-            for name in study["runs"]
-            if (receipt := results.read(f"runs/{name}/receipt.json"))
-        },
-        "turns": {
-            name: receipt["turns"]
-            for name in study["datasets"]
-            if (receipt := results.read(f"datasets/{name}/receipt.json"))
-        },
         "commands": swift_files(study, results),
         "training": tables_records.training_table(study, results).sections[0][1],
         "inference": tables_records.inference_table(study, results).sections[0][1],
@@ -88,14 +103,12 @@ def collect(study: dict, results: Results) -> dict:
         "suites": {suite: report_sections(table) for suite, table in suites.items()},
         "comparison": dict(comparison.sections),
         "dialogue": dict(dialogue.sections),
-        "curve_rows": curves.rows,
         "curve": dict(tables_curve.curve_table(curves, cells).sections),
         "choices": curves.choices,
         "headline": {each: headline(evidence, each) for each in study["languages"]},
         "flags": evidence.flags,
         "record": record(evidence, dialogue.data, answers),
         "summary": in_terminal(evidence),
-        "differences": named_differences(study, evidence.rows),
         "reach": reach(study, comparison.data),
         "provenance": provenance(cells),
     }
