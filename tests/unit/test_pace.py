@@ -134,13 +134,14 @@ def test_before_anything_is_measured_constants_stand(fetched):
 
 
 def test_constants_tell_a_7b_training_on_an_h100_within_a_seventh(fetched):
-    """Measured on 2026-11-26 at this shape: 3.82 M tokens in a job of 341 s."""
+    """Measured on 2026-11-26 at this shape: 3.6 M tokens in a job of 369 s, of which it waited 80
+    for workers that no training has any more."""
     receipt = read_record(fetched / "runs/tuned/receipt.json")
-    tokens = {"train": 3_820_000, "mean": 654, "max": 2044, "histogram": []}
+    tokens = {"train": 3_600_000, "mean": 654, "max": 2044, "histogram": []}
     write_record(
-        fetched / "runs/tuned/receipt.json", receipt | {"train_rows": 5837, "tokens": tokens}
+        fetched / "runs/tuned/receipt.json", receipt | {"train_rows": 5510, "tokens": tokens}
     )
-    assert seconds(rows(fetched)["train tuned"]["Predicted"]) == pytest.approx(341, rel=0.15)
+    assert seconds(rows(fetched)["train tuned"]["Predicted"]) == pytest.approx(289, rel=0.15)
 
 
 def test_what_is_not_fetched_yet_has_no_hours(tmp_path):

@@ -13,11 +13,11 @@ from statistics import fmean
 from sftflow.core.layout import PATHS, Results
 from sftflow.training.cost import CARDS
 
-# Of one H100 and a model of 7.74 B parameters, see tests/performance/README.md: seconds of a
-# training job beside its steps, and of a merge, and what of each is there for the smallest model,
+# Of one H100 and a model of 7.74 B parameters, see tests/performance/README.md (the whole study):
+# seconds of a training job beside its steps, and of a merge, and what of each is there for the smallest model,
 # too; per backend, seconds until a server answers, and generated tokens per second.
 PARAMETERS = 7.74e9
-BESIDE_STEPS, MERGE, LEAST = 126.0, 57.0, 6.0
+BESIDE_STEPS, MERGE, LEAST = 80.0, 60.0, 6.0
 STARTS = {"vllm": 100.0, "transformers": 50.0}
 RATES = {"vllm": 12_400.0, "transformers": 1_023.0}
 ANSWER = 250  # tokens of an answer, where none was seen
