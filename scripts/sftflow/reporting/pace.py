@@ -14,8 +14,8 @@ from sftflow.core.layout import PATHS, Results
 from sftflow.training.cost import CARDS
 
 # Of one H100 and a model of 7.74 B parameters, see tests/performance/README.md (the whole study):
-# seconds of a training job beside its steps, and of a merge, and what of each is there for the smallest model,
-# too; per backend, seconds until a server answers, and generated tokens per second.
+# seconds of a training job beside its steps, and of a merge, and what of each is there for the
+# smallest model, too; per backend, seconds until a server answers, and generated tokens per second.
 PARAMETERS = 7.74e9
 BESIDE_STEPS, MERGE, LEAST = 80.0, 60.0, 6.0
 STARTS = {"vllm": 100.0, "transformers": 50.0}
