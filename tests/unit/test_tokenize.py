@@ -43,16 +43,17 @@ def prepared(folder: Path, rows: list[dict]) -> Path:
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory) -> Path:
-    """Manifest of the demo's model, whose files lie beside it."""
+def tokenizer(tmp_path_factory) -> Path:
+    """The demo's model without its weights, and the record of that."""
     folder = tmp_path_factory.mktemp("model")
-    shutil.copytree(ROOT / "config/demo/model", folder / "weights")
-    files = tree_files(folder / "weights")
-    write_record(folder / "manifest.json", {"files": files, "digest": tree_digest(files)})
-    return folder / "manifest.json"
+    without = shutil.ignore_patterns("*.safetensors")
+    shutil.copytree(ROOT / "config/demo/model", folder / "tokenizer", ignore=without)
+    files = tree_files(folder / "tokenizer")
+    write_record(folder / "tokenizer.json", {"files": files, "digest": tree_digest(files)})
+    return folder / "tokenizer.json"
 
 
-def tokenize(receipt: Path, weights: Path, **model: str) -> subprocess.CompletedProcess:
+def tokenize(receipt: Path, tokenizer: Path, **model: str) -> subprocess.CompletedProcess:
     training = {
         "max_length": 512, "too_long": "drop", "seed": 1, "per_device_train_batch_size": 2,
         "gradient_accumulation_steps": 1,
@@ -60,7 +61,7 @@ def tokenize(receipt: Path, weights: Path, **model: str) -> subprocess.Completed
     known = {"name": "tiny", "model_type": "llama", "template": "chatml"}
     chosen = {"run": "r", "training": training, "model": known | model}
     program = [SWIFT, ROOT / "scripts/tokenize_run.py", "--dataset-receipt", receipt]
-    program += ["--manifest", weights, "--receipt", receipt.parent / "run/receipt.json"]
+    program += ["--tokenizer", tokenizer, "--receipt", receipt.parent / "run/receipt.json"]
     program += ["--settings", json.dumps(chosen)]
     return subprocess.run(program, capture_output=True, text=True)
 
@@ -83,13 +84,13 @@ print(json.dumps([[learnt(row) for row in rows] for rows in (direct, loaded)]))
 """
 
 
-def test_a_masked_answer_is_read_and_not_learnt(tmp_path, weights):
+def test_a_masked_answer_is_read_and_not_learnt(tmp_path, tokenizer):
     """As it is counted, and as the trainer loads it: with rows of other kinds beside it."""
     masked = [TALK[0], TALK[1] | {"weight": 0}, *TALK[2:]]
     thought = [*TALK[:3], TALK[3] | {"reasoning_content": "hidden thought"}]
     rows = [{"conversations": masked}, {"conversations": TALK}, TOOLS, {"conversations": thought}]
     prepared(tmp_path, rows)
-    program = [SWIFT, "-c", LEARNT, ROOT / "scripts", weights.parent / "weights"]
+    program = [SWIFT, "-c", LEARNT, ROOT / "scripts", tokenizer.parent / "tokenizer"]
     done = subprocess.run([*program, tmp_path / "train.jsonl"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     direct, loaded = json.loads(done.stdout.splitlines()[-1])
@@ -101,19 +102,19 @@ def test_a_masked_answer_is_read_and_not_learnt(tmp_path, weights):
     assert not any("ask" in text for text in direct)
 
 
-def test_tools_on_a_template_without_any_name_the_key_and_the_lines(tmp_path, weights):
+def test_tools_on_a_template_without_any_name_the_key_and_the_lines(tmp_path, tokenizer):
     receipt = prepared(tmp_path, [{"conversations": TALK}, TOOLS])
-    done = tokenize(receipt, weights)
+    done = tokenize(receipt, tokenizer)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "models.tiny.agent_template" in done.stderr and "train.jsonl:2" in done.stderr
-    done = tokenize(receipt, weights, agent_template="hremes")
+    done = tokenize(receipt, tokenizer, agent_template="hremes")
     assert done.returncode == 1 and "models.tiny.agent_template: ms-swift has no" in done.stderr
 
 
-def test_a_dialogue_that_the_template_refuses_is_left_out_with_its_reason(tmp_path, weights):
+def test_a_dialogue_that_the_template_refuses_is_left_out_with_its_reason(tmp_path, tokenizer):
     nameless = [{"name": "look", "parameters": {}}]  # react wants a description
     rows = [TOOLS, TOOLS | {"tools": json.dumps(nameless)}]
-    done = tokenize(prepared(tmp_path, rows), weights, agent_template="react_en")
+    done = tokenize(prepared(tmp_path, rows), tokenizer, agent_template="react_en")
     assert done.returncode == 0, done.stderr[-3000:]
     receipt = read_record(tmp_path / "run/receipt.json")
     assert receipt["rows_kept"] == 1
