@@ -222,8 +222,8 @@ def forked(work: Callable, items: Iterable, workers: int) -> Iterator:
 
 @contextlib.contextmanager
 def beside(work: Callable, items: Iterable, workers: int) -> Iterator[Callable[[], list]]:
-    """The same, begun at once: what it yields waits for the results. Without workers they are made
-    when they are asked for."""
+    """As `forked`, but begun at once: what it yields waits for the results. Without workers they
+    are made when they are asked for. One at a time, as `forked`."""
     import multiprocessing
 
     if workers < 1:
