@@ -223,16 +223,22 @@ def forked(work: Callable, items: Iterable, workers: int) -> Iterator:
 @contextlib.contextmanager
 def beside(work: Callable, items: Iterable, workers: int) -> Iterator[Callable[[], list]]:
     """As `forked`, but begun at once: what it yields waits for the results. Without workers they
-    are made when they are asked for. One at a time, as `forked`."""
-    import multiprocessing
+    are made when they are asked for. One at a time, as `forked`.
+
+    Its workers end when nothing is left to do: a Pool ends them by a signal, and one that comes
+    while a worker begins is lost, and waited for without end.
+    """
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
 
     if workers < 1:
         yield lambda: list(map(work, items))
         return
     global _WORK
     _WORK = work
-    with multiprocessing.get_context("fork").Pool(workers, die_with_parent) as pool:
-        yield pool.map_async(_worked, items, chunksize=1).get
+    with ProcessPoolExecutor(workers, get_context("fork"), initializer=die_with_parent) as pool:
+        made = pool.map(_worked, items)
+        yield lambda: list(made)
 
 
 def apart(work: Callable, *arguments: Any) -> Any:
