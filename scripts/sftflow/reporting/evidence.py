@@ -13,6 +13,7 @@ from sftflow.reporting.dialogue import Claims, Compared, dialogue_flags, suite_c
 from sftflow.reporting.flags import Flag, in_order, training_flags
 from sftflow.reporting.records import contamination_flags, dropped_flags, served_flags
 from sftflow.reporting.suites import reference_for, score_flags
+from sftflow.reporting.sweeps import Point, points
 from sftflow.reporting.text import MISSING, label
 
 
@@ -46,6 +47,10 @@ class Evidence:
     @cached_property
     def curves(self) -> Curves:
         return Curves(self.study, self.results)
+
+    @cached_property
+    def sweeps(self) -> dict[str, list[Point]]:
+        return points(self.study, self.results)
 
     @cached_property
     def training(self) -> dict[str, dict]:

@@ -47,7 +47,7 @@ def pictured(evidence: Evidence) -> dict:
         "cells": evidence.cells,
         "differences": named_differences(study, evidence.rows),
         "curve_rows": evidence.curves.rows,
-        "sweeps": tables_sweeps.points(study, results),
+        "sweeps": evidence.sweeps,
         "training_records": evidence.training,
         "fits": {
             name: receipt["tokens"]
@@ -72,7 +72,7 @@ def written(evidence: Evidence) -> dict:
         for suite in study["evaluate"]["suites"]
     }
     dialogue = tables_dialogue.dialogue_table(talk, evidence.claims)
-    sweeps, decided = tables_sweeps.points(study, results), tables_sweeps.decisions(study, results)
+    sweeps, decided = evidence.sweeps, tables_sweeps.decisions(study, results)
     answers = browser.answers(study, results, cells)
     return {
         "study": study,

@@ -47,8 +47,8 @@ def build(study: dict, results: Results, references: dict, wanted: list[str]) ->
         elif name == "curve":
             tables.append(curve_table(found.curves, found.cells))
         elif name == "sweep":
-            points, made = sweeps.points(study, results), sweeps.decisions(study, results)
-            tables.append(sweeps.sweep_table(study, points, found.cells, found.draws, made))
+            made = sweeps.decisions(study, results)
+            tables.append(sweeps.sweep_table(study, found.sweeps, found.cells, found.draws, made))
         else:
             tables.append(suite_table(study, name, found.cells, found.draws, references))
     return tables
