@@ -233,14 +233,24 @@ def gpus(rule: str, settings: dict) -> int:
 QUEUES = {"slurm_partition": "gpu_partition", "qos": "gpu_qos"}
 
 
-def on_gpus(count: Callable) -> dict[str, Callable | int]:
-    """Resources of a job that may need GPUs: all of them in one node, in the queue for those that do."""
+def on_gpus(count: Callable, output: str | None = None) -> dict[str, Callable | int]:
+    """Resources of a job that may need GPUs: all of them in one node, in the queue for those that do.
+
+    A job whose `output` names answers needs none where the session of serve_subject has asked for all of them. Snakemake
+    works resources out when a job's inputs are there, so after that session. A second attempt has them in any case.
+    """
+
+    def needed(wildcards, attempt: int) -> int:
+        file = output and Path(RESULTS, output.format(**dict(wildcards.items())))
+        return 0 if file and attempt == 1 and handover.asked(file) else count(wildcards)
 
     def queue(name: str) -> Callable:
-        return lambda wildcards: default_resource(QUEUES[name] if count(wildcards) else name)
+        return lambda wildcards, attempt: default_resource(
+            QUEUES[name] if needed(wildcards, attempt) else name
+        )
 
     named = [name for name, of_gpus in QUEUES.items() if default_resource(of_gpus)]
-    return {"gpu": count, "nodes": 1} | {name: queue(name) for name in named}
+    return {"gpu": needed, "nodes": 1} | {name: queue(name) for name in named}
 
 
 def model_of_run(wildcards) -> str:

@@ -83,7 +83,7 @@ rule answer_dialogues:
         "../envs/uv.yaml"
     threads: ask("answer_dialogues", "threads", 4)
     resources:
-        **on_gpus(subject_gpus("answer_dialogues")),
+        **on_gpus(subject_gpus("answer_dialogues"), PATHS.dialogue_answers),
         mem_mb=memory("answer_dialogues", 32000, model_of_subject),
         runtime=minutes("answer_dialogues", 240),
     params:
@@ -138,7 +138,7 @@ rule judge_pair:
         "../envs/uv.yaml"
     threads: ask("judge_pair", "threads", 4)
     resources:
-        **on_gpus(judge_gpus("judge_pair")),
+        **on_gpus(judge_gpus("judge_pair"), PATHS.judgement),
         mem_mb=memory("judge_pair", 32000, model_of_judge),
         runtime=minutes("judge_pair", 240),
     params:
@@ -170,7 +170,7 @@ rule judge_crisis:
         "../envs/uv.yaml"
     threads: ask("judge_crisis", "threads", 4)
     resources:
-        **on_gpus(judge_gpus("judge_crisis")),
+        **on_gpus(judge_gpus("judge_crisis"), PATHS.crisis),
         mem_mb=memory("judge_crisis", 32000, model_of_judge),
         runtime=minutes("judge_crisis", 240),
     params:

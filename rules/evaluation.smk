@@ -23,7 +23,7 @@ rule evaluate_suite:
         "../envs/uv.yaml"
     threads: ask("evaluate_suite", "threads", 4)
     resources:
-        **on_gpus(subject_gpus("evaluate_suite")),
+        **on_gpus(subject_gpus("evaluate_suite"), PATHS.evaluation),
         mem_mb=memory("evaluate_suite", 32000, model_of_subject),
         runtime=minutes("evaluate_suite", 720),
     params:

@@ -318,24 +318,22 @@ def complete(
     if not missing:
         return 0, None
     alarm.silence()
-    # ms-swift's import asks CUDA what there is, and CUDA reads CUDA_VISIBLE_DEVICES only once: this
-    # process would see all cards for good, and compute on the first, whichever it claims.
-    made = process.apart(
-        tokens_of, [texts[key] for key in missing], asked[0].folder, settings["model"]
-    )
-    tokens = dict(zip(missing, made, strict=True))
-    todo = {
-        one: (fits, each)
-        for one, each in zip(asked, files, strict=True)
-        if (fits := fitting(each, missing, tokens, longest))
-    }
-    if not todo:
-        return 0, None
     seconds = 0.0
+    # ms-swift's import asks CUDA what there is, and CUDA reads CUDA_VISIBLE_DEVICES only once: after
+    # that, whatever is claimed, the first of all cards would be used.
     with (
         gpu.claim(gpus if parts["device"] == "cuda" else 0) as cards,
         contextlib.redirect_stdout(sys.stderr),
     ):
+        made = tokens_of([texts[key] for key in missing], asked[0].folder, settings["model"])
+        tokens = dict(zip(missing, made, strict=True))
+        todo = {
+            one: (fits, each)
+            for one, each in zip(asked, files, strict=True)
+            if (fits := fitting(each, missing, tokens, longest))
+        }
+        if not todo:
+            return 0, None
         for one, model in models(list(todo), parts["torch_dtype"], cards):
             begun = time.monotonic()
             compute(model, texts, *todo[one], progress)

@@ -36,7 +36,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sftflow.core import cli, gpu, identity, space
+from sftflow.core import cli, gpu, handover, identity, space
 from sftflow.core.jsonio import read_json, read_record, write_record
 from sftflow.core.manifests import manifest_of, verified
 from sftflow.dialogue.asking import Dialogues, Judgement
@@ -176,9 +176,11 @@ def ask(args: argparse.Namespace, job: dict, session: Session) -> None:
         asked = Judgement(subject, files, Path(job["output"]))
     with subject.store(asked.file) as store:
         asked.ask(session, store)
-    for plan in asked.plans if isinstance(asked, Suite) else ():
-        if plan.error:
-            cli.note(f"{job['output']} is left to its own job: {plan.name}: {plan.error}")
+    failed = [p for p in asked.plans if p.error] if isinstance(asked, Suite) else []
+    for plan in failed:
+        cli.note(f"{job['output']} is left to its own job: {plan.name}: {plan.error}")
+    if not failed:
+        handover.tell_asked(job["output"])
 
 
 if __name__ == "__main__":

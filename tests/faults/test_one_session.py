@@ -28,6 +28,7 @@ pytestmark = [
 ]
 
 CUT = {"subject", "model", "serving", "backend"}
+JUDGED = "judgements/strong/base--tuned.json"
 ALL = 24 + 5 + 8  # questions of benchmarks, turns, and a judge's of four turns in two orders
 
 
@@ -84,7 +85,7 @@ class OneSession(Case):
 
     def of_judge(self) -> list[str]:
         judge = {"name": "strong", "limit": None, "rubric": "auto", "max_tokens": 16}
-        output, answers = "judgements/strong/base--tuned.json", map(str, self.judged)
+        output, answers = JUDGED, map(str, self.judged)
         return self.other("judge.py", {"judge": judge}, output, "--answers", *answers)
 
     def jobs(self) -> list[list[str]]:
@@ -128,6 +129,11 @@ class OneSession(Case):
         logs = self.folder.glob("*.server.log")
         return sorted({path.name.partition(".")[0] for path in logs} - {"serve"})
 
+    def told(self) -> set[str]:
+        """Of which jobs the session told that they need no card: all is answered."""
+        marks = self.folder.glob(".snakemake/sftflow/asked/*")
+        return {str(Path(read_json(mark)).relative_to(self.results)) for mark in marks}
+
     def scored(self) -> dict[str, tuple]:
         """{benchmark: (identity, score, samples without times)}."""
         found = {}
@@ -149,6 +155,8 @@ def test_one_start_answers_everything_and_scores_are_those_of_jobs_alone(session
     assert status == 0, said
     asked = session.asked()
     assert len(session.answered()) == ALL and len(asked) == len(set(asked))
+    suites = {"evaluations/m/s.json", "evaluations/m/t.json"}
+    assert session.told() == suites | {"dialogue/m/answers.json", JUDGED}
     for command in session.jobs():
         status, said = session.finish(command)
         assert status == 0, said
@@ -199,6 +207,7 @@ def test_what_fails_or_is_not_there_is_left_to_its_own_job(session):
     (answers,) = (session.results / "evaluations/m/answers").iterdir()
     assert len((answers / "@dialogue.jsonl").read_bytes().splitlines()) == 5
     assert (answers / "s.jsonl").exists() and not (answers / "t.jsonl").exists()
+    assert session.told() == {"dialogue/m/answers.json", JUDGED}
     status, said = session.finish(session.of_suite("s"))
     assert status == 1 and "mmlu: the server refused a question" in said
     assert session.served_later() == ["s"]
@@ -210,6 +219,7 @@ def test_an_end_of_the_server_or_of_the_time_costs_no_readiness(session):
     assert status == 0 and "no more is asked here: the server ended" in said
     assert "illegal memory access" in said and session.marker.exists()
     kept, asked = session.answered(), session.asked()
+    assert session.told() == set()
     del session.stub["die_after"]
     status, said = session.finish(session.to_serve("--minutes", "0.001"))
     assert status == 0 and "the time of this job is nearly over" in said

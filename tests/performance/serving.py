@@ -2,6 +2,7 @@
 
     .venv/bin/python tests/performance/serving.py --output FOLDER
         [--shape 7b] [--ways report,transformers,vllm:256] [--questions 200] [--report 16]
+        [--extra JSON]
 
 The same made-up questions (about 300 tokens, 256 new tokens each, temperature 0) are put to the
 same random weights, in one way after the other:
@@ -11,7 +12,7 @@ same random weights, in one way after the other:
                     --report-seconds allow: it answers one after the other, and after the first ones
                     at a constant rate.
     BACKEND[:SIZE]  the workflow's evaluate step with the config's defaults; SIZE questions at once
-                    (serving.max_batch_size and serving.concurrency)
+                    (serving.max_batch_size and serving.concurrency), --extra its serving.extra
 
 All are timed alike, from the first request to the last answer, by when each answer came and how
 long it took. What comes before (imports, server start) is stated apart. The weights never choose a
@@ -222,13 +223,16 @@ def report(work: Path, log: Path, limit: int, seconds: float) -> dict:
     return figures(list(answers.values()), begun)
 
 
-def ours(work: Path, log: Path, backend: str, size: int | None, seconds: float) -> dict:
+def ours(
+    work: Path, log: Path, backend: str, size: int | None, seconds: float, extra: dict | None = None
+) -> dict:
     results, begun = work / "results", time.time()
     output = results / "evaluations/random/suite.json"
     shutil.rmtree(output.parent, ignore_errors=True)
     serving = SERVING | {"backend": backend, "device": "auto" if gpu.describe() else "cpu"}
     if size:
         serving |= {"max_batch_size": size, "concurrency": size}
+    serving |= {"extra": extra or {}}
     env = ENVIRONMENTS[backend]
     about = {"env": env, "lock": None, **environment.inspect(python(env))}
     write_record(results / f"environments/{env}.json", about)
@@ -293,6 +297,7 @@ def main() -> None:
     parser.add_argument("--report", type=int, default=16, help="questions for the report's way")
     parser.add_argument("--report-seconds", type=float, default=150, help="time for asking them")
     parser.add_argument("--seconds", type=float, default=900, help="time for any other way, whole")
+    parser.add_argument("--extra", type=json.loads, help="serving.extra of the other ways, JSON")
     args = parser.parse_args()
     begun = time.monotonic()
     clock = lambda what: print(f"[{time.monotonic() - begun:5.0f} s] {what}", flush=True)  # noqa: E731
@@ -313,7 +318,8 @@ def main() -> None:
                 results[way] = report(args.work, log, args.report, args.report_seconds)
             else:
                 backend, _, size = way.partition(":")
-                results[way] = ours(args.work, log, backend, int(size or 0), args.seconds)
+                given = (int(size or 0), args.seconds, args.extra)
+                results[way] = ours(args.work, log, backend, *given)
         except Exception as error:  # the next way may do better
             results[way] = {"error": f"{type(error).__name__}: {error}"}
             print(f"{results[way]['error']}\nThe end of {log}:\n{process.tail(log)}")

@@ -125,3 +125,23 @@ def test_sides_that_were_served_differently_are_flagged(tmp_path: Path):
     write_record(path, record)
     (flag,) = records.served_flags(study, Results(tmp_path))
     assert flag.kind == "served unlike" and "backend vllm" in flag.values["after"]
+
+
+@pytest.mark.parametrize(
+    ("extra", "name", "flags"),
+    [
+        ({}, "vllm", backend.FLAGS["vllm"]),
+        ({"compilation_config": {"mode": 3}}, "vllm", {"compilation_config": {"mode": 3}}),
+        ({"seed": 1}, "vllm", backend.FLAGS["vllm"] | {"seed": 1}),
+        ({}, "transformers", {}),
+    ],
+)
+def test_a_server_is_told_what_the_config_leaves_open_and_answers_are_known_by_it(
+    extra, name, flags
+):
+    """vLLM would compile for half a minute at each start. What it computes with instead can change
+    the last bits of an answer, so it is a part of what answers are kept by."""
+    raw = made_up.RAW | {"serving": {"extra": extra}}
+    study = resolve.load(raw, auto=VLLM | {"name": name})
+    assert jobs.serve_subject(study, "base")["serving"]["extra"] == flags
+    assert jobs.backend(study, "base")["extra"] == flags

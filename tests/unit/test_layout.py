@@ -47,6 +47,7 @@ STARTED_ELSEWHERE = {
     "dev.demo.pretrain": "swift",
     "dev.swift_names": "swift",
     "sftflow.serving.swift_deploy": "swift",
+    "sftflow.serving.vllm_serve": "vllm",
     "sftflow.training.plugin": "swift",
 }
 # Declared, and imported by no script: Snakemake's plugin, and what pandas and `snakemake --report`

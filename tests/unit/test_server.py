@@ -313,7 +313,7 @@ print(json.dumps({name: value for name, value in vars(args).items()}, default=st
 @pytest.mark.skipif(not VLLM.exists(), reason="needs envs/vllm")
 def test_vllm_understands_its_command(vllm_command, tmp_path):
     command = vllm_command[0]
-    own = command[command.index("vllm.entrypoints.openai.api_server") + 1 :]
+    own = command[command.index(str(backends.__file__).replace("backends", "vllm_serve")) + 1 :]
     done = subprocess.run([VLLM, "-P", "-c", PARSE, *own], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     args = json.loads(done.stdout.splitlines()[-1])
@@ -324,3 +324,29 @@ def test_vllm_understands_its_command(vllm_command, tmp_path):
     assert "sftflow-1" in str(args["lora_modules"]) and str(tmp_path) in str(args["lora_modules"])
     assert args["enforce_eager"] is True and args["enable_prefix_caching"] is False
     assert "mode" in str(args["compilation_config"])
+
+
+FORK = """
+import os, runpy, sys
+launcher = sys.argv[1]
+def engine(*_, **__):
+    if (pid := os.fork()) == 0:
+        from vllm.model_executor.kernels.linear.cute_dsl import ll_bf16
+        from vllm.model_executor.warmup import kernel_warmup
+        compiled, ll_bf16._cutedsl_available = [], True
+        type(ll_bf16.ll_bf16_gemm_kernel).compile = lambda self, key: compiled.append(key)
+        kernel_warmup._warmup_ll_bf16_router_gemm()
+        os._exit(len(compiled))
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+run, runpy.run_module = runpy.run_path, engine
+run(launcher, run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not VLLM.exists(), reason="needs envs/vllm")
+def test_vllm_compiles_no_kernels_of_other_models():
+    """It did at every start: 12 s of an H100."""
+    launcher = str(backends.__file__).replace("backends", "vllm_serve")
+    done = subprocess.run([VLLM, "-P", "-c", FORK, launcher], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

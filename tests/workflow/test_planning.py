@@ -2,6 +2,7 @@
 
 import os
 import re
+import time
 from pathlib import Path
 
 import made_up
@@ -9,6 +10,7 @@ import pytest
 import yaml
 from sftflow.config import resolve
 from sftflow.config.reading import merge
+from sftflow.core import handover
 from sftflow.core.jsonio import write_record
 from support import jobs, stand_in_cards
 
@@ -159,6 +161,29 @@ def test_what_a_free_card_is_given_to(workflow, snakemake, cards, first):
     urgency = {rule: int((re.findall(r"priority: (\d+)", text) or [0])[0]) for rule, text in told}
     assert max(("serve_subject", "train_run"), key=urgency.__getitem__) == first
     assert urgency["merge_run"] > urgency["measure_curve"]
+
+
+def test_who_has_its_answers_already_waits_for_no_card(workflow, snakemake, monkeypatch):
+    """Scoring 6,000 answers takes a suite 20 s, in which a card stood still, once for each suite."""
+    rule = "use rule evaluate_suite from study as evaluate_suite with:\n"
+    shown = '    message: "{wildcards.subject} {wildcards.suite} asks {resources.gpu}"\n'
+    (workflow / "asks.smk").write_text(f"{ASKS}\n{rule}{shown}", encoding="utf-8")
+    monkeypatch.chdir(workflow)
+    planned = workflow / "planned.json"
+    monkeypatch.setenv(handover.PLANNED, str(planned))
+    planned.write_text("[]")
+    handover.tell_asked("results/evaluations/qwen2.5-7b-instruct/general.json")
+
+    def gpus() -> dict[str, str]:
+        told = snakemake(workflow, "-n", "--snakefile", "asks.smk", "tables").stdout
+        return dict(re.findall(r"(\S+ \w+) asks (\d)", told))
+
+    everyone = gpus() | {"qwen2.5-7b-instruct general": "1"}
+    assert set(everyone.values()) == {"1"} and len(everyone) == 9
+    assert gpus() == everyone | {"qwen2.5-7b-instruct general": "0"}
+    later = time.time() + 10  # it was another run of Snakemake that has asked
+    os.utime(planned, (later, later))
+    assert gpus() == everyone
 
 
 @pytest.mark.parametrize("targets", ["plan data", "train", "tables report"])

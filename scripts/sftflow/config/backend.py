@@ -17,6 +17,9 @@ CAPABILITY = [7, 5]  # the oldest cards that vLLM's wheels are built for: Turing
 # Answers at once where the config says nothing: how many a card of 80 GB answers fastest, a 7B
 # model, 256 tokens each (tests/performance/README.md). vLLM queues what does not fit.
 AT_ONCE = {SLOW: 64, FAST: 384, "endpoint": 64}
+# Flags of its server where `serving.extra` does not state them. vLLM would compile each shape of a
+# model for half a minute and answers as fast without (tests/performance/README.md).
+FLAGS = {FAST: {"compilation-config": {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY"}}}
 NOBODY = {"name": SLOW, "reason": "no machine was looked at"}
 
 
@@ -77,7 +80,7 @@ def keep(results: str | Path, chosen: dict) -> None:
 
 
 def settled(serving: dict, chosen: dict, model: dict | None = None) -> dict:
-    """A subject's serving settings with the backend, its limits, and `chosen`: why this one."""
+    """A subject's serving settings with the backend, its limits and flags, and `chosen`: why."""
     name, why = serving["backend"], "stated in the config"
     if name == "auto":
         name, why = chosen["name"], f"auto: {chosen['reason']}"
@@ -89,4 +92,7 @@ def settled(serving: dict, chosen: dict, model: dict | None = None) -> dict:
     limits = {"max_batch_size": at_once, "concurrency": serving["concurrency"] or at_once}
     forms = serving["time_both_forms"]
     timed = name == SLOW if forms == "auto" else forms
-    return serving | limits | {"backend": name, "chosen": why, "time_both_forms": timed}
+    stated = {flag.replace("_", "-") for flag in serving["extra"]}
+    flags = {flag: v for flag, v in FLAGS.get(name, {}).items() if flag not in stated}
+    own = {"backend": name, "chosen": why, "time_both_forms": timed}
+    return serving | limits | own | {"extra": flags | serving["extra"]}

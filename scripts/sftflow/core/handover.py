@@ -84,3 +84,18 @@ def planned() -> Plan:
     if path is None or not os.path.exists(path):
         return Plan()
     return Plan(frozenset(read_json(path)), os.path.getmtime(path), False)
+
+
+def _mark(output: str | Path) -> Path:
+    return SCRATCH / "asked" / digest(_told(output))[:16]
+
+
+def tell_asked(output: str) -> None:
+    """Tell this run that everything is answered which the job of this output would ask."""
+    write_json(_mark(output), output)
+
+
+def asked(output: str | Path) -> bool:
+    """Whether this run of Snakemake has the answers already that the job of an output asks for."""
+    plan, mark = planned(), _mark(output)
+    return not plan.unknown and mark.exists() and os.path.getmtime(mark) >= plan.begun

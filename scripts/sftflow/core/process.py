@@ -241,15 +241,6 @@ def beside(work: Callable, items: Iterable, workers: int) -> Iterator[Callable[[
         yield lambda: list(made)
 
 
-def apart(work: Callable, *arguments: Any) -> Any:
-    """`work(*arguments)` in a forked process: nothing that it imports or sets is left here."""
-    from concurrent.futures import ProcessPoolExecutor
-    from multiprocessing import get_context
-
-    with ProcessPoolExecutor(1, get_context("fork"), initializer=die_with_parent) as pool:
-        return pool.submit(work, *arguments).result()
-
-
 _WORK: Callable  # of a forked process
 
 

@@ -20,7 +20,14 @@ from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 
 from sftflow.core.cli import UserError, note
-from sftflow.core.jsonio import digest, file_digest, read_json, tree_files, write_json
+from sftflow.core.jsonio import (
+    digest,
+    file_digest,
+    file_digests,
+    read_json,
+    tree_files,
+    write_json,
+)
 from sftflow.core.layout import local_source
 
 HUBS = ("local", "modelscope", "huggingface")
@@ -238,17 +245,18 @@ def local_digest(source: str, memory: Path) -> str | None:
     `memory` is a JSON file that remembers the digests of files by size and time of change, so that
     gigabytes are read once and not whenever somebody asks.
     """
-    known = read_json(memory) if memory.exists() else {}
-    parts, fresh = [], {}
-    for name, file in local_files(source).items():
+
+    def key(file: Path) -> str:
         state = file.stat()
-        key = f"{file.resolve()} {state.st_size} {state.st_mtime_ns}"
-        if key not in known:
-            fresh[key] = file_digest(file)
-        parts.append([name, known.get(key) or fresh[key]])
+        return f"{file.resolve()} {state.st_size} {state.st_mtime_ns}"
+
+    known = read_json(memory) if memory.exists() else {}
+    keys = {name: (key(file), file) for name, file in local_files(source).items()}
+    fresh = {own: file for own, file in keys.values() if own not in known}
     if fresh:
-        write_json(memory, known | fresh)
-    return digest(parts) if parts else None
+        known |= dict(zip(fresh, file_digests(fresh.values()), strict=True))
+        write_json(memory, known)
+    return digest([[name, known[own]] for name, (own, _) in keys.items()]) if keys else None
 
 
 def link_local(folder: Path, source: str, chosen: Choice) -> None:

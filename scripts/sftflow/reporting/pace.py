@@ -17,8 +17,8 @@ from sftflow.training.cost import CARDS
 # seconds of a training job beside its steps, and of a merge, and what of each is there for the
 # smallest model, too; per backend, seconds until a server answers, and generated tokens per second.
 PARAMETERS = 7.74e9
-BESIDE_STEPS, MERGE, LEAST = 80.0, 60.0, 6.0
-STARTS = {"vllm": 100.0, "transformers": 50.0}
+BESIDE_STEPS, MERGE, LEAST = 50.0, 50.0, 6.0
+STARTS = {"vllm": 40.0, "transformers": 50.0}
 RATES = {"vllm": 12_400.0, "transformers": 1_023.0}
 ANSWER = 250  # tokens of an answer, where none was seen
 CONSTANTS, NOTHING = "constants", "nothing measured"
@@ -210,7 +210,8 @@ def serving_step(
     if own and not own.answers(questions):
         own = None
     others = [one for one in sessions.values() if one is not own]
-    starts = 2 if entry["run"] and entry["form"] != "base" else 1
+    timed = entry["form"] == "merged" and entry["serving"]["time_both_forms"]
+    starts = 2 if timed else 1
     after = (f"merge {entry['run']}",) if entry["run"] else ()
     measured = own.seconds if own else None
 

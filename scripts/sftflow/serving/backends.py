@@ -188,7 +188,7 @@ def _vllm(spec: Spec, running: Server, port: int) -> tuple[list[str], dict[str, 
             "max-lora-rank": next(size for size in LORA_RANKS if size >= rank),
             "lora-modules": f"{running.model}={spec.adapter.resolve()}",
         }
-    command = [python, "-P", "-m", "vllm.entrypoints.openai.api_server"]
+    command = [python, "-P", str(Path(__file__).with_name("vllm_serve.py"))]
     env = {
         "VLLM_API_KEY": running.key,
         "VLLM_NO_USAGE_STATS": "1",
