@@ -98,7 +98,7 @@ rule tables:
     localrule: True
     conda:
         "../envs/uv.yaml"
-    threads: ask("tables", "threads", 1)
+    threads: ask("tables", "threads", 2)
     resources:
         mem_mb=memory("tables", 1000),
         runtime=minutes("tables", 10),
@@ -108,7 +108,7 @@ rule tables:
     message:
         "Tables of inference, scores and comparisons"
     shell:
-        '"$SFTFLOW" workflow tables.py --settings {params.settings:q} --only {params.names} 2> {log:q}'
+        '"$SFTFLOW" workflow tables.py --settings {params.settings:q} --only {params.names} --threads {threads} 2> {log:q}'
 
 
 rule report:
@@ -137,7 +137,7 @@ rule report:
     message:
         "The report, in every language of the config, with figures"
     shell:
-        '"$SFTFLOW" workflow report.py --settings {params.settings:q} --workers {threads} 2> {log:q}'
+        '"$SFTFLOW" workflow report.py --settings {params.settings:q} --threads {threads} 2> {log:q}'
 
 
 rule cards:

@@ -319,8 +319,8 @@ def complete(
         return 0, None
     alarm.silence()
     seconds = 0.0
-    # ms-swift's import asks CUDA what there is, and CUDA reads CUDA_VISIBLE_DEVICES only once: after
-    # that, whatever is claimed, the first of all cards would be used.
+    # ms-swift's import asks CUDA what there is, and CUDA reads CUDA_VISIBLE_DEVICES only once:
+    # after that, whatever is claimed, the first of all cards would be used.
     with (
         gpu.claim(gpus if parts["device"] == "cuda" else 0) as cards,
         contextlib.redirect_stdout(sys.stderr),

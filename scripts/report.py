@@ -42,21 +42,24 @@ def write_figures(study: dict, shown: dict, results: Results, language: str) -> 
 def main() -> None:
     gc.disable()  # of 1,000 subjects, looking for cycles was a quarter of the time
     parser = cli.study_parser(__doc__)
-    parser.add_argument("--workers", type=int, default=0, help="processes that draw")
+    parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     study, folder = cli.study(args)
     results = Results(folder)
-    languages, evidence = study["languages"], Evidence(study, results, schema.references())
+    languages = study["languages"]
+    workers = args.threads - 1
+    evidence = Evidence(study, results, schema.references(), workers)
     shown = pictured(evidence)
     figures.chinese_font()  # looked for once
     drawing = partial(write_figures, study, shown, results)
-    with process.beside(drawing, languages, args.workers) as drawn:
+    with process.beside(drawing, languages, workers) as drawn:
         found = shown | written(evidence)
-        pages = {language: page(language, found) for language in languages}
+        with process.beside(partial(page, found=found), languages, workers) as paged:
+            write_text(results.path(PATHS.answers), found["answers"].page)
+            write_text(results.path(PATHS.summary), found["summary"])
+            write_record(results.path(PATHS.record), found["record"], indent=None)
+            pages = dict(zip(languages, paged(), strict=True))
         pictures = dict(zip(languages, drawn(), strict=True))
-    write_text(results.path(PATHS.answers), found["answers"].page)
-    write_text(results.path(PATHS.summary), found["summary"])
-    write_record(results.path(PATHS.record), found["record"], indent=None)
     for language, text in pages.items():
         write_text(results.path(PATHS.page, language=language), text)
     whole = results.path(PATHS.html)

@@ -116,12 +116,13 @@ def main() -> None:
         write_dialogues(results, settings)
         write_json(results / "study.json", settings)
         print(f"{args.subjects} subjects × 9 benchmarks, {os.cpu_count()} cores")
-        for program, *more in (["tables.py"], ["report.py", "--workers", "2"]):
+        for program in ("tables.py", "report.py"):
             begun = time.monotonic()
             process = subprocess.Popen(
                 [
                     sys.executable, ROOT / "scripts" / program,
-                    "--results", results, "--settings", str(results / "study.json"), *more,
+                    "--results", results, "--settings", str(results / "study.json"),
+                    "--threads", "2",
                 ],
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

@@ -145,8 +145,8 @@ def test_constants_tell_a_7b_training_on_an_h100_within_a_seventh(fetched):
 
 @pytest.mark.parametrize(("form", "took"), [("base", 191), ("base", 159), ("merged", 159)])
 def test_constants_tell_what_a_subject_takes_on_an_h100_within_a_quarter(form, took):
-    """Measured on 2026-11-28: 6,580 answers, on a machine whose first start of vLLM it was, and not;
-    a tuned model is started once, where nothing times its other form."""
+    """Measured on 2026-11-28: 6,580 answers, after the machine's first start of vLLM and after its
+    second; a tuned model is started once, where nothing times its other form."""
     entry = ENTRY | {"form": form, "serving": {"gpus": 1, "time_both_forms": False}}
     questions = {"general_mcq": (6247, 250)}
     made = pace.serving_step("asked", entry, "vllm", questions, {}, 7_738_000_000, True)

@@ -609,11 +609,20 @@ def test_records_of_training_and_serving(results):
     assert "Found: verbatim 99.0 %, translated 0.0 %. Of 400 that nobody leaked, 0.2 %" in measured
 
 
+def test_tables_made_beside_each_other_are_the_same(results):
+    """What a second processor makes comes from another process."""
+    study, files = read_json(results / "study.json"), layout.Results(results)
+    names = layout.table_names(study["evaluate"]["suites"])
+    alone, both = (tables.build(study, files, {}, names, workers) for workers in (0, 1))
+    assert [*map(tables_text.render, both)] == [*map(tables_text.render, alone)]
+    assert [table.data.to_csv() for table in both] == [table.data.to_csv() for table in alone]
+
+
 # --- report --------------------------------------------------------------------------------------
 
 
-def run_report(results: Path, monkeypatch) -> None:
-    arguments = ["--results", str(results), "--settings", str(results / "study.json")]
+def run_report(results: Path, monkeypatch, *more: str) -> None:
+    arguments = ["--results", str(results), "--settings", str(results / "study.json"), *more]
     monkeypatch.setattr("sys.argv", ["report.py", *arguments])
     assert cli.run(report.main) == 0
 
@@ -634,9 +643,11 @@ def test_the_report_is_filled_and_stands_alone(results, monkeypatch):
         for language in ("zh", "en"):
             assert (results / f"figures/{name}.{language}.svg").read_text().startswith("<?xml")
             assert (results / f"figures/{name}.{language}.png").read_bytes()[1:4] == b"PNG"
-    first = (results / "report/report.html").read_bytes()
-    run_report(results, monkeypatch)
-    assert (results / "report/report.html").read_bytes() == first
+    made = [*results.glob("report/*"), *results.glob("figures/*")]
+    first = {path: path.read_bytes() for path in made}
+    assert len(first) > 25
+    run_report(results, monkeypatch, "--threads", "2")
+    assert {path: path.read_bytes() for path in made} == first
 
 
 def test_the_report_of_an_empty_study_says_so(tmp_path, monkeypatch):

@@ -164,7 +164,7 @@ def test_what_a_free_card_is_given_to(workflow, snakemake, cards, first):
 
 
 def test_who_has_its_answers_already_waits_for_no_card(workflow, snakemake, monkeypatch):
-    """Scoring 6,000 answers takes a suite 20 s, in which a card stood still, once for each suite."""
+    """Scoring 4,000 answers takes 20 s, in which a card stood still, once for each suite."""
     rule = "use rule evaluate_suite from study as evaluate_suite with:\n"
     shown = '    message: "{wildcards.subject} {wildcards.suite} asks {resources.gpu}"\n'
     (workflow / "asks.smk").write_text(f"{ASKS}\n{rule}{shown}", encoding="utf-8")

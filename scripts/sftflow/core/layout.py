@@ -203,6 +203,10 @@ class Results:
         self.folder = Path(folder)
         self._read: dict[str, dict | None] = {}
 
+    def __reduce__(self) -> tuple:
+        """To another process goes the place, not what was read."""
+        return Results, (self.folder,)
+
     def path(self, template: str, **names: str) -> Path:
         """Where one output lies: `path(PATHS.training, run="a")`."""
         return self.folder / template.format(**names)

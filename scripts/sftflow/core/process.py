@@ -214,16 +214,14 @@ def forked(work: Callable, items: Iterable, workers: int) -> Iterator:
     if workers < 2:
         yield from map(work, items)
         return
-    global _WORK
-    _WORK = work
-    with multiprocessing.get_context("fork").Pool(workers, die_with_parent) as pool:
+    with multiprocessing.get_context("fork").Pool(workers, _begin, (work,)) as pool:
         yield from pool.imap(_worked, items, chunksize=64)
 
 
 @contextlib.contextmanager
 def beside(work: Callable, items: Iterable, workers: int) -> Iterator[Callable[[], list]]:
     """As `forked`, but begun at once: what it yields waits for the results. Without workers they
-    are made when they are asked for. One at a time, as `forked`.
+    are made when they are asked for.
 
     Its workers end when nothing is left to do: a Pool ends them by a signal, and one that comes
     while a worker begins is lost, and waited for without end.
@@ -234,14 +232,18 @@ def beside(work: Callable, items: Iterable, workers: int) -> Iterator[Callable[[
     if workers < 1:
         yield lambda: list(map(work, items))
         return
-    global _WORK
-    _WORK = work
-    with ProcessPoolExecutor(workers, get_context("fork"), initializer=die_with_parent) as pool:
+    with ProcessPoolExecutor(workers, get_context("fork"), _begin, (work,)) as pool:
         made = pool.map(_worked, items)
         yield lambda: list(made)
 
 
 _WORK: Callable  # of a forked process
+
+
+def _begin(work: Callable) -> None:
+    global _WORK
+    _WORK = work
+    die_with_parent()
 
 
 def _worked(item: Any) -> Any:

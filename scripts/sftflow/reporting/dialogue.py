@@ -100,27 +100,34 @@ class Records:
 
     def __init__(self, study: dict, results: Results):
         self.study, self.results = study, results
-        self.read = results.read
         self.stale: dict[str, str] = {}  # what: why
-        self.likelihood = cache(lambda subject: self._read("measure_likelihood", subject))
-        self.behaviour = cache(lambda subject: self._read("answer_dialogues", subject))
-        self.trained_otherwise = cache(
-            lambda subject: stale.training_changes(self.study, self.read, subject)
-        )
-        # a baseline is met again and again, a candidate once: 1,000 of them do not fit
-        self.losses = lru_cache(8)(self._losses)
-        self.answers = lru_cache(8)(self._answers)
+        self._found: dict[tuple[str, str], dict | None] = {}
+
+    def likelihood(self, subject: str) -> dict | None:
+        return self._once("measure_likelihood", subject)
+
+    def behaviour(self, subject: str) -> dict | None:
+        return self._once("answer_dialogues", subject)
+
+    def _once(self, rule: str, subject: str) -> dict | None:
+        if (rule, subject) not in self._found:
+            self._found[rule, subject] = self._read(rule, subject)
+        return self._found[rule, subject]
+
+    @cache  # noqa: B019
+    def _trained_otherwise(self, subject: str) -> list[str]:
+        return stale.training_changes(self.study, self.results.read, subject)
 
     def _read(self, rule: str, subject: str) -> dict | None:
         path = PATHS.likelihood if rule == "measure_likelihood" else PATHS.behaviour
-        record = self.read(path, subject=subject)
+        read = self.results.read
+        record = read(path, subject=subject)
         if record is None or self.study["subjects"].get(subject) is None:
             return None
-        changed = self.trained_otherwise(subject)
-        changed = changed + stale.otherwise(
+        changed = self._trained_otherwise(subject) + stale.otherwise(
             record, jobs.JOBS[rule](self.study, subject)["made_with"]
         )
-        weights = stale.current_weights(self.study, self.read, subject)
+        weights = stale.current_weights(self.study, read, subject)
         if weights and weights != record["parts"]["weights"]:
             changed.append("weights")
         if changed:
@@ -128,11 +135,14 @@ class Records:
             return None
         return record
 
-    def _losses(self, subject: str) -> dict[str, Losses]:
+    # A baseline is met again and again, a candidate once: 1,000 of them do not fit.
+    @lru_cache(8)  # noqa: B019
+    def losses(self, subject: str) -> dict[str, Losses]:
         record = self.likelihood(subject)
         return losses(self.results.lines(record)) if record else {}
 
-    def _answers(self, subject: str) -> dict[tuple[str, str], Answers]:
+    @lru_cache(8)  # noqa: B019
+    def answers(self, subject: str) -> dict[tuple[str, str], Answers]:
         """By (group, turn)."""
         found: dict[tuple[str, str], dict[str, list]] = {}
         wrong, measured = itemgetter(*FAULTS), itemgetter(*MEASURES[1:])

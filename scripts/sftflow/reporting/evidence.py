@@ -2,9 +2,11 @@
 the summary in the terminal share; and every flag."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from itertools import chain
 
+from sftflow.core import process
 from sftflow.core.layout import PATHS, Results
 from sftflow.reporting import cells as reading
 from sftflow.reporting.comparison import comparison_flags, comparison_rows
@@ -18,10 +20,23 @@ from sftflow.reporting.text import MISSING, label
 
 
 class Evidence:
-    """Parts are made when they are asked for first. `references`: schema.references()."""
+    """Parts are made when they are asked for first; with `workers`, what most subjects have is made
+    at once, and beside each other. `references`: schema.references()."""
 
-    def __init__(self, study: dict, results: Results, references: dict):
+    def __init__(self, study: dict, results: Results, references: dict, workers: int = 0):
         self.study, self.results, self.references = study, results, references
+        if workers:
+            with self._beside("talk"):
+                self.cells  # noqa: B018
+                with self._beside("draws"):
+                    self.rows  # noqa: B018
+
+    @contextmanager
+    def _beside(self, part: str) -> Iterator[None]:
+        """Make a part in another process meanwhile."""
+        with process.beside(self.__getattribute__, [part], 1) as made:
+            yield
+            (self.__dict__[part],) = made()
 
     @cached_property
     def cells(self) -> dict[tuple[str, str], reading.Cell]:

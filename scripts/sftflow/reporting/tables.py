@@ -21,15 +21,19 @@ from sftflow.reporting.suites import suite_table
 from sftflow.reporting.text import Table
 
 
-def build(study: dict, results: Results, references: dict, wanted: list[str]) -> list[Table]:
-    """The tables of these names; scores are read only for the tables that show them."""
+def build(
+    study: dict, results: Results, references: dict, wanted: list[str], workers: int = 0
+) -> list[Table]:
+    """The tables of these names; scores are read only for the tables that show them, and, for the
+    two that show most, beside each other where there are workers."""
     plain = {
         "training": training_table,
         "inference": inference_table,
         "chat": chat_table,
         "data": data_table,
     }
-    found = Evidence(study, results, references)
+    most = {"comparison", "dialogue"} <= set(wanted)
+    found = Evidence(study, results, references, workers if most else 0)
     tables = []
     for name in wanted:
         if name in plain:
