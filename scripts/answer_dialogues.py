@@ -24,7 +24,7 @@ from sftflow.core import cli, identity
 from sftflow.core.jsonio import digest, file_digest, write_jsonl, write_record
 from sftflow.dialogue.asking import Dialogues
 from sftflow.dialogue.turns import Turn
-from sftflow.evaluation.session import Session, locks, provenance
+from sftflow.evaluation.session import Session
 from sftflow.evaluation.stated import reasoning_apart
 from sftflow.evaluation.subject import Subject, parser
 
@@ -61,7 +61,7 @@ def main() -> None:
             "left_out": asked.left_out,
             "records": records,
             "records_sha256": file_digest(results / records),
-            "provenance": provenance(("openai",), locks(args.environment), spans),
+            "provenance": session.provenance(("openai",), spans),
         },
     )
     cli.note(f"dialogue {subject.name}: {len(asked.turns)} turns answered")

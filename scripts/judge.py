@@ -29,7 +29,7 @@ from sftflow.core.jsonio import digest, file_digest, write_jsonl, write_record
 from sftflow.dialogue import judging
 from sftflow.dialogue.asking import Judgement
 from sftflow.evaluation.answers import AnswerStore
-from sftflow.evaluation.session import Session, locks, provenance
+from sftflow.evaluation.session import Session
 from sftflow.evaluation.subject import Subject, parser
 
 
@@ -70,7 +70,7 @@ def main() -> None:
             "unreadable": unreadable,
             "records": path.as_posix(),
             "records_sha256": file_digest(results / path),
-            "provenance": provenance(("openai",), locks(args.environment), spans),
+            "provenance": session.provenance(("openai",), spans),
         },
     )
     cli.note(f"{asked.label}: {len(records)} judged, {unreadable} of them unreadable")

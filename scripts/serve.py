@@ -112,10 +112,7 @@ def main() -> None:
                 **session,
                 **({"served_models": running.others} if running.others else {}),
                 "gpu": used,
-                "hardware": {
-                    "machine": platform.machine(),
-                    "gpus": [found["name"] for found in gpu.describe()],
-                },
+                "hardware": {"machine": platform.machine(), **gpu.hardware()},
                 "at": datetime.now(UTC).isoformat(timespec="seconds"),
             },
         )

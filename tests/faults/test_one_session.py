@@ -157,10 +157,17 @@ def test_one_start_answers_everything_and_scores_are_those_of_jobs_alone(session
     assert len(session.answered()) == ALL and len(asked) == len(set(asked))
     suites = {"evaluations/m/s.json", "evaluations/m/t.json"}
     assert session.told() == suites | {"dialogue/m/answers.json", JUDGED}
+    proven = read_record(session.marker)  # as if it had been on a node with a GPU
+    card = {"hardware": proven["hardware"] | {"gpus": ["H100"]}}
+    write_record(session.marker, {k: v for k, v in proven.items() if k != "sha256"} | card)
     for command in session.jobs():
         status, said = session.finish(command)
         assert status == 0, said
     assert session.asked() == asked and session.served_later() == []
+    made = ("evaluations/m/s.json", "dialogue/m/answers.json", JUDGED)
+    s, *others = (read_record(session.results / path) for path in made)
+    for record in (s["benchmarks"]["mmlu"], *others):
+        assert record["provenance"]["hardware"]["gpus"] == ["H100"]
     (tmp_path / "alone").mkdir()
     alone = OneSession(tmp_path / "alone")
     alone.suites = {"s": ["mmlu", "cmmlu"]}
@@ -168,6 +175,8 @@ def test_one_start_answers_everything_and_scores_are_those_of_jobs_alone(session
     for command in (alone.of_suite("s"), alone.of_dialogues()):
         assert alone.finish(command)[0] == 0
     assert alone.served_later() == ["answer_dialogues", "s"]
+    alone.suite = "s"
+    assert read_json(alone.output)["benchmarks"]["mmlu"]["provenance"]["hardware"]["gpus"] == []
     assert alone.scored() == session.scored()
     one, other = (
         read_record(case.results / "dialogue/m/answers.json") for case in (alone, session)

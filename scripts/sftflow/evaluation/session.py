@@ -14,7 +14,14 @@ from pathlib import Path
 
 from sftflow.core import cli, gpu, space
 from sftflow.core.cli import UserError
-from sftflow.core.jsonio import digest, file_digest, read_json, write_json, write_jsonl
+from sftflow.core.jsonio import (
+    digest,
+    file_digest,
+    read_json,
+    read_record,
+    write_json,
+    write_jsonl,
+)
 from sftflow.core.progress import Progress
 from sftflow.evaluation.answers import AnswerStore
 from sftflow.evaluation.plans import Plan, Wanted, wanted
@@ -33,7 +40,7 @@ class Session:
         self, args: argparse.Namespace, settings: dict, running: client.Server | None = None
     ):
         self.spec = backends.Spec.of(settings, args)
-        self.log = args.server_log
+        self.log, self.readiness = args.server_log, args.readiness
         self.locks = locks(args.environment)
         self.ended: Exception | None = None  # why there is no server any more
         self._stack = contextlib.ExitStack()
@@ -79,6 +86,24 @@ class Session:
                 self.ended = error
                 raise error from None
             raise
+
+    def provenance(self, packages: Iterable[str], spans: list[tuple[float, float]]) -> dict:
+        """Where answers come from; `spans` says when they were under way, Unix times."""
+        return {
+            "software": {name: version(name) for name in packages},
+            "locks": self.locks,
+            "git": git(),
+            "hardware": self.hardware(),
+            "started": at(spans[0][0]) if spans else None,
+            "seconds": round(sum(end - begin for begin, end in spans), 3),
+            "spans": [[round(begin, 3), round(end, 3)] for begin, end in spans],
+        }
+
+    def hardware(self) -> dict:
+        """Of the machine that was asked: this one, if a server was started here; else that which
+        proved the subject, and was asked ahead. Here may be no GPU then."""
+        proven = {} if self._running else read_record(self.readiness).get("hardware", {})
+        return proven if "cpu" in proven else gpu.hardware()
 
 
 def ask_all(session: Session, store: AnswerStore, plans: list[Plan], label: str) -> None:
@@ -160,7 +185,7 @@ def finish(plan: Plan, settings: dict, session: Session, store: AnswerStore) -> 
         "n": len(records),
         "metric": figures["metric"],
         "evalscope": {"score": figures["score"], "subsets": figures["subsets"]},
-        "provenance": provenance(("evalscope", "openai", "datasets"), session.locks, spans)
+        "provenance": session.provenance(("evalscope", "openai", "datasets"), spans)
         | ({"served_models": served} if served else {}),
         **({"thinking": thought} if thought else {}),
         "status": "ok",
@@ -189,21 +214,6 @@ def served_models(plan: Plan, store: AnswerStore) -> dict[str, int]:
 def at(time: float) -> str:
     """2026-01-01T09:30:59+00:00 of a Unix time."""
     return datetime.fromtimestamp(time, UTC).isoformat(timespec="seconds")
-
-
-def provenance(
-    packages: Iterable[str], locks: dict[str, str | None], spans: list[tuple[float, float]]
-) -> dict:
-    """Where answers come from; `spans` says when they were under way, Unix times."""
-    return {
-        "software": {name: version(name) for name in packages},
-        "locks": locks,
-        "git": git(),
-        "hardware": gpu.hardware(),
-        "started": at(spans[0][0]) if spans else None,
-        "seconds": round(sum(end - begin for begin, end in spans), 3),
-        "spans": [[round(begin, 3), round(end, 3)] for begin, end in spans],
-    }
 
 
 def locks(environment: Path | None) -> dict[str, str | None]:
