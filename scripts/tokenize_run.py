@@ -91,6 +91,100 @@ def without_form(rows: Lines, settings: dict) -> str:
     )
 
 
+class Tally:
+    """What came of all rows, of both sides."""
+
+    def __init__(self) -> None:
+        self.lengths = {"train": Histogram(), "validation": Histogram()}
+        self.sizes: list[int] = []  # of the rows to train, in tokens
+        self.dropped: dict[str, Lines] = {}
+        self.refusals: dict[str, Lines] = {}
+        self.altered = {"truncated": Lines(), "split": Lines()}
+        self.kept = sha256()
+        self.read = self.loss = self.pieces = self.lost = 0
+
+    def add(self, side: str, place: int, outcome: lengths.Outcome) -> None:
+        where = f"{side}.jsonl:{place}"
+        self.read += 1
+        if outcome.reason:
+            self.dropped.setdefault(outcome.reason, Lines()).add(where)
+        said = outcome.refusal
+        if said and (said in self.refusals or len(self.refusals) < SHOWN):
+            self.refusals.setdefault(said, Lines()).add(where)
+        if outcome.how:
+            self.altered[outcome.how].add(where)
+            self.pieces += len(outcome.kept) * (outcome.how == "split")
+            self.lost += outcome.lost
+        for row, length, with_loss in outcome.kept:
+            self.kept.update(f"{side} {row['id']}\n".encode())
+            self.lengths[side].add(length)
+            if side == "train":
+                self.sizes.append(length)
+                self.loss += with_loss
+
+    def said(self) -> str:
+        return f"; the template says {next(iter(self.refusals))}" if self.refusals else ""
+
+    def refuse(self, settings: dict, dataset: dict, receipt: Path) -> None:
+        """UserError where nothing can be trained, or validated, with what is left."""
+        run, longest = settings["run"], settings["training"]["max_length"]
+        total = dataset["train_rows"] + dataset["validation_rows"]
+        if self.read != total:
+            raise UserError(f"{receipt.parent}: {self.read} rows, but its receipt counts {total}")
+        if TOOLS in self.dropped:
+            raise UserError(without_form(self.dropped[TOOLS], settings))
+        if not self.sizes:
+            why = ", ".join(f"{lines.count} {reason}" for reason, lines in self.dropped.items())
+            raise UserError(
+                f"run {run}: no dialogue fits max_length {longest} ({why}){self.said()}"
+            )
+        if dataset["validation_rows"] and not self.lengths["validation"].values:
+            raise UserError(
+                f"run {run}: no validation dialogue fits max_length {longest}; raise it, or set "
+                "the dataset's validation_share to 0"
+            )
+
+    def record(self, settings: dict, dataset: str) -> dict:
+        """The receipt, but for its files."""
+        training, model = settings["training"], settings["model"]
+        batch, seed, sizes = training["per_device_train_batch_size"], training["seed"], self.sizes
+        train, validation = self.lengths["train"], self.lengths["validation"]
+        tokens = train.record()
+        return {
+            "schema": 1,
+            "run": settings["run"],
+            "dataset": dataset,
+            "made_with": settings.get("made_with", {}),
+            "template": model["template"],
+            "max_length": training["max_length"],
+            "too_long": training["too_long"],
+            "rows_read": self.read,
+            "rows_kept": train.count + validation.count,
+            "dropped": {reason: self.dropped[reason].record() for reason in sorted(self.dropped)},
+            "refusals": {what: self.refusals[what].record() for what in sorted(self.refusals)},
+            "truncated": self.altered["truncated"].record(),
+            "split": self.altered["split"].record()
+            | {"into": self.pieces, "exchanges_left_out": self.lost},
+            "train_rows": train.count,
+            "validation_rows": validation.count,
+            "tokens": {
+                "train": tokens.pop("total"),
+                "validation": validation.record()["total"],
+                "loss": self.loss,
+                **tokens,
+            },
+            "loss_share": round(self.loss / sum(sizes), 4),
+            "padded_share": round(lengths.padded_share(sizes, batch, seed, grouped=False), 4),
+            "padded_share_grouped": round(
+                lengths.padded_share(sizes, batch, seed, grouped=True), 4
+            ),
+            "steps_per_epoch": ceil(len(sizes) / (batch * training["gradient_accumulation_steps"])),
+            "digest": jsonio.digest(
+                [model["template"], model.get("system"), self.kept.hexdigest()]
+            ),
+        }
+
+
 def main() -> None:
     parser = cli.parser(__doc__)
     parser.add_argument(
@@ -101,99 +195,33 @@ def main() -> None:
     parser.add_argument("--receipt", type=Path, required=True, help="output; the rows go beside it")
     parser.add_argument("--workers", type=int, default=1, help="processes that tokenize")
     args = parser.parse_args()
-    run, training, model = (args.settings[key] for key in ("run", "training", "model"))
+    run, training = args.settings["run"], args.settings["training"]
     dataset, words = manifests.verified(args.dataset_receipt), manifests.verified(args.tokenizer)
     total = dataset["train_rows"] + dataset["validation_rows"]
-    encode, tools = swift_encoder(manifests.folder_of(args.tokenizer, words), model)
+    encode, tools = swift_encoder(
+        manifests.folder_of(args.tokenizer, words), args.settings["model"]
+    )
     fitter = Fitter(encode, tools, training["max_length"], training["too_long"])
     workers = args.workers if total > 2000 else 1  # a pool costs more than it saves on few rows
-    progress = Progress(f"tokenize {run}", total, "dialogues")
-
-    found = {"train": Histogram(), "validation": Histogram()}
-    sizes: list[int] = []
-    dropped: dict[str, Lines] = {}
-    refusals: dict[str, Lines] = {}
-    altered = {"truncated": Lines(), "split": Lines()}
-    kept_digest, loss, read, pieces, lost = sha256(), 0, 0, 0, 0
+    progress, tally, written = Progress(f"tokenize {run}", total, "dialogues"), Tally(), []
     for side in ("train", "validation"):
         source = args.dataset_receipt.with_name(f"{side}.jsonl")
-        with jsonio.writing(args.receipt.with_name(f"{side}.jsonl")) as file:
+        written.append(args.receipt.with_name(f"{side}.jsonl"))
+        with jsonio.writing(written[-1]) as file:
             made = process.forked(fitter, jsonio.read_jsonl(source), workers)
-            for number, outcome in enumerate(made, start=1):
-                where = f"{side}.jsonl:{number}"
-                if outcome.reason:
-                    dropped.setdefault(outcome.reason, Lines()).add(where)
-                if outcome.refusal and (outcome.refusal in refusals or len(refusals) < SHOWN):
-                    refusals.setdefault(outcome.refusal, Lines()).add(where)
-                if outcome.how:
-                    altered[outcome.how].add(where)
-                    pieces += len(outcome.kept) * (outcome.how == "split")
-                    lost += outcome.lost
-                for row, length, with_loss in outcome.kept:
-                    file.write(dumps(row, ensure_ascii=False) + "\n")
-                    kept_digest.update(f"{side} {row['id']}\n".encode())
-                    found[side].add(length)
-                    if side == "train":
-                        sizes.append(length)
-                        loss += with_loss
-                progress.update(read := read + 1)
-    if read != total:
-        raise UserError(
-            f"{args.dataset_receipt.parent}: {read} rows, but its receipt counts {total}"
-        )
-    if TOOLS in dropped:
-        raise UserError(without_form(dropped[TOOLS], args.settings))
-    said = f"; the template says {next(iter(refusals))}" if refusals else ""
-    if not sizes:
-        why = ", ".join(f"{lines.count} {reason}" for reason, lines in dropped.items())
-        raise UserError(
-            f"run {run}: no dialogue fits max_length {training['max_length']} ({why}){said}"
-        )
-    if dataset["validation_rows"] and not found["validation"].values:
-        raise UserError(
-            f"run {run}: no validation dialogue fits max_length {training['max_length']}; raise "
-            "it, or set the dataset's validation_share to 0"
-        )
-    batch, seed = training["per_device_train_batch_size"], training["seed"]
-    tokens = found["train"].record()
-    receipt = {
-        "schema": 1,
-        "run": run,
-        "dataset": dataset["dataset"],
-        "made_with": args.settings.get("made_with", {}),
-        "template": model["template"],
-        "max_length": training["max_length"],
-        "too_long": training["too_long"],
-        "rows_read": read,
-        "rows_kept": found["train"].count + found["validation"].count,
-        "dropped": {reason: dropped[reason].record() for reason in sorted(dropped)},
-        "refusals": {what: refusals[what].record() for what in sorted(refusals)},
-        "truncated": altered["truncated"].record(),
-        "split": altered["split"].record() | {"into": pieces, "exchanges_left_out": lost},
-        "train_rows": found["train"].count,
-        "validation_rows": found["validation"].count,
-        "tokens": {
-            "train": tokens.pop("total"),
-            "validation": found["validation"].record()["total"],
-            "loss": loss,
-            **tokens,
-        },
-        "loss_share": round(loss / sum(sizes), 4),
-        "padded_share": round(lengths.padded_share(sizes, batch, seed, grouped=False), 4),
-        "padded_share_grouped": round(lengths.padded_share(sizes, batch, seed, grouped=True), 4),
-        "steps_per_epoch": ceil(len(sizes) / (batch * training["gradient_accumulation_steps"])),
-        "digest": jsonio.digest([model["template"], model.get("system"), kept_digest.hexdigest()]),
-        "files": jsonio.file_entries(
-            args.receipt.parent,
-            [args.receipt.with_name(f"{side}.jsonl") for side in ("train", "validation")],
-        ),
-    }
-    jsonio.write_record(args.receipt, receipt)
-    left_out = sum(lines.count for lines in dropped.values())
+            for place, outcome in enumerate(made, start=1):
+                tally.add(side, place, outcome)
+                file.writelines(dumps(row, ensure_ascii=False) + "\n" for row, *_ in outcome.kept)
+                progress.update(tally.read)
+    tally.refuse(args.settings, dataset, args.dataset_receipt)
+    record = tally.record(args.settings, dataset["dataset"])
+    files = jsonio.file_entries(args.receipt.parent, written)
+    jsonio.write_record(args.receipt, record | {"files": files})
+    tokens, left_out = record["tokens"], sum(lines.count for lines in tally.dropped.values())
     cli.note(
-        f"run {run}: {len(sizes)} dialogues to train, {tokens['mean']:.0f} tokens each "
-        f"(longest {tokens['max']}), {left_out} left out{said}, "
-        f"{receipt['loss_share']:.0%} of tokens carry loss"
+        f"run {run}: {len(tally.sizes)} dialogues to train, {tokens['mean']:.0f} tokens each "
+        f"(longest {tokens['max']}), {left_out} left out{tally.said()}, "
+        f"{record['loss_share']:.0%} of tokens carry loss"
     )
 
 
