@@ -342,6 +342,21 @@ def complete(
     return sum(len(fits) for fits, _ in todo.values()), length / seconds
 
 
+def measured(
+    records: Records, sets: dict[str, tuple[str, dict[Key, Text]]], longest: float, results: Path
+) -> dict:
+    """What is said of a file of records, once it is tidy: each set's summary, and where it is."""
+    rows = records.tidy((key for _, texts in sets.values() for key in texts), longest)
+    return {
+        "texts": [
+            summary(name, kind, [row for row in rows if row["text"] == name])
+            for name, (kind, _) in sets.items()
+        ],
+        "records": str(records.path.relative_to(results)),
+        "records_sha256": jsonio.file_digest(records.path),
+    }
+
+
 def main() -> None:
     parser = cli.parser(__doc__)
     parser.add_argument("--manifest", type=Path, required=True, help="its weights lie beside it")
@@ -386,26 +401,17 @@ def measure(args: argparse.Namespace) -> None:
     name = f"{'curve' if kept else 'likelihood'} {subject}"
     computed, rate = complete(name, asked, files, texts, longest, settings, parts[0], wanted)
 
-    def measured(place: int) -> dict:
-        """What is recorded of one of `asked`."""
-        records = files[place]
-        rows = records.tidy(texts, longest)
-        return {
-            "identity": made[place],
-            "parts": parts[place],
-            "texts": [
-                summary(name, kind, [row for row in rows if row["text"] == name])
-                for name, (kind, _) in sets.items()
-            ],
-            "records": str(records.path.relative_to(args.output.parents[2])),
-            "records_sha256": jsonio.file_digest(records.path),
-        }
-
+    results = args.output.parents[2]
+    found = [
+        {"identity": own, "parts": part, **measured(records, sets, longest, results)}
+        for own, part, records in zip(made, parts, files, strict=True)
+    ]
     if kept:
         whose = {name: kept[name] for name in ("run", "training", "last", "missing")}
-        whose["steps"] = [{"step": one.step, **measured(i)} for i, one in enumerate(asked)]
+        steps = zip(asked, found, strict=True)
+        whose["steps"] = [{"step": one.step, **each} for one, each in steps]
     else:
-        whose = {"subject": subject, **measured(0)}
+        whose = {"subject": subject, **found[0]}
     jsonio.write_record(
         args.output,
         {

@@ -39,6 +39,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests")]
 import environment
+from sftflow.config.backend import FLAGS
 from sftflow.core import gpu, identity, process
 from sftflow.core.jsonio import (
     read_jsonl,
@@ -232,7 +233,7 @@ def ours(
     serving = SERVING | {"backend": backend, "device": "auto" if gpu.describe() else "cpu"}
     if size:
         serving |= {"max_batch_size": size, "concurrency": size}
-    serving |= {"extra": extra or {}}
+    serving |= {"extra": FLAGS.get(backend, {}) | (extra or {})}
     env = ENVIRONMENTS[backend]
     about = {"env": env, "lock": None, **environment.inspect(python(env))}
     write_record(results / f"environments/{env}.json", about)
@@ -297,7 +298,7 @@ def main() -> None:
     parser.add_argument("--report", type=int, default=16, help="questions for the report's way")
     parser.add_argument("--report-seconds", type=float, default=150, help="time for asking them")
     parser.add_argument("--seconds", type=float, default=900, help="time for any other way, whole")
-    parser.add_argument("--extra", type=json.loads, help="serving.extra of the other ways, JSON")
+    parser.add_argument("--extra", type=json.loads, help="serving.extra of other ways, JSON")
     args = parser.parse_args()
     begun = time.monotonic()
     clock = lambda what: print(f"[{time.monotonic() - begun:5.0f} s] {what}", flush=True)  # noqa: E731

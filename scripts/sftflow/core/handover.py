@@ -80,10 +80,16 @@ def tell_plan(files: Iterable[str]) -> None:
 
 
 def planned() -> Plan:
-    path = os.environ.get(PLANNED)
-    if path is None or not os.path.exists(path):
+    begun = _begun()
+    if begun is None:
         return Plan()
-    return Plan(frozenset(read_json(path)), os.path.getmtime(path), False)
+    return Plan(frozenset(read_json(os.environ[PLANNED])), begun, False)
+
+
+def _begun() -> float | None:
+    """When this run of Snakemake began; None where it told no plan."""
+    path = os.environ.get(PLANNED)
+    return os.path.getmtime(path) if path and os.path.exists(path) else None
 
 
 def _mark(output: str | Path) -> Path:
@@ -97,5 +103,7 @@ def tell_asked(output: str) -> None:
 
 def asked(output: str | Path) -> bool:
     """Whether this run of Snakemake has the answers already that the job of an output asks for."""
-    plan, mark = planned(), _mark(output)
-    return not plan.unknown and mark.exists() and os.path.getmtime(mark) >= plan.begun
+    if (begun := _begun()) is None:
+        return False
+    mark = _mark(output)
+    return mark.exists() and os.path.getmtime(mark) >= begun

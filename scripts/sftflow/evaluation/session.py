@@ -14,14 +14,7 @@ from pathlib import Path
 
 from sftflow.core import cli, gpu, space
 from sftflow.core.cli import UserError
-from sftflow.core.jsonio import (
-    digest,
-    file_digest,
-    read_json,
-    read_record,
-    write_json,
-    write_jsonl,
-)
+from sftflow.core.jsonio import digest, file_digest, read_json, read_record, write_json, write_jsonl
 from sftflow.core.progress import Progress
 from sftflow.evaluation.answers import AnswerStore
 from sftflow.evaluation.plans import Plan, Wanted, wanted

@@ -20,14 +20,7 @@ from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 
 from sftflow.core.cli import UserError, note
-from sftflow.core.jsonio import (
-    digest,
-    file_digest,
-    file_digests,
-    read_json,
-    tree_files,
-    write_json,
-)
+from sftflow.core.jsonio import digest, file_digest, file_digests, read_json, tree_files, write_json
 from sftflow.core.layout import local_source
 
 HUBS = ("local", "modelscope", "huggingface")

@@ -158,8 +158,9 @@ def _swift(spec: Spec, running: Server, port: int) -> tuple[list[str], dict[str,
 def _vllm(spec: Spec, running: Server, port: int) -> tuple[list[str], dict[str, str]]:
     """vLLM's own server, started in a folder where MODEL leads to the weights.
 
-    It compiles anew whenever one of its variables or the path of a model differs: with a key that
-    stays and one name for all, models of one shape are compiled once.
+    Where `extra` lets it compile, it does so anew whenever one of its variables or the path of a
+    model differs: with a key that stays and one name for all, models of one shape are compiled
+    once.
     """
     python, _ = spec.local()
     flags: dict[str, Any] = {}
