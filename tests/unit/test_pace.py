@@ -101,8 +101,8 @@ def fetched(tmp_path):
     return tmp_path
 
 
-def rows(folder, gpu: str = "H100") -> dict[str, dict]:
-    study = resolve.load(made_up.RAW)
+def rows(folder, gpu: str = "H100", raw: dict = made_up.RAW) -> dict[str, dict]:
+    study = resolve.load(raw)
     shown = plan.step_frame(plan.step_rows(study, Results(folder), gpu))
     return {row["Step"]: row for row in shown.to_dict("records")}
 
@@ -134,7 +134,7 @@ def test_before_anything_is_measured_constants_stand(fetched):
 
 
 def test_constants_tell_a_7b_training_on_an_h100_within_a_seventh(fetched):
-    """Measured on 2026-11-28 at this shape: 3.6 M tokens in a job of 249 s."""
+    """Measured on 2026-11-28 at this shape: 3.6 M tokens in jobs of 249 and 255 s."""
     receipt = read_record(fetched / "runs/tuned/receipt.json")
     tokens = {"train": 3_600_000, "mean": 654, "max": 2044, "histogram": []}
     write_record(
@@ -143,7 +143,9 @@ def test_constants_tell_a_7b_training_on_an_h100_within_a_seventh(fetched):
     assert seconds(rows(fetched)["train tuned"]["Predicted"]) == pytest.approx(249, rel=0.15)
 
 
-@pytest.mark.parametrize(("form", "took"), [("base", 191), ("base", 159), ("merged", 159)])
+@pytest.mark.parametrize(
+    ("form", "took"), [("base", 191), ("base", 215), ("base", 159), ("merged", 173)]
+)
 def test_constants_tell_what_a_subject_takes_on_an_h100_within_a_quarter(form, took):
     """Measured on 2026-11-28: 6,580 answers, after the machine's first start of vLLM and after its
     second; a tuned model is started once, where nothing times its other form."""
@@ -151,6 +153,54 @@ def test_constants_tell_what_a_subject_takes_on_an_h100_within_a_quarter(form, t
     questions = {"general_mcq": (6247, 250)}
     made = pace.serving_step("asked", entry, "vllm", questions, {}, 7_738_000_000, True)
     assert made.seconds == pytest.approx(took, rel=0.25) and made.source == pace.CONSTANTS
+
+
+@pytest.mark.parametrize(("weights", "took"), [(1, 40), (1, 32), (1, 35), (3, 76)])
+def test_constants_tell_what_losses_take_on_an_h100_within_a_quarter(weights, took):
+    """Measured on 2026-11-28, of checkpoints on 2026-11-26 less the import that is gone since."""
+    made = pace.losses_step("losses", "own", weights, 7_738_000_000, {}, (), 1, True)
+    assert made.seconds == pytest.approx(took, rel=0.25) and made.source == pace.CONSTANTS
+
+
+def test_losses_are_foretold_by_those_of_others_on_the_same_card(tmp_path):
+    h100 = {"gpus": ["NVIDIA H100 80GB HBM3"]}
+    for file, gpus, seconds, computed, steps in (
+        ("dialogue/base/likelihood.json", h100, 30.0, 344, None),
+        ("dialogue/tuned/curve.json", h100, 60.0, 344 * 3, [{}, {}, {}]),
+        ("dialogue/small/likelihood.json", {"gpus": []}, 5.0, 344, None),
+        ("dialogue/again/likelihood.json", h100, 1.0, 0, None),  # nothing was left to compute
+    ):
+        made = {"hardware": gpus, "seconds": seconds, "computed": computed}
+        write_record(tmp_path / file, {"provenance": made} | ({"steps": steps} if steps else {}))
+    found = pace.losses(Results(tmp_path), "H100")
+    assert found == {
+        "dialogue/base/likelihood.json": (30.0, 1.0), "dialogue/tuned/curve.json": (60.0, 2.0),
+    }  # fmt: skip
+    own = "dialogue/base/likelihood.json"
+    made = pace.losses_step("losses", own, 1, 10**9, found, (), 1, True)
+    assert (made.seconds, made.measured, made.source) == (30.0, 30.0, "1 job measured here")
+    four = pace.losses_step("losses", "dialogue/new/curve.json", 4, 10**9, found, (), 1, False)
+    assert (four.seconds, four.measured, four.source) == (75.0, None, "2 jobs measured here")
+    unknown = pace.losses_step("losses", own, 1, 10**9, {}, (), 1, False)
+    assert (unknown.seconds, unknown.source) == (None, pace.NOTHING)
+
+
+def test_checkpoints_are_looked_at_after_their_training(fetched):
+    training = {"checkpoints": "all", "num_train_epochs": 0.5, "save_steps": 1}
+    study = resolve.load(raw := made_up.RAW | {"training": training})
+    made_steps = plan.steps_of(Results(fetched), "tuned", study["runs"]["tuned"])
+    assert isinstance(made_steps, int)
+    made = rows(fetched, raw=raw)["losses of checkpoints of tuned"]
+    weights = made_steps + 1  # each step's, and the base
+    expected = pace.LOSSES * pace.for_weights(weights)
+    assert seconds(made["Predicted"]) == pytest.approx(expected, rel=0.02)
+
+
+def test_weights_that_a_training_leaves_to_look_at():
+    assert plan.kept_weights("all", 100, 173) == 3  # the base, step 100, and the last
+    assert plan.kept_weights("all", 100, 200) == 3 and plan.kept_weights("all", 100, 50) == 2
+    assert plan.kept_weights([20, 60], 20, 60) == 3 and plan.kept_weights([20, 40], 20, 60) == 4
+    assert plan.kept_weights("all", 100, None) is None
 
 
 def test_what_is_not_fetched_yet_has_no_hours(tmp_path):

@@ -14,10 +14,12 @@ from sftflow.core.layout import PATHS, Results
 from sftflow.training.cost import CARDS
 
 # Of one H100 and a model of 7.74 B parameters, see tests/performance/README.md (the whole study):
-# seconds of a training job beside its steps, and of a merge, and what of each is there for the
-# smallest model, too; per backend, seconds until a server answers, and generated tokens per second.
+# seconds of a training job beside its steps, of a merge, of losses of texts under one set of
+# weights, and what of each is there for the smallest model, too; per backend, seconds until a
+# server answers, and generated tokens per second.
 PARAMETERS = 7.74e9
-BESIDE_STEPS, MERGE, LEAST = 50.0, 50.0, 6.0
+BESIDE_STEPS, MERGE, LOSSES, LEAST = 50.0, 50.0, 35.0, 6.0
+FURTHER = 0.5  # of a job of losses: what each further set of weights takes in it
 STARTS = {"vllm": 40.0, "transformers": 50.0}
 RATES = {"vllm": 12_400.0, "transformers": 1_023.0}
 ANSWER = 250  # tokens of an answer, where none was seen
@@ -138,6 +140,46 @@ def merging_step(run: str, parameters: int | None, records: dict[str, dict | Non
         seconds = fmean(others)
     source = said(len(others), "merge") if others else CONSTANTS
     return Step(f"merge {run}", seconds, known.get(run), source, (f"train {run}",))
+
+
+# --- losses of texts -----------------------------------------------------------------------------
+
+
+def losses(results: Results, wanted: str | None) -> dict[str, tuple[float, float]]:
+    """{path of a record: (seconds of its job, what it did: see `for_weights`)} on this card, of
+    subjects and of checkpoints; of none that found everything computed before."""
+    found = {}
+    for pattern in (PATHS.likelihood, PATHS.curve):
+        for path in results.every(pattern):
+            record = results.read(name := str(path.relative_to(results.folder))) or {}
+            made = record.get("provenance", {})
+            if made.get("computed") and is_on(made["hardware"].get("gpus"), wanted):
+                found[name] = made["seconds"], for_weights(len(record.get("steps", [record])))
+    return found
+
+
+def for_weights(count: int) -> float:
+    """What losses under so many weights take, in jobs of one."""
+    return 1 + FURTHER * (count - 1)
+
+
+def losses_step(
+    name: str, file: str, weights: int | None, parameters: int | None,
+    records: dict[str, tuple[float, float]], after: tuple[str, ...], gpus: int, here: bool,
+) -> Step:  # fmt: skip
+    """file: of its record; weights: how many; records: as `losses` gives them; here: whether
+    constants may stand in."""
+    others = [record for key, record in records.items() if key != file]
+    measured = records[file][0] if file in records else None
+    seconds, source = None, NOTHING
+    if others:
+        seconds = sum(took for took, _ in others) / sum(done for _, done in others)
+        source = said(len(others), "job")
+    elif here and parameters:
+        seconds, source = for_size(LOSSES, parameters), CONSTANTS
+    if seconds is not None:
+        seconds = seconds * for_weights(weights) if weights else None
+    return Step(name, seconds, measured, source, after, gpus)
 
 
 # --- serving and asking --------------------------------------------------------------------------

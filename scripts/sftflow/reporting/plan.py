@@ -1,9 +1,11 @@
 """The table of the plan: what a study costs, and what it can show, before any GPU hour."""
 
+import math
 from collections import Counter
 
 import pandas as pd
 from sftflow.config import halving
+from sftflow.config.asking import conversing
 from sftflow.config.jobs import trainings
 from sftflow.core.jsonio import read_json
 from sftflow.core.layout import PATHS, Results, answers_folder
@@ -61,9 +63,11 @@ def plan_table(study: dict, results: Results, gpu: str) -> text.Table:
             "would choose there.",
             "How long it takes is predicted from what lies in results/ of the same card, a step's "
             "own record apart, so that what it took can stand beside it: trainings against their "
-            "estimates, merges, starts of servers, answers by their tokens. Constants are those of "
+            "estimates, merges, starts of servers, answers by their tokens, losses of held-out and "
+            "neutral texts by the weights that they are computed under. Constants are those of "
             f"one H100 and 7.7 B parameters: {pace.BESIDE_STEPS:.0f} s of a training beside its "
-            f"steps, {pace.MERGE:.0f} s a merge, "
+            f"steps, {pace.MERGE:.0f} s a merge, {pace.LOSSES:.0f} s for losses (half "
+            "of it for each further checkpoint), "
             + ", ".join(
                 f"{name} {pace.STARTS[name]:.0f} s until it answers and {rate:,.0f} tokens/s"
                 for name, rate in pace.RATES.items()
@@ -216,7 +220,10 @@ def run_rows(study: dict, results: Results, gpu: str) -> list[dict]:
 
 def step_rows(study: dict, results: Results, gpu: str) -> list[dict]:
     """Each long step, predicted and measured, and all together, on one card and on two."""
-    steps = [*run_steps(study, results, gpu), *subject_steps(study, results, gpu)]
+    steps = [
+        *run_steps(study, results, gpu), *subject_steps(study, results, gpu),
+        *losses_steps(study, results, gpu),
+    ]  # fmt: skip
     took = [step.measured for step in steps]
     whole = sum(seconds or 0 for seconds in took) if steps and None not in took else None
     rows = [(step.name, step.seconds, step.measured, step.source) for step in steps]
@@ -314,6 +321,45 @@ def subject_steps(study: dict, results: Results, gpu: str) -> list[pace.Step]:
     return steps
 
 
+def losses_steps(study: dict, results: Results, gpu: str) -> list[pace.Step]:
+    """Losses of texts under every subject that is served here, and under checkpoints of runs."""
+    steps = []
+    records = {card: pace.losses(results, card) for card in (gpu, None)}
+
+    def add(name: str, file: str, weights: int | None, entry: dict, after: str | None) -> None:
+        wanted = on_card(entry["serving"], gpu)
+        steps.append(
+            pace.losses_step(
+                name, file, weights, parameters_of(results, entry["model"]), records[wanted],
+                (after,) if after else (), entry["serving"].get("gpus") or 1, wanted is not None,
+            )
+        )  # fmt: skip
+
+    for name in conversing(study):
+        entry = study["subjects"][name]
+        if entry["form"] != "endpoint":
+            after = entry["run"] and f"merge {entry['run']}"
+            add(f"losses of {name}", PATHS.likelihood.format(subject=name), 1, entry, after)
+    for name, run in study["runs"].items():
+        if asked := run["training"]["checkpoints"]:
+            steps_made = steps_of(results, name, run)
+            weights = kept_weights(asked, run["training"]["save_steps"], steps_made)
+            file, entry = PATHS.curve.format(run=name), study["subjects"][name]
+            add(f"losses of checkpoints of {name}", file, weights, entry, f"train {name}")
+    return steps
+
+
+def kept_weights(asked: str | list[int], every: int, steps: int | None) -> int | None:
+    """Weights that a training of so many steps leaves to look at: its base's, those of the
+    checkpoints asked for, and its last ones."""
+    if steps is None:
+        return None
+    kept = (
+        range(every, steps, every) if isinstance(asked, str) else [at for at in asked if at < steps]
+    )
+    return len(kept) + 2
+
+
 def run_estimate(
     study: dict, results: Results, name: str, gpu: str, records: dict[str, dict] | None = None
 ) -> Estimate | None:
@@ -331,15 +377,32 @@ def run_estimate(
     return estimate(run["training"], fit, read_json(config), manifest["parameters"], machine)
 
 
+def rows_of(results: Results, name: str, run: dict) -> int | None:
+    """Dialogues that a run trains on: as tokenized, else as prepared, else not known."""
+    fit = results.read(PATHS.run_receipt, run=name)
+    receipt = fit or results.read(PATHS.dataset_receipt, dataset=run["dataset"])
+    return receipt["train_rows"] if receipt else None
+
+
+def effective_batch(settings: dict) -> int:
+    """Dialogues of a step."""
+    return settings["per_device_train_batch_size"] * settings["gradient_accumulation_steps"]
+
+
+def steps_of(results: Results, name: str, run: dict) -> int | None:
+    settings, rows = run["training"], rows_of(results, name, run)
+    if not rows:
+        return None
+    return math.ceil(
+        steps_per_epoch(rows, effective_batch(settings)) * settings["num_train_epochs"]
+    )
+
+
 def run_row(study: dict, results: Results, name: str, gpu: str) -> dict:
     run = trainings(study)[name]
     settings = run["training"]
-    step = settings["per_device_train_batch_size"] * settings["gradient_accumulation_steps"]
-    fit = results.read(f"runs/{name}/receipt.json")
-    dataset = results.read(f"datasets/{run['dataset']}/receipt.json")
-    receipt = fit or dataset
-    rows = receipt["train_rows"] if receipt else None
-    epochs = settings["num_train_epochs"]
+    fit, epochs = results.read(f"runs/{name}/receipt.json"), settings["num_train_epochs"]
+    rows = rows_of(results, name, run)
     cost = run_estimate(study, results, name, gpu)
     record = results.read(f"runs/{name}/training.json")
     done = NONE
@@ -353,8 +416,8 @@ def run_row(study: dict, results: Results, name: str, gpu: str) -> dict:
         "Run": run["label"],
         "Model": text.label(study, "models", run["model"]),
         "Dialogues": number(rows),
-        "Dialogues a step": step,
-        "Steps": NONE if not rows else number(steps_per_epoch(rows, step) * epochs),
+        "Dialogues a step": effective_batch(settings),
+        "Steps": number(steps_of(results, name, run)),
         "Tokens": number(round(fit["tokens"]["train"] * epochs) if fit else None),
         "Time": duration(cost.get("seconds") if cost else None),
         "Memory": number(cost["memory_gib"] if cost else None, 0, "GiB"),
