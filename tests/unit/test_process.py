@@ -19,6 +19,21 @@ time.sleep(300)
 """
 
 
+# A program to which a second signal comes at each line of what it does about the first one.
+INTERRUPTED = """
+import signal, sys
+from sftflow.core import process
+told = process._heard([signal.SIGTERM, signal.SIGINT])
+def once_more(*_):
+    signal.raise_signal(signal.SIGINT)
+    return once_more
+sys.settrace(once_more)
+signal.raise_signal(signal.SIGTERM)
+sys.settrace(None)
+print(signal.SIGTERM in told, told.count(signal.SIGINT) > 0)
+"""
+
+
 def alive(pid):
     return process._stat(pid) is not None
 
@@ -49,6 +64,17 @@ def test_stop_ends_the_tool_and_its_workers(tmp_path, manner):
     process.stop(tool, grace=1)
     assert time.monotonic() - begun < 5
     assert not any(alive(pid) for pid in [tool.pid, *started])
+
+
+def test_a_signal_that_comes_during_another_ends_a_guard_all_the_same():
+    """Ctrl-C tells a guard several times at once; of two within microseconds each waited for the
+    other, and the guard stayed for ever."""
+    scripts = {"PYTHONPATH": os.path.dirname(os.path.dirname(os.path.dirname(process.__file__)))}
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED], env=os.environ | scripts, capture_output=True,
+        text=True, timeout=20, check=False,
+    )  # fmt: skip
+    assert done.stdout == "True True\n", done.stderr
 
 
 def test_status_and_output_are_the_tools(tmp_path):

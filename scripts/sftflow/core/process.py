@@ -304,11 +304,21 @@ def _signal(pids: Sequence[int], number: int) -> None:
             os.kill(pid, number)
 
 
+def _heard(numbers: Iterable[signal.Signals]) -> list[int]:
+    """Grows with each of these signals that comes.
+
+    No Event: a signal that comes while another one sets it waits for its lock for ever, and who is
+    told to end is told by several at once.
+    """
+    told: list[int] = []
+    for number in numbers:
+        signal.signal(number, lambda number, _: told.append(number))
+    return told
+
+
 def _guard(parent: int, command: list[str]) -> int:
     """Run `command`, return its status; end it and its descendants on TERM, INT or orphanhood."""
-    told = threading.Event()
-    for number in END:
-        signal.signal(number, lambda *_: told.set())
+    told = _heard(END)
     prctl = ctypes.CDLL(None).prctl
     prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # what the tool leaves behind becomes our child
     try:
@@ -320,7 +330,7 @@ def _guard(parent: int, command: list[str]) -> int:
         return 127
     deadline = None
     while tool.poll() is None:
-        if deadline is None and (told.is_set() or os.getppid() != parent):
+        if deadline is None and (told or os.getppid() != parent):
             _signal(descendants(os.getpid()), signal.SIGTERM)
             deadline = time.monotonic() + GRACE
         elif deadline is not None and time.monotonic() > deadline:
