@@ -41,8 +41,7 @@ def main() -> None:
         if checkpoints.asked_for(step := int(place.parent.name), asked):
             found[step] = place
     every = training["settings"]["save_steps"]
-    due = set(range(every, last, every) if asked == "all" else asked) - found.keys()
-    missing = sorted(due)
+    missing = sorted(checkpoints.due(asked, every, last) - found.keys())
     if missing and asked != "all":
         raise UserError(
             f"{run} was trained without keeping the checkpoints of steps "

@@ -1,6 +1,5 @@
 """The table of the plan: what a study costs, and what it can show, before any GPU hour."""
 
-import math
 from collections import Counter
 
 import pandas as pd
@@ -14,7 +13,8 @@ from sftflow.reporting import pace, stale, text
 from sftflow.reporting.comparison import ALL, candidates
 from sftflow.reporting.text import NONE, duration, number, percent
 from sftflow.scoring import stats
-from sftflow.training.cost import CARDS, UTILISATION, steps_per_epoch
+from sftflow.training.checkpoints import due
+from sftflow.training.cost import CARDS, UTILISATION, effective_batch, total_steps
 from sftflow.training.estimate import Estimate, estimate
 
 LIMITS = (10, 50, 100, 200, 500)  # questions per subset, beside the config's own limit and none
@@ -342,22 +342,17 @@ def losses_steps(study: dict, results: Results, gpu: str) -> list[pace.Step]:
             add(f"losses of {name}", PATHS.likelihood.format(subject=name), 1, entry, after)
     for name, run in study["runs"].items():
         if asked := run["training"]["checkpoints"]:
-            steps_made = steps_of(results, name, run)
-            weights = kept_weights(asked, run["training"]["save_steps"], steps_made)
+            last = steps_of(results, name, run)
+            weights = kept_weights(asked, run["training"]["save_steps"], last)
             file, entry = PATHS.curve.format(run=name), study["subjects"][name]
             add(f"losses of checkpoints of {name}", file, weights, entry, f"train {name}")
     return steps
 
 
-def kept_weights(asked: str | list[int], every: int, steps: int | None) -> int | None:
-    """Weights that a training of so many steps leaves to look at: its base's, those of the
+def kept_weights(asked: str | list[int], every: int, last: int | None) -> int | None:
+    """Weights that a training with this last step leaves to look at: its base's, those of the
     checkpoints asked for, and its last ones."""
-    if steps is None:
-        return None
-    kept = (
-        range(every, steps, every) if isinstance(asked, str) else [at for at in asked if at < steps]
-    )
-    return len(kept) + 2
+    return None if last is None else len({*due(asked, every, last), last}) + 1
 
 
 def run_estimate(
@@ -384,18 +379,9 @@ def rows_of(results: Results, name: str, run: dict) -> int | None:
     return receipt["train_rows"] if receipt else None
 
 
-def effective_batch(settings: dict) -> int:
-    """Dialogues of a step."""
-    return settings["per_device_train_batch_size"] * settings["gradient_accumulation_steps"]
-
-
 def steps_of(results: Results, name: str, run: dict) -> int | None:
-    settings, rows = run["training"], rows_of(results, name, run)
-    if not rows:
-        return None
-    return math.ceil(
-        steps_per_epoch(rows, effective_batch(settings)) * settings["num_train_epochs"]
-    )
+    rows = rows_of(results, name, run)
+    return total_steps(run["training"], rows) if rows else None
 
 
 def run_row(study: dict, results: Results, name: str, gpu: str) -> dict:

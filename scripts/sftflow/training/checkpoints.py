@@ -52,6 +52,12 @@ def asked_for(step: int, asked: str | Iterable[int] | None) -> bool:
     return asked == "all" or step in (asked or ())
 
 
+def due(asked: str | Iterable[int], every: int, last: int) -> set[int]:
+    """The steps that `checkpoints` of a training names ("all" or steps), which saves one at each
+    `every` steps; its last one is kept in any case."""
+    return set(range(every, last, every) if isinstance(asked, str) else asked)
+
+
 def keep(checkpoint: Path, step: int) -> None:
     """Give the weights of a checkpoint a second name, before the trainer deletes the first."""
     target = checkpoint.parent / KEPT / str(step)

@@ -100,8 +100,18 @@ def memory_gib(
     return (state + positions * (kept + work)) / GIB + 2.3  # context, workspaces, fragmentation
 
 
-def steps_per_epoch(rows: int, effective_batch: int) -> int:
-    return max(1, math.ceil(rows / effective_batch))
+def effective_batch(training: dict) -> int:
+    """Dialogues of a step, on all GPUs together."""
+    return training["per_device_train_batch_size"] * training["gradient_accumulation_steps"]
+
+
+def steps_per_epoch(training: dict, rows: int) -> int:
+    return max(1, math.ceil(rows / effective_batch(training)))
+
+
+def total_steps(training: dict, rows: int) -> int:
+    """Of the whole training; an epoch may be begun and not ended."""
+    return math.ceil(steps_per_epoch(training, rows) * training["num_train_epochs"])
 
 
 def split_batch(training: dict, gpus: int) -> tuple[int, int]:

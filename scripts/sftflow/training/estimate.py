@@ -1,15 +1,16 @@
 """What one training will cost on one machine, with the choices that it would make there."""
 
-import math
 from typing import Any, NotRequired, TypedDict
 
 from sftflow.training.cost import (
     CPU_FLOPS,
     UTILISATION,
+    effective_batch,
     largest_micro_batch,
     memory_gib,
     peak_flops,
     steps_per_epoch,
+    total_steps,
     trainable_parameters,
     useful_flops,
 )
@@ -42,16 +43,14 @@ def estimate(
     choices = choose(training, shape, parameters, receipt, hardware)
     on = lambda name: choices[name]["value"]  # noqa: E731
     checkpointed = on("checkpointed_layers") if on("gradient_checkpointing") else 0
-    effective = training["per_device_train_batch_size"] * training["gradient_accumulation_steps"]
-    per_epoch = steps_per_epoch(receipt["train_rows"], effective)
-    epochs = training["num_train_epochs"]
+    rows = receipt["train_rows"]
     trainable = trainable_parameters(shape, parameters, training)
-    tokens = round(receipt["tokens"]["train"] * epochs)
+    tokens = round(receipt["tokens"]["train"] * training["num_train_epochs"])
     padding = 0.0 if on("padding_free") else receipt.get("padded_share", 0.0)
     out: Estimate = {
-        "effective_batch": effective,
-        "steps_per_epoch": per_epoch,
-        "steps": math.ceil(per_epoch * epochs),
+        "effective_batch": effective_batch(training),
+        "steps_per_epoch": steps_per_epoch(training, rows),
+        "steps": total_steps(training, rows),
         "tokens": tokens,
         "positions": round(tokens / (1 - padding)),
         "trainable_parameters": trainable,
