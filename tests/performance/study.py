@@ -1,7 +1,8 @@
 """A whole study at a model's shape, through snakemake, beside the report's way on the same card.
 
     python tests/performance/study.py --output FOLDER [--shape 7b] [--gpus 1]
-        [--dialogues 5800] [--questions 6247] [--report] [--work FOLDER] [--sources FOLDER]
+        [--dialogues 5800] [--questions 6247] [--sweep 5 [--halving]] [--report]
+        [--work FOLDER] [--sources FOLDER]
 
 config/internlm2_5_7b.yaml as it is, but for its sources: random weights (one model in InternLM2's
 own layout, another in Llama's), made-up dialogues of 654 tokens on average, and as many made-up
@@ -12,7 +13,8 @@ weights never choose a token that ends an answer, so each is as long as its benc
 Prints where the seconds went, from Snakemake's own log and the records of the jobs; FOLDER gets
 study.json, study.md and the logs. A run that was cut off goes on where it stopped, and its seconds
 add up. --report measures the report's way first (training.py and serving.py in this folder: some
-steps, some questions) and works out what the whole would take at that pace.
+steps, some questions) and works out what the whole would take at that pace. --sweep is another
+study: one base model, its run, and so many points of a sweep over the run's learning rate.
 
 A tool runs in its environment below envs/, or on the interpreter that PYTHON_SWIFT,
 PYTHON_EVALSCOPE or PYTHON_VLLM names (`software: active`).
@@ -153,6 +155,15 @@ def study(args: argparse.Namespace) -> dict:
     raw["training"]["gpus"] = args.gpus
     # At 1e-4 random weights move less than bf16 rounds, which the check of the merge refuses.
     raw["training"]["learning_rate"] = 1e-3
+    if args.sweep:
+        base, other = raw["models"]
+        (run,) = raw["runs"]
+        del raw["models"][other]
+        rates = [round(1e-3 + 1e-4 * (1 + place), 4) for place in range(args.sweep)]
+        raw["sweeps"] = {"rate": {"run": run, "grid": {"learning_rate": rates}}}
+        raw["sweeps"]["rate"] |= {"halving": {}} if args.halving else {}
+        raw["evaluate"] = {"subjects": [base, run, "rate"]}
+        raw["comparisons"] = [{"baseline": base, "candidate": name} for name in (run, "rate")]
     if args.shape != "7b":  # to try this script without a GPU
         raw["training"] |= {"torch_dtype": "float32", "max_memory_gib": None}
         raw["serving"] |= {"torch_dtype": "float32"}
@@ -275,6 +286,8 @@ def main() -> int:
     parser.add_argument("--gpus", type=int, default=1, help="of the training")
     parser.add_argument("--dialogues", type=int, default=5800)
     parser.add_argument("--questions", type=int, default=ALL)
+    parser.add_argument("--sweep", type=int, default=0, metavar="POINTS")
+    parser.add_argument("--halving", action="store_true", help="of the points of the sweep")
     parser.add_argument("--report", action="store_true", help="measure the report's way first")
     args = parser.parse_args()
     for name in ("output", "work", "sources"):
