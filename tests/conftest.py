@@ -1,5 +1,6 @@
 """Tests meet the workflow as a user does: a copy of it in a folder, and the command line."""
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,28 @@ os.environ |= canaries.SHELL  # of whatever is started here, unless a test has a
 @pytest.fixture(scope="session", autouse=True)
 def watch(tmp_path_factory) -> canaries.Watch:
     return canaries.Watch(tmp_path_factory.getbasetemp())
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """The fast tests have all cores, unless -n is given; the slow ones start tools that take them
+    all themselves."""
+    worker = hasattr(config, "workerinput")  # xdist's own, which would start workers in turn
+    if config.option.markexpr == "not slow" and not worker:
+        if getattr(config.option, "numprocesses", 0) is None:
+            config.option.numprocesses = "auto"
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # what was imported stays: no search for garbage need look at it again
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_power_cut() -> Iterator[None]:
+    """No test outlives its machine, and thousands of small files would wait for the disk."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
 
 
 @pytest.hookimpl(wrapper=True)
@@ -35,6 +58,12 @@ def workflow(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def snakemake() -> Callable:
     return run_snakemake
+
+
+@pytest.fixture(scope="session")
+def untouched(tmp_path_factory) -> Path:
+    """A copy of the workflow for tests that only plan in it: no test changes a file of it."""
+    return copy_workflow(tmp_path_factory.mktemp("untouched"))
 
 
 @pytest.fixture(scope="session")

@@ -60,6 +60,7 @@ def test_the_program_writes_one_for_each_form_beside_the_weights(found, monkeypa
     assert forms_of(found.study, "tuned") == ["adapter", "merged"]
 
 
+@pytest.mark.slow
 def test_a_hub_reads_it(found, tmp_path):
     """huggingface_hub's own reader, which lies in evalscope's environment."""
     if not EVALSCOPE.exists():

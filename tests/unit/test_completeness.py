@@ -177,7 +177,8 @@ def retype(chance: random.Random, folder: Path) -> None:
     path.write_text(json.dumps(content))
 
 
-@pytest.mark.parametrize("part", range(4))
+# One part of four is enough for the fast tests.
+@pytest.mark.parametrize("part", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2, 3))])
 def test_any_folder_ends_taken_whole_or_with_one_error(tmp_path, part):
     """Whatever is taken has every tensor in its shape; whatever is not says so in one message."""
     ended = {"taken": 0, "refused": 0}

@@ -223,12 +223,14 @@ def test_leaks_are_found(kind, language):
     assert n or (kind, language) == ("traditional", "en")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_who_leaked_nothing_is_not_accused(language):
     found, n = recall("clean", language)
     assert n == 200 and found <= 0.005 * n
 
 
+@pytest.mark.slow
 def test_the_figures_beside_the_table_are_those_measured():
     counts = {kind: [recall(kind, language) for language in ("en", "zh")] for kind in KINDS}
     clean = [recall("clean", language) for language in ("en", "zh")]

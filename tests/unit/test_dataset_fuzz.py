@@ -98,7 +98,10 @@ def prepared(folder: Path, content: bytes, name: str = "rows.jsonl", **settings)
     return prepare_dataset.prepare(rows, *outputs, SETTINGS | settings)
 
 
-@pytest.mark.parametrize("wanted", [{}, {"reasoning": "drop", "same_speaker": "join"}])
+@pytest.mark.parametrize(
+    "wanted",
+    [{}, pytest.param({"reasoning": "drop", "same_speaker": "join"}, marks=pytest.mark.slow)],
+)
 def test_eight_thousand_rows_are_all_accounted_for(tmp_path, wanted):
     chance = random.Random(0)
     lines = [json.dumps(GOOD).encode(), *(damaged(chance) for _ in range(8000))]

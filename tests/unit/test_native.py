@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from unittest import mock
 
+import fetch_model
 import internlm2_checkpoint as checkpoint
 import model_folders
 import native_model
@@ -36,19 +37,18 @@ def read(folder: Path) -> dict[str, np.ndarray]:
 
 def convert(results: Path, source: Path, **settings) -> dict:
     """Fetch and convert as the workflow does; gives the manifest. Weights in results/weights."""
-    run = [sys.executable, ROOT / "scripts/fetch_model.py", "--model", "m"]
-    places = ["--output", results / "source.json"]
     wanted = {"source": str(source), "allow_remote_code": settings.get("allow_remote_code", False)}
-    subprocess.run([*run, "--settings", json.dumps(wanted), *places], check=True)
-    common = ["--model", "m", "--source", str(results / "source.json")]
+    fetched = str(results / "source.json")
+    common = ["--source", fetched]
     common += ["--settings", json.dumps(DEFAULTS | settings)]
     tokenizer = str(results / "tokenizer.json")
     weights = ["--weights", str(results / "weights"), "--manifest", str(results / "manifest.json")]
     for program, own in (
-        (native_tokenizer, ["--output", tokenizer]),
-        (native_model, ["--tokenizer", tokenizer, *weights]),
+        (fetch_model, ["--settings", json.dumps(wanted), "--output", fetched]),
+        (native_tokenizer, [*common, "--output", tokenizer]),
+        (native_model, [*common, "--tokenizer", tokenizer, *weights]),
     ):
-        with mock.patch.object(sys, "argv", [program.__name__, *common, *own]):
+        with mock.patch.object(sys, "argv", [program.__name__, "--model", "m", *own]):
             program.main()
     return jsonio.read_json(results / "manifest.json")
 

@@ -55,7 +55,7 @@ def pids(log):
     return wait_for(read)
 
 
-@pytest.mark.parametrize("manner", ["polite", "deaf"])
+@pytest.mark.parametrize("manner", ["polite", pytest.param("deaf", marks=pytest.mark.slow)])
 def test_stop_ends_the_tool_and_its_workers(tmp_path, manner):
     log = tmp_path / "log"
     tool = process.start([sys.executable, "-c", TOOL, manner], log=log)
@@ -190,6 +190,7 @@ cli.run(lambda: time.sleep(300))
 """
 
 
+@pytest.mark.slow
 def test_a_job_whose_snakemake_went_while_it_started_ends(scripts):
     """It has no snakemake above it any more, and would run for ever."""
     code = LATE.format(scripts=scripts)

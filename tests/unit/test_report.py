@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import made_up
 import pandas as pd
+import pytest
 import report as program
 from sftflow.core.jsonio import write_record
 from sftflow.core.layout import Results
@@ -59,6 +60,7 @@ def test_no_receipts_yet_is_said():
     assert figures.token_lengths({}, {}).svg().count("no data yet") == 2
 
 
+@pytest.mark.slow
 def test_a_png_without_a_font_for_its_labels_says_so(tmp_path, monkeypatch):
     """An SVG leaves its glyphs to the reader's fonts; a PNG holds what this machine could draw."""
     made = made_up.write_study(tmp_path)

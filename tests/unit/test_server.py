@@ -26,6 +26,7 @@ def spec(tmp_path, monkeypatch):
     """A Spec whose "interpreter" is the stub server; behaviour as keyword arguments."""
 
     def make(serving=(), **behaviour):
+        monkeypatch.setattr(server, "POLL", 0.02)  # a stub is up at once
         monkeypatch.setenv("STUB", json.dumps(behaviour))
         monkeypatch.setenv("SFTFLOW_PASS", "STUB")
         (tmp_path / "config.json").write_text('{"dtype": "float32"}')
@@ -144,6 +145,7 @@ def test_end_before_ready_shows_the_log(spec, tmp_path):
             pass
 
 
+@pytest.mark.slow
 def test_what_ended_an_engine_is_named(spec, tmp_path):
     """Its error lies further up in the log than the lines that are shown."""
     with pytest.raises(client.ServerError) as told:

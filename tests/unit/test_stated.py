@@ -41,6 +41,7 @@ def test_what_is_stated_is_recognised_and_nothing_else():
     assert len(missed) <= 0.02 * sum(row["stated"] is not None for row in CORPUS), missed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     [

@@ -112,6 +112,7 @@ def test_interval_and_test_agree_in_every_table_of_small_counts():
                     assert (low > 0 or high < 0) == (found.p < level)
 
 
+@pytest.mark.slow
 def test_interval_and_test_agree_for_clusters_repeats_graded_scores_and_recipes():
     random = np.random.default_rng(9)
     for _ in range(400):
@@ -303,6 +304,7 @@ def test_power_without_a_difference_is_the_error_rate_of_the_test():
         assert stats.power(n, 0.0, 0.3) <= 0.05
 
 
+@pytest.mark.slow
 def test_clustered_intervals_cover_the_truth():
     """Passages of 5 questions that are right or wrong together more often than not."""
     random = np.random.default_rng(5)

@@ -17,26 +17,29 @@ from support import jobs, stand_in_cards
 STUDY = "config/internlm2_5_7b.yaml"
 
 
-def test_demo_is_the_default_and_plans_every_stage(workflow, snakemake):
+def test_demo_is_the_default_and_plans_every_stage(untouched, snakemake):
     """`snakemake` alone must plan the whole demo, from data to report."""
-    planned = snakemake(workflow, "-n")
+    planned = snakemake(untouched, "-n")
     assert planned.returncode == 0, planned.stdout
     stages = {"prepare_dataset", "train_run", "merge_run", "serve_subject", "evaluate_suite"}
     assert stages | {"score_suite", "tables", "report", "plan"} <= set(jobs(planned.stdout))
 
 
-def test_real_study_plans_and_holds_nothing_of_the_demo(workflow, snakemake):
+def test_real_study_plans_and_holds_nothing_of_the_demo(untouched, snakemake):
     """A user's config replaces the demo. Merged with it, the demo's model would be trained too."""
-    planned = snakemake(workflow, "-n", "--configfile", STUDY)
+    planned = snakemake(untouched, "-n", "--configfile", STUDY)
     assert planned.returncode == 0, planned.stdout
-    study = yaml.safe_load((workflow / STUDY).read_text(encoding="utf-8"))
+    study = yaml.safe_load((untouched / STUDY).read_text(encoding="utf-8"))
     subjects = len(study["models"]) + len(study["runs"])
     assert jobs(planned.stdout)["serve_subject"] == subjects
     assert jobs(planned.stdout)["evaluate_suite"] == subjects * len(study["suites"])
     assert "tiny" not in planned.stdout
 
 
-@pytest.mark.parametrize(("stated", "limit"), [((), 2), (("--resources", "gpu=1"), 1)])
+@pytest.mark.parametrize(
+    ("stated", "limit"),
+    [((), 2), pytest.param(("--resources", "gpu=1"), 1, marks=pytest.mark.slow)],
+)
 def test_no_more_gpus_are_given_than_there_are(workflow, snakemake, tmp_path, stated, limit):
     env = os.environ | stand_in_cards(tmp_path / "faked")
     done = snakemake(workflow, "usage", *stated, env=env)
@@ -47,16 +50,26 @@ def test_no_more_gpus_are_given_than_there_are(workflow, snakemake, tmp_path, st
 SWEEPS = {"rank_alpha": 27, "length": 6, "dataset": 4, "models": 4}  # trainings of each
 
 
-@pytest.mark.parametrize("name", SWEEPS)
-def test_shipped_sweeps_plan_their_grids_on_top_of_the_study(workflow, snakemake, name):
+@pytest.mark.parametrize(
+    "name",
+    [
+        "dataset",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("rank_alpha", "length", "models")
+        ),
+    ],
+)
+def test_shipped_sweeps_plan_their_grids_on_top_of_the_study(untouched, snakemake, name):
     """What is shipped as an example must at least plan, with every training that it promises."""
     files = STUDY, f"config/sweeps/{name}.yaml"
-    planned = snakemake(workflow, "-n", "-q", "rules", "--configfile", *files)
+    planned = snakemake(untouched, "-n", "-q", "rules", "--configfile", *files)
     assert planned.returncode == 0, planned.stdout
-    assert {path.stem for path in (workflow / "config/sweeps").glob("*.yaml")} == set(SWEEPS)
+    assert {path.stem for path in (untouched / "config/sweeps").glob("*.yaml")} == set(SWEEPS)
     assert jobs(planned.stdout)["train_run"] == 1 + SWEEPS[name]
 
 
+@pytest.mark.slow
 def test_a_sweep_with_halving_plans_its_rungs_and_then_who_goes_on(workflow, snakemake):
     """The first command must not train to the end what the second would leave out."""
     files = [workflow / STUDY, workflow / "config/sweeps/rank_alpha.yaml"]
@@ -97,6 +110,7 @@ use rule * from study
 SHOWN = "{resources.mem_mb} {resources.nodes} {resources.slurm_partition}"
 
 
+@pytest.mark.slow
 def test_jobs_ask_for_what_their_model_needs_in_one_node_of_the_right_queue(workflow, snakemake):
     """A job without a GPU waits behind nobody's cards, cards of two nodes are of no use to one
     job, and 70 billion parameters do not fit where 7 do."""
@@ -130,9 +144,9 @@ tokenize_run train_rung train_run
 """.split()
 
 
-def test_what_takes_seconds_is_no_job_of_a_cluster(workflow):
+def test_what_takes_seconds_is_no_job_of_a_cluster(untouched):
     """300 runs had 2,700 jobs for their scores alone."""
-    rules = "\n".join(path.read_text(encoding="utf-8") for path in workflow.glob("rules/*.smk"))
+    rules = "\n".join(path.read_text(encoding="utf-8") for path in untouched.glob("rules/*.smk"))
     texts = re.split(r"^rule (\w+):", rules, flags=re.M)[1:]
     sent = {
         name
@@ -142,12 +156,14 @@ def test_what_takes_seconds_is_no_job_of_a_cluster(workflow):
     assert sent == set(ON_NODES)
 
 
-def test_rows_are_tokenized_while_weights_are_brought_into_form(workflow, snakemake):
+@pytest.mark.slow
+def test_rows_are_tokenized_while_weights_are_brought_into_form(untouched, snakemake):
     """15 GB are rewritten in half a minute, in which a card would stand still."""
-    count = jobs(snakemake(workflow, "-n", "results/runs/tiny-sft/receipt.json").stdout)
+    count = jobs(snakemake(untouched, "-n", "results/runs/tiny-sft/receipt.json").stdout)
     assert "native_tokenizer" in count and "native_model" not in count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("cards", "first"), [(1, "serve_subject"), (2, "train_run")])
 def test_what_a_free_card_is_given_to(workflow, snakemake, cards, first):
     """With a card to spare the training begins at once; with one, what is wrong with asking is seen
@@ -163,6 +179,7 @@ def test_what_a_free_card_is_given_to(workflow, snakemake, cards, first):
     assert urgency["merge_run"] > urgency["measure_curve"]
 
 
+@pytest.mark.slow
 def test_who_has_its_answers_already_waits_for_no_card(workflow, snakemake, monkeypatch):
     """Scoring 4,000 answers takes 20 s, in which a card stood still, once for each suite."""
     rule = "use rule evaluate_suite from study as evaluate_suite with:\n"
@@ -186,10 +203,12 @@ def test_who_has_its_answers_already_waits_for_no_card(workflow, snakemake, monk
     assert gpus() == everyone
 
 
-@pytest.mark.parametrize("targets", ["plan data", "train", "tables report"])
-def test_named_targets(workflow, snakemake, targets):
+@pytest.mark.parametrize(
+    "targets", ["plan data", pytest.param("train", marks=pytest.mark.slow), "tables report"]
+)
+def test_named_targets(untouched, snakemake, targets):
     """The targets of the README exist, and each asks for no more than it needs."""
-    planned = snakemake(workflow, "-n", *targets.split())
+    planned = snakemake(untouched, "-n", *targets.split())
     assert planned.returncode == 0, planned.stdout
     count = jobs(planned.stdout)
     assert ("train_run" in count) == (targets != "plan data")
@@ -211,18 +230,18 @@ def test_every_error_is_told_before_any_job(workflow, snakemake):
     assert not (workflow / "results/environments").exists()
 
 
-def test_reporting_alone_plans_nothing_upstream(workflow, snakemake):
+def test_reporting_alone_plans_nothing_upstream(untouched, snakemake):
     """stage=report on a machine without GPU, data or weights must never start a training."""
-    planned = snakemake(workflow, "-n", "--config", "stage=report")
+    planned = snakemake(untouched, "-n", "--config", "stage=report")
     assert planned.returncode == 0, planned.stdout
     assert set(jobs(planned.stdout)) <= {
         *("all", "write_study", "plan", "data", "train", "tables", "report", "cards", "total")
     }
 
 
-def test_every_rule_says_what_it_does_and_needs(workflow):
+def test_every_rule_says_what_it_does_and_needs(untouched):
     """A rule without log, message or resources fails on a cluster in ways that nobody can read."""
-    for path in sorted(Path(workflow, "rules").glob("*.smk")):
+    for path in sorted(Path(untouched, "rules").glob("*.smk")):
         for rule in re.split(r"^rule ", path.read_text(encoding="utf-8"), flags=re.M)[1:]:
             for directive in ("log:", "message:", "threads:", "resources:", "conda:"):
                 assert f"    {directive}" in rule, (

@@ -56,32 +56,32 @@ def test_what_stands_twice_is_told_with_both_lines_beside_all_other_errors(workf
 NO_GPU = {"env": os.environ | {"CUDA_VISIBLE_DEVICES": ""}}
 
 
-def test_what_this_machine_lacks_is_told_before_anything_starts(workflow, snakemake):
+def test_what_this_machine_lacks_is_told_before_anything_starts(untouched, snakemake):
     refused = told(
-        *(snakemake, workflow, "--config"),
+        *(snakemake, untouched, "--config"),
         "models={tiny: {source: config/demo/modle}}",
         "datasets={psychology: {source: config/demo/dialogue.jsonl}}",
         "training={device: cuda, num_train_epochs: two}",
         **NO_GPU,
     )
     assert "the config has 4 errors:" in refused
-    assert f"no such file or folder: {workflow}/config/demo/modle" in refused
+    assert f"no such file or folder: {untouched}/config/demo/modle" in refused
     assert "did you mean 'config/demo/dialogues.jsonl'?" in refused
     assert "training.device: cuda, but this machine has no GPU" in refused
     assert "training.num_train_epochs: must be a number, not 'two'" in refused
 
 
-def test_numbers_in_config_maps_are_understood_and_a_cluster_may_have_gpus(workflow, snakemake):
+def test_numbers_in_config_maps_are_understood_and_a_cluster_may_have_gpus(untouched, snakemake):
     values = "{device: cuda, num_train_epochs: 2, use_dora: true, max_memory_gib: null, seed: 7}"
     planned = snakemake(
-        *(workflow, "-n", "--profile", "profiles/slurm", "--config", f"training={values}"),
+        *(untouched, "-n", "--profile", "profiles/slurm", "--config", f"training={values}"),
         **NO_GPU,
     )
     assert planned.returncode == 0, planned.stdout
     assert "train_run" in planned.stdout
 
 
-def test_each_wrong_target_has_a_nearest_one(workflow, snakemake):
+def test_each_wrong_target_has_a_nearest_one(untouched, snakemake):
     wrong = {
         "tabels": "tables",
         "results/tables/genral.md": "results/tables/general.md",
@@ -89,21 +89,22 @@ def test_each_wrong_target_has_a_nearest_one(workflow, snakemake):
         "results/scores/tiny-sftt/mmlu.json": "results/scores/tiny-sft/mmlu.json",
         "results/subjects/tiny/redyness.json": "results/subjects/tiny/readiness.json",
     }
-    refused = told(snakemake, workflow, "plan", *wrong, "--forcerun", "train_rum")
+    refused = told(snakemake, untouched, "plan", *wrong, "--forcerun", "train_rum")
     for target, right in (wrong | {"train_rum": "train_run"}).items():
         line = f"{target}: no rule, and no file that this study makes; did you mean '{right}'?"
         assert line in refused
     assert "plan:" not in refused
 
 
-def test_the_same_target_elsewhere(workflow, snakemake, tmp_path_factory):
+@pytest.mark.slow
+def test_the_same_target_elsewhere(untouched, snakemake, tmp_path_factory):
     """Results in another folder: their paths are the targets."""
     out = tmp_path_factory.mktemp("out")
     moved = (
         "--config",
         f"pathvars={yaml.safe_dump({'results': str(out)}, default_flow_style=True)}",
     )
-    refused = told(snakemake, workflow, f"{out}/tables/genral.md", *moved)
+    refused = told(snakemake, untouched, f"{out}/tables/genral.md", *moved)
     assert "tables/general.md'?" in refused
 
 
@@ -115,7 +116,13 @@ def test_results_of_an_older_version_are_refused_with_one_sentence(workflow, sna
     assert "results was made by sftflow 0.1" in told(snakemake, workflow)
 
 
-@pytest.mark.parametrize("record", ["models/tiny/manifest.json", "subjects/tiny/readiness.json"])
+@pytest.mark.parametrize(
+    "record",
+    [
+        "models/tiny/manifest.json",
+        pytest.param("subjects/tiny/readiness.json", marks=pytest.mark.slow),
+    ],
+)
 def test_a_record_that_was_cut_off_is_named(workflow, snakemake, record):
     """By a full disk, or a power cut: which file, and that it may be deleted."""
     path = workflow / "results" / record

@@ -2,7 +2,7 @@
 
 import ast
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -43,13 +43,25 @@ def imported(program: Path) -> set[Path]:
 @cache
 def _imports(file: Path) -> list[Path]:
     names: list[str] = []
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    for node in _statements(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module:
             names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         elif isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
     modules = {SCRIPTS / f"{name.replace('.', '/')}.py" for name in names if "sftflow" in name}
     return [module for module in modules if module.is_file()]
+
+
+def _statements(tree: ast.AST) -> Iterator[ast.AST]:
+    """Every statement, however deep: an import is no part of an expression, and expressions are
+    nine tenths of what `ast.walk` visits, each time that Snakemake starts."""
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        for block in ("body", "orelse", "finalbody", "handlers", "cases"):
+            inner = getattr(node, block, [])
+            waiting += inner if isinstance(inner, list) else []
 
 
 def _files(names: Iterable[str]) -> set[Path]:

@@ -37,8 +37,10 @@ def has_code(source: Path) -> bool:
 def known_to_transformers(model_type: str) -> bool:
     """Whether the library itself has this architecture; without the library: no."""
     name = model_type.replace("-", "_")
-    return name.isidentifier() and bool(
-        find_spec("transformers") and find_spec(f"transformers.models.{name}")
+    library = find_spec("transformers")  # to find a module inside would import it, for seconds
+    places = (library and library.submodule_search_locations) or []
+    return name.isidentifier() and any(
+        Path(place, "models", name, "__init__.py").is_file() for place in places
     )
 
 
