@@ -158,3 +158,12 @@ def test_a_file_that_is_not_there_has_a_nearest_name(tmp_path):
     assert status == 1
     assert f"stduy.yaml: no such config file (from {tmp_path}); did you mean 'study.yaml'?" in said
     assert "can't be read: Is a directory" in check(tmp_path, str(tmp_path))[1]
+
+
+def test_a_target_behind_configfile_is_taken_for_a_file_and_says_so(tmp_path):
+    """`snakemake --configfile study.yaml plan`: --configfile takes all words up to an option."""
+    status, said = check(tmp_path, "plan")
+    assert status == 1
+    assert (
+        f"plan: no such config file (from {tmp_path}); a target stands before --configfile" in said
+    )

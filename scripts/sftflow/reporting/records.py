@@ -101,8 +101,9 @@ def inference_table(study: dict, results: Results) -> Table:
         [("", pd.DataFrame(inference_row(study, *item) for item in records.items()))],
         pd.DataFrame({"subject": name, **flat(record or {})} for name, record in records.items()),
         [
-            "Ready: from the start of the server to its first proven answer. A run is started in "
-            "both forms, adapter on base and merged; the rest is of the form that is served.",
+            "Ready: from the start of the server to its first proven answer. A merged run is also "
+            "started as adapter on its base, only to time that, where serving.time_both_forms says "
+            "so; the rest is of the form that is served.",
             "Tokens/s: generated tokens, of one answer and of as many at once as are asked in an "
             "evaluation.",
             f"Memory: {NONE} where there is no GPU, or the server is somebody else's.",
