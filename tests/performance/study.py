@@ -14,7 +14,8 @@ Prints where the seconds went, from Snakemake's own log and the records of the j
 study.json, study.md and the logs. A run that was cut off goes on where it stopped, and its seconds
 add up. --report measures the report's way first (training.py and serving.py in this folder: some
 steps, some questions) and works out what the whole would take at that pace. --sweep is another
-study: one base model, its run, and so many points of a sweep over the run's learning rate.
+study: one base model, its run, and so many points of a sweep over the run's learning rate. With
+--halving the first start decides who goes on, and the second makes the rest.
 
 A tool runs in its environment below envs/, or on the interpreter that PYTHON_SWIFT,
 PYTHON_EVALSCOPE or PYTHON_VLLM names (`software: active`).
