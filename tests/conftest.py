@@ -20,8 +20,8 @@ def watch(tmp_path_factory) -> canaries.Watch:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
-    """The fast tests have all cores, unless -n is given; the slow ones start tools that take them
-    all themselves."""
+    """The fast tests (-m "not slow") have all cores, unless -n is given; the slow ones start tools
+    that take them all themselves."""
     worker = hasattr(config, "workerinput")  # xdist's own, which would start workers in turn
     if config.option.markexpr == "not slow" and not worker:
         if getattr(config.option, "numprocesses", 0) is None:
@@ -34,7 +34,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def no_power_cut() -> Iterator[None]:
-    """No test outlives its machine, and thousands of small files would wait for the disk."""
+    """No test needs its files after a power cut, and thousands of them would wait for the disk."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)
         yield

@@ -15,7 +15,8 @@ study.json, study.md and the logs. A run that was cut off goes on where it stopp
 add up. --report measures the report's way first (training.py and serving.py in this folder: some
 steps, some questions) and works out what the whole would take at that pace. --sweep is another
 study: one base model, its run, and so many points of a sweep over the run's learning rate. With
---halving the first start decides who goes on, and the second makes the rest.
+--halving the first start decides who goes on, and the second makes the rest. Each study needs a
+--work of its own.
 
 A tool runs in its environment below envs/, or on the interpreter that PYTHON_SWIFT,
 PYTHON_EVALSCOPE or PYTHON_VLLM names (`software: active`).
@@ -291,6 +292,8 @@ def main() -> int:
     parser.add_argument("--halving", action="store_true", help="of the points of the sweep")
     parser.add_argument("--report", action="store_true", help="measure the report's way first")
     args = parser.parse_args()
+    if (args.sweep and args.report) or (args.halving and not args.sweep):
+        parser.error("--report goes without --sweep, and --halving with it")
     for name in ("output", "work", "sources"):
         setattr(args, name, getattr(args, name).resolve())
         getattr(args, name).mkdir(parents=True, exist_ok=True)

@@ -151,7 +151,7 @@ def test_a_status_that_passes_is_asked_again(status):
     "wait",
     [
         "0.3",
-        pytest.param(lambda: later(1.5), marks=pytest.mark.slow),
+        lambda: later(1.5),
         "0",
         "-5",
         "soon",

@@ -236,7 +236,7 @@ def native(results: Path) -> Done:
         (native, "models/base/tokenizer/config.json"),
     ],
 )
-@pytest.mark.parametrize("how", ["edited", pytest.param("deleted", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("how", ["edited", "deleted"])
 def test_an_edited_file_stops_the_step_that_uses_it(results, step, path, how):
     if how == "edited":
         (results / path).write_text("edited")

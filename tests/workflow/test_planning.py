@@ -110,7 +110,6 @@ use rule * from study
 SHOWN = "{resources.mem_mb} {resources.nodes} {resources.slurm_partition}"
 
 
-@pytest.mark.slow
 def test_jobs_ask_for_what_their_model_needs_in_one_node_of_the_right_queue(workflow, snakemake):
     """A job without a GPU waits behind nobody's cards, cards of two nodes are of no use to one
     job, and 70 billion parameters do not fit where 7 do."""
@@ -163,8 +162,10 @@ def test_rows_are_tokenized_while_weights_are_brought_into_form(untouched, snake
     assert "native_tokenizer" in count and "native_model" not in count
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("cards", "first"), [(1, "serve_subject"), (2, "train_run")])
+@pytest.mark.parametrize(
+    ("cards", "first"),
+    [pytest.param(1, "serve_subject", marks=pytest.mark.slow), (2, "train_run")],
+)
 def test_what_a_free_card_is_given_to(workflow, snakemake, cards, first):
     """With a card to spare the training begins at once; with one, what is wrong with asking is seen
     before the hours that training takes."""
@@ -179,7 +180,6 @@ def test_what_a_free_card_is_given_to(workflow, snakemake, cards, first):
     assert urgency["merge_run"] > urgency["measure_curve"]
 
 
-@pytest.mark.slow
 def test_who_has_its_answers_already_waits_for_no_card(workflow, snakemake, monkeypatch):
     """Scoring 4,000 answers takes 20 s, in which a card stood still, once for each suite."""
     rule = "use rule evaluate_suite from study as evaluate_suite with:\n"

@@ -58,7 +58,7 @@ NO_GPU = {"env": os.environ | {"CUDA_VISIBLE_DEVICES": ""}}
 
 def test_what_this_machine_lacks_is_told_before_anything_starts(untouched, snakemake):
     refused = told(
-        *(snakemake, untouched, "--config"),
+        *(snakemake, untouched, "-n", "--config"),
         "models={tiny: {source: config/demo/modle}}",
         "datasets={psychology: {source: config/demo/dialogue.jsonl}}",
         "training={device: cuda, num_train_epochs: two}",
@@ -89,7 +89,7 @@ def test_each_wrong_target_has_a_nearest_one(untouched, snakemake):
         "results/scores/tiny-sftt/mmlu.json": "results/scores/tiny-sft/mmlu.json",
         "results/subjects/tiny/redyness.json": "results/subjects/tiny/readiness.json",
     }
-    refused = told(snakemake, untouched, "plan", *wrong, "--forcerun", "train_rum")
+    refused = told(snakemake, untouched, "-n", "plan", *wrong, "--forcerun", "train_rum")
     for target, right in (wrong | {"train_rum": "train_run"}).items():
         line = f"{target}: no rule, and no file that this study makes; did you mean '{right}'?"
         assert line in refused

@@ -128,9 +128,9 @@ def decode(path: str | Path) -> str:
     try:
         content = Path(path).read_bytes()
     except FileNotFoundError:
-        hint = nearest_path(Path(path)) or (
-            "; a target stands before --configfile, which takes all words up to the next option"
-        )
+        hint = nearest_path(Path(path))
+        if not hint and not Path(path).suffix:
+            hint = "; a target stands before --configfile, which takes all words up to an option"
         raise UserError(f"{path}: no such config file (from {Path.cwd()}){hint}") from None
     except OSError as error:
         raise UserError(f"{path}: can't be read: {error.strerror}") from None

@@ -60,8 +60,7 @@ def _statements(tree: ast.AST) -> Iterator[ast.AST]:
         node = waiting.pop()
         yield node
         for block in ("body", "orelse", "finalbody", "handlers", "cases"):
-            inner = getattr(node, block, [])
-            waiting += inner if isinstance(inner, list) else []
+            waiting += getattr(node, block, [])
 
 
 def _files(names: Iterable[str]) -> set[Path]:

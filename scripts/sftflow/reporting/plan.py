@@ -67,7 +67,7 @@ def plan_table(study: dict, results: Results, gpu: str) -> text.Table:
             "neutral texts by the weights that they are computed under. Constants are those of "
             f"one H100 and 7.7 B parameters: {pace.BESIDE_STEPS:.0f} s of a training beside its "
             f"steps, {pace.MERGE:.0f} s a merge, {pace.LOSSES:.0f} s for losses ("
-            "a quarter of it for each further checkpoint), "
+            f"{pace.FURTHER:.0%} of it for each further checkpoint), "
             + ", ".join(
                 f"{name} {pace.STARTS[name]:.0f} s until it answers and {rate:,.0f} tokens/s"
                 for name, rate in pace.RATES.items()
