@@ -27,10 +27,8 @@ RAW = made_up.RAW | {
 FINE, BROKEN = ("Go for a walk.", "stop", "I feel low."), ("so " * 200, "length", "I feel low.")
 
 
-@pytest.fixture(scope="module")
-def everything(tmp_path_factory) -> tuple[dict, Results]:
-    """A study of every kind of record, with something wrong in each; tests only read it."""
-    folder = tmp_path_factory.mktemp("everything")
+def everything(folder) -> dict:
+    """A study of every kind of record, with something wrong in each."""
     alphas = {alpha: f"alpha-lora_alpha{alpha}" for alpha in (4, 8, 16, 32)}
     first, second = {4: 1.3, 8: None, 16: 1.2, 32: 1.4}, {4: 1.2, 16: 1.1}
     climbed = {
@@ -73,7 +71,14 @@ def everything(tmp_path_factory) -> tuple[dict, Results]:
     (folder / "scores/rank-lora_rank4/mmlu.json").unlink()
     gone = folder / "scores/rank-lora_rank8/gsm8k.json"
     write_record(gone, read_record(gone) | {"made_with": {"statistics.confidence": 0.9}})
-    return made, Results(folder)
+    return made
+
+
+@pytest.fixture(scope="module")
+def written_study(tmp_path_factory) -> tuple[dict, Results]:
+    """`everything`, and where it lies; tests only read it."""
+    folder = tmp_path_factory.mktemp("everything")
+    return everything(folder), Results(folder)
 
 
 # Names, and what a user or a model wrote.
@@ -86,8 +91,8 @@ NAMES = (
 ENGLISH = re.compile(r"[A-Za-z][a-z]+(?:[ ,:;]+[a-z][a-z']+){2,}")
 
 
-def test_the_chinese_page_holds_no_english_sentence(everything):
-    found = report.collect(*everything)
+def test_the_chinese_page_holds_no_english_sentence(written_study):
+    found = report.collect(*written_study)
     kinds = {flag.kind for flag in found["flags"]}
     assert kinds >= {
         "broken", "forgotten", "contaminated", "overfitted", "inconsistent judge", "missing",
@@ -104,8 +109,8 @@ HALF = re.compile(
 )
 
 
-def test_punctuation_beside_chinese_is_of_full_width(everything):
-    text = report.page("zh", report.collect(*everything))
+def test_punctuation_beside_chinese_is_of_full_width(written_study):
+    text = report.page("zh", report.collect(*written_study))
     text = CODE.sub(" ", text)
     assert [text[found.start() - 20 : found.end() + 20] for found in HALF.finditer(text)] == []
 
@@ -116,9 +121,9 @@ def test_an_empty_table_is_empty_in_chinese(tmp_path):
     assert "（无）" in page and "(none)" not in page
 
 
-def test_every_heading_and_word_of_the_tables_is_in_the_catalogue(everything):
+def test_every_heading_and_word_of_the_tables_is_in_the_catalogue(written_study):
     """Single words too, which no sentence gives away: headings of columns, verdicts, kinds."""
-    found = report.collect(*everything)
+    found = report.collect(*written_study)
     text = CODE.sub(" ", report.page("zh", found))
     heads = [line for line in text.splitlines() if line.startswith("|")]
     words = {
@@ -133,7 +138,7 @@ def test_every_heading_and_word_of_the_tables_is_in_the_catalogue(everything):
 KEPT = {"Python", "Few-shot"}
 
 
-def test_every_text_of_the_figures_is_in_the_catalogue(everything, monkeypatch):
+def test_every_text_of_the_figures_is_in_the_catalogue(written_study, monkeypatch):
     """Of a study with everything, and of more than a figure shows."""
     asked: set[str] = set()
 
@@ -142,7 +147,7 @@ def test_every_text_of_the_figures_is_in_the_catalogue(everything, monkeypatch):
         return said(text, language, **values)
 
     monkeypatch.setattr(report, "in_language", listen)
-    made, results = everything
+    made, results = written_study
     found = report.collect(made, results)
     found["training_records"]["tuned"]["gpu_curve"] = GPU
     texts = [text for p in report.draw(made, found, "zh").values() for text in written(p)]
