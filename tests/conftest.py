@@ -1,6 +1,5 @@
 """Tests meet the workflow as a user does: a copy of it in a folder, and the command line."""
 
-import gc
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,18 +25,6 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     if config.option.markexpr == "not slow" and not worker:
         if getattr(config.option, "numprocesses", 0) is None:
             config.option.numprocesses = "auto"
-
-
-def pytest_collection_finish() -> None:
-    gc.freeze()  # what was imported stays: no search for garbage need look at it again
-
-
-@pytest.fixture(scope="session", autouse=True)
-def no_power_cut() -> Iterator[None]:
-    """No test needs its files after a power cut, and thousands of them would wait for the disk."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda _: None)
-        yield
 
 
 @pytest.hookimpl(wrapper=True)

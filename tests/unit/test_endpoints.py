@@ -147,18 +147,7 @@ def test_a_status_that_passes_is_asked_again(status):
     assert text(answer) == "ANSWER: B" and seconds < 1
 
 
-@pytest.mark.parametrize(
-    "wait",
-    [
-        "0.3",
-        lambda: later(1.5),
-        "0",
-        "-5",
-        "soon",
-        "nan",
-        "9" * 400,
-    ],
-)
+@pytest.mark.parametrize("wait", ["0.3", lambda: later(1.5), "0", "-5", "soon", "nan", "9" * 400])
 def test_retry_after_is_heeded(wait):
     stated = wait if isinstance(wait, str) else wait()
     begun = time.monotonic()

@@ -133,17 +133,21 @@ def test_before_anything_is_measured_constants_stand(fetched):
     assert max(parts) < seconds(made["all, on two GPUs"]["Predicted"]) < sum(parts)
 
 
-def test_constants_tell_a_7b_training_on_an_h100_within_a_seventh(fetched):
-    """Measured on 2026-11-28 at this shape: 3.6 M tokens in a job of 253 s."""
+@pytest.mark.parametrize("took", [249, 253, 255])
+def test_constants_tell_a_7b_training_on_an_h100_within_a_seventh(fetched, took):
+    """Measured on 2026-11-28 at this shape: 3.6 M tokens in jobs of so many seconds."""
     receipt = read_record(fetched / "runs/tuned/receipt.json")
     tokens = {"train": 3_600_000, "mean": 654, "max": 2044, "histogram": []}
     write_record(
         fetched / "runs/tuned/receipt.json", receipt | {"train_rows": 5510, "tokens": tokens}
     )
-    assert seconds(rows(fetched)["train tuned"]["Predicted"]) == pytest.approx(253, rel=0.15)
+    assert seconds(rows(fetched)["train tuned"]["Predicted"]) == pytest.approx(took, rel=0.15)
 
 
-@pytest.mark.parametrize(("form", "took"), [("base", 205), ("base", 171), ("merged", 170)])
+@pytest.mark.parametrize(
+    ("form", "took"),
+    [*(("base", took) for took in (159, 171, 191, 205, 215)), ("merged", 170), ("merged", 173)],
+)
 def test_constants_tell_what_a_subject_takes_on_an_h100_within_a_quarter(form, took):
     """Measured on 2026-11-28: 6,580 answers, after the machine's first start of vLLM and after its
     second; a tuned model is started once, where nothing times its other form."""
@@ -153,9 +157,11 @@ def test_constants_tell_what_a_subject_takes_on_an_h100_within_a_quarter(form, t
     assert made.seconds == pytest.approx(took, rel=0.25) and made.source == pace.CONSTANTS
 
 
-@pytest.mark.parametrize(("weights", "took"), [(1, 37), (1, 25), (3, 43)])
+@pytest.mark.parametrize(
+    ("weights", "took"), [*((1, took) for took in (25, 32, 35, 37, 40)), (3, 43)]
+)
 def test_constants_tell_what_losses_take_on_an_h100_within_a_quarter(weights, took):
-    """Measured on 2026-11-28; the first on a machine takes longest."""
+    """Measured on 2026-11-28 in two studies; the first of each on its machine took longest."""
     made = pace.losses_step("losses", "own", weights, 7_738_000_000, {}, (), 1, True)
     assert made.seconds == pytest.approx(took, rel=0.25) and made.source == pace.CONSTANTS
 

@@ -52,13 +52,7 @@ SWEEPS = {"rank_alpha": 27, "length": 6, "dataset": 4, "models": 4}  # trainings
 
 @pytest.mark.parametrize(
     "name",
-    [
-        "dataset",
-        *(
-            pytest.param(name, marks=pytest.mark.slow)
-            for name in ("rank_alpha", "length", "models")
-        ),
-    ],
+    [pytest.param(name, marks=pytest.mark.slow if name != "dataset" else ()) for name in SWEEPS],
 )
 def test_shipped_sweeps_plan_their_grids_on_top_of_the_study(untouched, snakemake, name):
     """What is shipped as an example must at least plan, with every training that it promises."""

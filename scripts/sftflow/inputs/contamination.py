@@ -28,7 +28,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate, chain, compress
+from itertools import accumulate, chain, compress, starmap
 from operator import add, or_
 from typing import Any, NamedTuple
 
@@ -133,9 +133,8 @@ class Part:
         """No less than how much of it a text holds that has these units."""
         # Most of a search is spent here, hence without loops of Python.
         found = [*map(text.__contains__, self.units)]
-        said = map(or_, [*found[:1], *found], [*found, *found[-1:]])  # by a pair around the token
         return Cover(
-            sum(compress(self.words, said)),
+            sum(compress(self.words, starmap(or_, around(found)))),
             sum(self.words),
             sum(compress(self.rarity, found)),
             sum(self.rarity),
